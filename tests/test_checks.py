@@ -1,0 +1,129 @@
+"The checks of `make test` themselves: each finds what it is there for, on a small project, and changes nothing."
+import hashlib, json, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+from execnb.nbio import nb2str
+
+import checks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cell(kind, source, **metadata):
+    "A cell with an id that does not change from run to run."
+    made = dict(cell_type=kind, id=hashlib.sha1(source.encode()).hexdigest()[:8], metadata=metadata, source=source.splitlines(keepends=True))
+    return made | dict(execution_count=None, outputs=[]) if kind == 'code' else made
+
+
+def notebook(*cells): return nb2str(dict(cells=list(cells), metadata={'kernelspec': dict(display_name='python3', language='python', name='python3')},
+                                         nbformat=4, nbformat_minor=5))
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A project with one library notebook, an index and a tutorial that would fail, exported and with a README."
+    shutil.copy(ROOT/'settings.ini', tmp_path)
+    library = notebook(cell('markdown', '# Adding'), cell('code', '#| default_exp adding'), cell('code', '#| export\ndef add(a, b): return a + b'),
+                       cell('code', 'assert add(1, 2) == 3', tags=['x']))
+    files = {'nbs/01_data/00_adding.ipynb': library, 'nbs/00_tutorials/00_prepare.ipynb': notebook(cell('code', '1/0')), 'nbs/00_tutorials/.notest': '',
+             'nbs/.notest': '', 'nbs/index.ipynb': notebook(cell('markdown', '# Title\n\n[a lesson](01_data/00_adding.ipynb), [licence](../LICENSE), [far](https://x.org)'),
+             cell('code', '6*7', tags=['hide-input']), cell('code', 'print("shown")'))}
+    for name, text in files.items():
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).write_text(text)
+    subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def edit(file, old, new):
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    return file.read_text()
+
+
+def test_a_tidy_project_passes(project, capsys):
+    assert checks.write_readme(project)
+    assert checks.check_clean(project) and checks.check_export(project) and checks.check_readme(project)
+    assert capsys.readouterr().out == ''
+
+
+def test_run_counts_and_metadata_are_found_and_left_alone(project, capsys):
+    file = project/'nbs'/'01_data'/'00_adding.ipynb'
+    text = edit(file, '"execution_count": null', '"execution_count": 7')
+    assert not checks.check_clean(project)
+    printed = capsys.readouterr().out
+    assert '-   "execution_count": 7,' in printed and '+   "execution_count": null,' in printed and 'make clean' in printed
+    assert file.read_text() == text
+
+
+def test_a_stale_module_is_found_and_left_alone(project, capsys):
+    text = edit(project/'ppcls_nb'/'adding.py', 'a + b', 'a - b')
+    assert not checks.check_export(project)
+    assert '-def add(a, b): return a - b' in (printed := capsys.readouterr().out) and '+def add(a, b): return a + b' in printed and 'make export' in printed
+    assert (project/'ppcls_nb'/'adding.py').read_text() == text
+
+
+@pytest.mark.parametrize('change', ['module without notebook', 'notebook without module'])
+def test_a_module_too_many_or_too_few_is_found(project, change, capsys):
+    if change == 'module without notebook': (project/'ppcls_nb'/'gone.py').write_text('x = 1\n')
+    else: (project/'ppcls_nb'/'adding.py').unlink()
+    assert not checks.check_export(project)
+    assert ('gone.py' if 'without notebook' in change else 'adding.py') in capsys.readouterr().out
+
+
+def test_files_that_are_not_modules_are_no_business_of_export(project):
+    (project/'ppcls_nb'/'configs').mkdir()
+    (project/'ppcls_nb'/'configs'/'a.yaml').write_text('x: 1\n')
+    assert checks.check_export(project)
+
+
+def test_readme_is_rendered_with_links_from_the_top(project):
+    text = checks.render_readme(project)
+    assert '[a lesson](nbs/01_data/00_adding.ipynb), [licence](LICENSE), [far](https://x.org)' in text
+    assert '```\n42\n```' in text and '6*7' not in text and '```python\nprint("shown")\n```' in text and '```\nshown\n```' in text
+
+
+def test_a_stale_or_missing_readme_is_found(project, capsys):
+    assert not checks.check_readme(project)
+    checks.write_readme(project)
+    edit(project/'README.md', '# Title', '# Old title')
+    assert not checks.check_readme(project)
+    assert '-# Old title' in capsys.readouterr().out
+
+
+def test_library_notebooks_are_run_and_tutorials_are_not(project, capfd):
+    assert checks.check_notebooks(project)
+    assert '00_adding.ipynb' in (printed := capfd.readouterr().out) and '00_prepare' not in printed and 'index' not in printed
+
+
+def test_a_failing_notebook_fails_the_check(project, capfd):
+    edit(project/'nbs'/'01_data'/'00_adding.ipynb', 'add(1, 2) == 3', 'add(1, 2) == 4')
+    assert not checks.check_notebooks(project)
+    assert 'AssertionError' in capfd.readouterr().err
+
+
+def test_a_notebook_that_hangs_is_stopped_and_named(project, capfd):
+    edit(project/'nbs'/'01_data'/'00_adding.ipynb', 'assert add(1, 2) == 3', 'import time; time.sleep(100)')
+    assert not checks.check_notebooks(project, timeout=10)
+    assert 'not finished within 10 s: 00_adding.ipynb' in capfd.readouterr().out
+
+
+def test_no_notebook_at_all_is_a_failure(project):
+    (project/'nbs'/'01_data'/'00_adding.ipynb').unlink()
+    assert not checks.check_notebooks(project)
+
+
+def test_readme_opens_with_the_two_commands_and_its_links_lead_somewhere():
+    text = (ROOT/'README.md').read_text()
+    assert text.index('make tutorial') < text.index('make test') < text.index('| lesson |')
+    for notebook in (ROOT/'nbs').glob('*/*.ipynb'):
+        assert f'](nbs/{notebook.parent.name}/{notebook.name})' in text, notebook
+    links = set(checks.re.findall(r'\]\((?!\w+:|#)([^)\s]+)\)', text))
+    assert links and all((ROOT/link).exists() for link in links)
+
+
+def test_titles_are_plain():
+    for notebook in (ROOT/'nbs').glob('*/*.ipynb'):
+        first = next(c for c in json.loads(notebook.read_text())['cells'] if c['cell_type'] == 'markdown')
+        assert ''.join(first['source']).startswith('# ') and not ''.join(first['source']).startswith('# #'), notebook

