@@ -170,7 +170,7 @@ def build_data(conf) -> Data:
     valid = build_loader(conf.VALID, conf, False) if conf.validate else None
     return Data(train, valid, conf.classes_num, conf.data_name or Path(conf.TRAIN.data_dir).name)
 
-# %% ../nbs/08_cli/00_config.ipynb #42395313
+# %% ../nbs/08_cli/00_config.ipynb #47e7e6b3
 def build_models(conf):
     "(student, teacher) of a recipe; teacher is None unless `use_distillation`, where the name is `TEACHER_distill_STUDENT` and `pretrained_model` lists their weights in this order."
     name, params, sources = conf.ARCHITECTURE.name, OmegaConf.to_container(conf.ARCHITECTURE.params), conf.pretrained_model
@@ -186,8 +186,7 @@ def build_models(conf):
     if len(names) == 1: return student, None
     if not sources[0]: raise PPClsError('pretrained_model: distillation needs trained weights for the teacher, as the first of two')
     teacher = create_model(names[0], pretrained=resolve_pretrained(sources[0]), class_num=conf.classes_num, **conf.ARCHITECTURE.teacher_params)
-    if skipped := teacher.load_report.skipped_shape or teacher.load_report.missing:
-        raise PPClsError(f'pretrained_model {sources[0]}: {len(skipped)} weights of the teacher did not load, the first is {list(skipped)[0]}; train the teacher on these classes first')
+    if not teacher.load_report.complete: raise PPClsError(f'pretrained_model: the teacher did not load in full, train it on these classes first; {teacher.load_report}')
     return student, teacher
 
 # %% ../nbs/08_cli/00_config.ipynb #1d541bef

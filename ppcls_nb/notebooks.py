@@ -190,13 +190,13 @@ def _execute(path: Path, out: Path, parameters: dict, running: list, **engine) -
         return 'no kernel', f"KernelStartError: {e} (time-out {engine['start_timeout']} s)\n{VenvKernel.last_words()}"
     finally: VenvKernel.stop_all()
 
-# %% ../nbs/08_cli/01_notebooks.ipynb #faa66e92
+# %% ../nbs/08_cli/01_notebooks.ipynb #f57eaa96
 def run_notebook(path, out, parameters: dict = None, kernel_timeout: int = 60, cell_timeout: int = 3600, start_tries: int = 2,
                  screen: Screen = None, running: list = None) -> RunResult:
     """Execute the notebook at `path` with `parameters` in this interpreter's kernel and save it as `out`, failed or not.
 
     Refuses (`PPClsError`) a notebook without a `parameters` cell and a parameter it does not declare. `kernel_timeout` and `cell_timeout`
-    are seconds; only a kernel that does not start is tried again, `start_tries` times in all. Output goes to `screen` as it comes;
+    are seconds (`cell_timeout` 0: no limit); only a kernel that does not start is tried again, `start_tries` times in all. Output goes to `screen` as it comes;
     a failure is printed there as one block. `running` is a list that receives (index, cell) of each code cell as it starts."""
     path, out = Path(path).resolve(), Path(out).resolve()
     check_parameters(path, parameters)
@@ -359,7 +359,7 @@ def write_course_report(results, out_html, profile: str = '') -> Path:
              'run time (this run)': clock(sum(r.seconds for r in results))}
     return write_report([r.out for r in results], out_html, 'Tutorial report', facts)
 
-# %% ../nbs/08_cli/01_notebooks.ipynb #796e7fb0
+# %% ../nbs/08_cli/01_notebooks.ipynb #7ab441f8
 def _parser():
     parser = argparse.ArgumentParser(prog='ppcls-run', description='Run notebooks with papermill, refusing what papermill lets pass.')
     parser.add_argument('paths', nargs='+', help='notebooks, or folders of them')
@@ -367,7 +367,7 @@ def _parser():
     parser.add_argument('-p', '--parameter', action='append', default=[], metavar='NAME=VALUE', help='one parameter; may be repeated, wins over -f')
     parser.add_argument('-o', '--output', default='output/tutorial', help='folder for executed notebooks, timings and report (%(default)s)')
     parser.add_argument('--kernel-timeout', type=int, default=60, metavar='SECONDS', help='for a kernel to start (%(default)s)')
-    parser.add_argument('--cell-timeout', type=int, default=3600, metavar='SECONDS', help='for each cell (%(default)s)')
+    parser.add_argument('--cell-timeout', type=int, default=3600, metavar='SECONDS', help='for each cell (%(default)s; 0: no limit)')
     parser.add_argument('--no-report', action='store_true', help='write no report.html')
     return parser
 

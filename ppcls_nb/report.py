@@ -92,14 +92,14 @@ def results_of(nb):
     cells = [c for c in nb.cells if c.cell_type == 'code' and 'report' in c.metadata.get('tags', []) and c.outputs]
     return nbformat.v4.new_notebook(cells=cells, metadata=nb.metadata)
 
-# %% ../nbs/08_cli/00a_report.ipynb #8161a198
+# %% ../nbs/08_cli/00a_report.ipynb #5368888b
 _css = '''
 :root { --ink: #1d2733; --soft: #5b6b7c; --paper: #ffffff; --shade: #f4f6f8; --line: #d9dfe5; --mark: #b3261e; --link: #0b5cad }
 @media (prefers-color-scheme: dark) { :root { --ink: #dfe6ee; --soft: #9aa9b8; --paper: #14191f; --shade: #1d242c; --line: #35404c;
   --mark: #ff8a80; --link: #7db8f5 } .highlight { filter: invert(0.88) hue-rotate(180deg) } }
 * { box-sizing: border-box } html { scroll-padding-top: 1rem }
 body { margin: 0; color: var(--ink); background: var(--paper); font: 16px/1.55 system-ui, sans-serif;
-  display: grid; grid-template-columns: 16rem minmax(0, 56rem) }
+  display: grid; grid-template-columns: 16rem minmax(0, 80rem) }
 nav { position: sticky; top: 0; height: 100vh; overflow: auto; padding: 1.5rem 1rem; border-right: 1px solid var(--line); font-size: .9rem }
 nav ol { list-style: none; margin: 0; padding: 0 } nav li { margin: .35rem 0; display: flex; justify-content: space-between; gap: .5rem }
 nav span { color: var(--soft); white-space: nowrap } main { padding: 1rem 2.5rem 6rem } a { color: var(--link) }
@@ -111,7 +111,8 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; font-variant-numeric: tabular-nums }
 table, th, td { border: 0 } th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left }
 .dataframe td, .dataframe thead th { text-align: right } thead th { border-bottom: 2px solid var(--line) }
-.facts th { color: var(--soft); font-weight: normal } #results { border: 0; margin-top: 0 } .failed { color: var(--mark) }
+.facts th { color: var(--soft); font-weight: normal } #results { border: 0; margin-top: 0 } #results .dataframe { font-size: .8rem } #results .dataframe :is(td, th) { padding: .3rem .45rem } #results pre { white-space: pre-wrap } #results img { max-width: 56rem; width: 100% }
+section:not(#results) { max-width: 56rem } .failed { color: var(--mark) }
 @media (max-width: 60rem) { body { display: block } nav { position: static; height: auto; border-right: 0; border-bottom: 1px solid var(--line) } main { padding: 1rem } }
 @media print { body { display: block } nav { display: none } }
 '''

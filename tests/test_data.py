@@ -90,7 +90,7 @@ def oxford(shop, garden, tmp_path, monkeypatch):
 
 def test_whole_path(oxford, garden):
     "Download (broken off twice and resumed), unpack, lists, dataset, batches."
-    oxford.cuts = [None, None, 1000, 2000]
+    oxford.cuts = [None, None, 9000, 8500]                     # pieces of 8,192 bytes are kept
     info = prepare_data('auto', root='data', petals=TINY)
     assert (info.name, info.class_num, info.counts) == ('flowers102', 4, dict(train=12, val=8, extra=8, train_extra=20))
     assert info.why == 'flowers102: downloaded from Oxford' and info.root == Path('data/flowers102') and info.image_size == '32 x 32'
@@ -115,8 +115,8 @@ def test_server_without_ranges(oxford):
 
 
 def test_server_that_always_breaks_off(oxford):
-    oxford.cuts, oxford.ranges = [100]*9, False
-    with pytest.raises(PPClsError, match=r'setid.mat: cannot be downloaded: .*100 bytes are kept in data.setid.mat.part, run again to continue$'): download_flowers102('data')
+    oxford.files['setid.mat'], oxford.cuts, oxford.ranges = bytes(20000), [9000]*9, False
+    with pytest.raises(PPClsError, match=r'setid.mat: cannot be downloaded: .*8,192 bytes are kept in data.setid.mat.part, run again to continue$'): download_flowers102('data')
     assert names('data') == ['setid.mat.part'] and len(oxford.asked) == 3      # one that brought something, two that brought nothing more
 
 

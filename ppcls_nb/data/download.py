@@ -20,7 +20,7 @@ def md5sum(path) -> str:
         while block := f.read(1 << 20): h.update(block)
     return h.hexdigest()
 
-# %% ../../nbs/01_data/02_download.ipynb #043c33d3
+# %% ../../nbs/01_data/02_download.ipynb #09eb6145
 def _fetch(url: str, part: Path, desc: str):
     "One request that appends to `part` what it lacks; raises what `requests` and the file system raise."
     have = part.stat().st_size if part.exists() else 0
@@ -34,7 +34,7 @@ def _fetch(url: str, part: Path, desc: str):
         if r.status_code != 206: have = 0
         total = have + int(r.headers['Content-Length']) if 'Content-Length' in r.headers else None
         with open(part, 'ab' if have else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=desc) as bar:
-            for block in r.iter_content(1 << 16): bar.update(f.write(block))
+            for block in r.iter_content(1 << 13): bar.update(f.write(block))
     if total and part.stat().st_size < total: raise requests.ConnectionError('the connection was closed early')
 
 # %% ../../nbs/01_data/02_download.ipynb #73b58a44
@@ -74,7 +74,7 @@ def download(url: str, dest, md5: str | None = None, desc: str | None = None) ->
     except OSError as e: raise PPClsError(f'{dest}: cannot be written: {e.strerror or e}{kept()}') from e
     return dest
 
-# %% ../../nbs/01_data/02_download.ipynb #4d872e1e
+# %% ../../nbs/01_data/02_download.ipynb #f3e2b5e9
 def _extract(archive: Path, folder: Path, desc: str):
     "Write the members of `archive` into the empty `folder`."
     folder = folder.resolve()
@@ -86,6 +86,7 @@ def _extract(archive: Path, folder: Path, desc: str):
             (target if m.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
             if m.isreg():
                 with tar.extractfile(m) as source, open(target, 'wb') as f: shutil.copyfileobj(source, f)
+        while tar.fileobj.read(1 << 20): pass            # to the very end, where a compressed stream has its checksum
 
 # %% ../../nbs/01_data/02_download.ipynb #815b86c0
 def unpack(archive, dest, marker: str | None = None) -> Path:

@@ -12,7 +12,7 @@ from paddle import nn
 from .layers import batch_norm, conv2d, drop_path, get_act
 from .registry import Weights, official, register_model, register_weights
 
-# %% ../../nbs/03_models/05_efficientnet.ipynb #f87dd2eb
+# %% ../../nbs/03_models/05_efficientnet.ipynb #917e7a7a
 class Wrap(nn.Layer):
     "`layer` under the name `_conv`."
     def __init__(self, layer):
@@ -22,11 +22,11 @@ class Wrap(nn.Layer):
     def forward(self, x): return self._conv(x)
 
 class ConvNorm(nn.Layer):
-    "Convolution, batch norm of EfficientNet's epsilon and momentum, activation; names as in the official checkpoints. Shapes as `ConvBN`'s."
+    "Convolution, batch norm of EfficientNet's epsilon, activation; names as in the official checkpoints. Shapes as `ConvBN`'s."
     def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, act: str = None, padding=None):
         super().__init__()
         self._conv = Wrap(conv2d(in_c, out_c, k, stride, groups, padding=padding))
-        self._bn = batch_norm(out_c, eps=1e-3, momentum=0.99)
+        self._bn = batch_norm(out_c, eps=1e-3)
         self.act = get_act(act)
 
     def forward(self, x):
@@ -70,21 +70,24 @@ class Features(nn.Layer):
         for layer in self.children(): x = layer(x)
         return x
 
-# %% ../../nbs/03_models/05_efficientnet.ipynb #11378d1e
+# %% ../../nbs/03_models/05_efficientnet.ipynb #f164fabb
 @register_model(dict(EfficientNetB0_small={}))
 class EfficientNet(nn.Layer):
     """EfficientNet-B0 without squeeze and excitation (https://arxiv.org/abs/1905.11946): (N, in_channels, H, W) → logits (N, class_num).
 
     `act`: 'swish', or 'relu6' for Lite0; `padding`: None (symmetric) or 'SAME' (weights from TensorFlow); `dropout` before the classifier and
-    `drop_connect`, the stochastic depth of the last block, act in training only."""
+    `drop_connect`, the stochastic depth of the last block, act in training only; `bn_momentum` of the running averages, smaller for short trainings."""
     classifier = '_fc'
 
-    def __init__(self, act: str = 'swish', padding=None, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2, drop_connect: float = 0.2):
+    def __init__(self, act: str = 'swish', padding=None, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2,
+                 drop_connect: float = 0.2, bn_momentum: float = 0.99):
         super().__init__()
         self._ef = Features(in_channels, act, padding, drop_connect)
         self._conv = ConvNorm(320, 1280, 1, act=act)
         self._drop = nn.Dropout(dropout)
         self._fc = nn.Linear(1280, class_num)
+        for layer in self.sublayers():
+            if isinstance(layer, nn.BatchNorm2D): layer._momentum = bn_momentum
 
     def forward(self, x): return self._fc(self._drop(self._conv(self._ef(x)).mean([2, 3])))
 

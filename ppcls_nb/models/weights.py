@@ -65,7 +65,7 @@ class LoadReport:
         rows = [(k, fate, *self.skipped_shape.get(k, ('', ''))) for fate in ('matched', 'skipped_shape', 'missing', 'unexpected') for k in getattr(self, fate)]
         return pd.DataFrame(rows, columns=['tensor', 'fate', 'in file', 'in network'])
 
-# %% ../../nbs/03_models/02_weights.ipynb #c2a703d0
+# %% ../../nbs/03_models/02_weights.ipynb #ebacc0f1
 def load_arrays(model, state: dict, source: str = 'weights') -> LoadReport:
     "Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` when none does. `source` is what messages call it."
     own = model.state_dict()
@@ -74,11 +74,12 @@ def load_arrays(model, state: dict, source: str = 'weights') -> LoadReport:
                         {k: (tuple(state[k].shape), tuple(own[k].shape)) for k in own if k in state and not fits[k]},
                         [k for k in state if k not in own], getattr(model, 'classifier', 'fc'))
     if not report.matched:
-        raise PPClsError(f"{source}: none of its {len(state)} tensors fits {getattr(model, 'name', type(model).__name__)}; it has {', '.join([*state][:3])}, … where {', '.join([*own][:3])}, … are expected")
+        raise PPClsError(f"{source}: none of its {len(state)} tensors fits {getattr(model, 'name', type(model).__name__)}; "
+                         f"it has {', '.join([*state][:3])}, … where {', '.join([*own][:3])}, … are expected")
     for k in report.matched: own[k].set_value(state[k])
     return report
 
-# %% ../../nbs/03_models/02_weights.ipynb #b55981ae
+# %% ../../nbs/03_models/02_weights.ipynb #9050025a
 MADE_WITH = ('data', 'command', 'seed', 'accuracy')
 
 def shipped_folder() -> Path:
@@ -95,7 +96,8 @@ def shipped_weights(folder=None) -> dict:
         if not p.with_suffix('.npz').is_file(): continue
         try: record = json.loads(p.read_text())
         except ValueError as e: raise PPClsError(f'{p}: no JSON: {e}') from e
-        if lacking := [k for k in ('arch', *MADE_WITH) if k not in {**record, **record.get('about', {})}]: raise PPClsError(f"{p}: key '{lacking[0]}' is missing; a shipped weight says how it was made")
+        lacking = [k for k in ('arch', *MADE_WITH) if k not in {**record, **record.get('about', {})}]
+        if lacking: raise PPClsError(f"{p}: key '{lacking[0]}' is missing; a shipped weight says how it was made")
         if stray := sorted(set(record) - known): raise PPClsError(f"{p}: {nearest(stray[0], known, 'key')}")
         out[p.stem] = Weights(p.stem, file=str(p.with_suffix('.npz')), **record)
     return out

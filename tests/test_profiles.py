@@ -1,0 +1,86 @@
+"The tutorial's profiles: gpu is the documents' settings to the letter, and every recipe of gpu and cpu builds and takes a step on a CPU."
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from omegaconf import OmegaConf
+
+from ppcls_nb.config import Trainer, load_config, load_profile
+from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.models import create_model
+from ppcls_nb.train import save_weights
+
+PROFILES = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'/'profiles'
+RECIPES = ['ResNet50_vd', 'ResNet50_vd_finetune', 'ResNet50_vd_ssld_finetune', 'MobileNetV3_large_x1_0_finetune',
+           'ResNet50_vd_ssld_random_erasing_finetune', 'R50_vd_distill_MV3_large_x1_0']
+DATA_KEYS = ('classes_num', 'data_name', 'total_images', 'TRAIN.file_list', 'TRAIN.data_dir', 'VALID.file_list', 'VALID.data_dir')
+
+
+@pytest.fixture(scope='module')
+def info(tmp_path_factory):
+    "A few drawn flowers."
+    return prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=3, per_class=[2, 1, 1], size=64, progress=False))
+
+
+@pytest.fixture(scope='module')
+def official(tmp_path_factory):
+    "A weights cache that holds files under the official tags, so that the recipes find what they would download."
+    home = tmp_path_factory.mktemp('home')
+    for tag, arch in (('ResNet50_vd', 'ResNet50_vd'), ('ResNet50_vd_ssld', 'ResNet50_vd'), ('MobileNetV3_large_x1_0', 'MobileNetV3_large_x1_0')):
+        save_weights(home/'weights'/f'{tag}.pdparams', create_model(arch))
+    return home
+
+
+def flat(conf, prefix=''):
+    "Dotted key → value."
+    out = {}
+    for k, v in conf.items(): out.update(flat(v, f'{prefix}{k}.') if isinstance(v, dict) and v else {f'{prefix}{k}': v})
+    return out
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_gpu_changes_no_setting_of_the_documents(recipe, info):
+    ours = flat(OmegaConf.to_container(load_profile('gpu', PROFILES).recipe(recipe, info)))
+    theirs = flat(OmegaConf.to_container(load_config(f'quick_start/{recipe}')))
+    changed = {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)} - set(DATA_KEYS)
+    assert changed <= ({'distill', 'distill.kind'} if recipe.startswith('R50') else set())     # which divergence: the documents' programs'
+
+
+def one_step(trainer):
+    "Train on the first batch; returns the parameters that moved."
+    before = {k: p.numpy().copy() for k, p in trainer.model.named_parameters()}
+    trainer('before_fit')
+    trainer.model.train()
+    trainer.images, trainer.labels = next(iter(trainer.data.train))
+    trainer('before_epoch')
+    trainer.train_step()
+    trainer('cleanup')
+    return [k for k, p in trainer.model.named_parameters() if (p.numpy() != before[k]).any()]
+
+
+@pytest.mark.parametrize('profile,recipe', [(p, r) for p in ('gpu', 'cpu') for r in RECIPES])
+def test_every_recipe_builds_and_takes_a_step(profile, recipe, info, official, tmp_path, monkeypatch):
+    monkeypatch.setenv('PPCLS_HOME', str(official))
+    changes = {'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.batch_size': 2}
+    p = load_profile(profile, PROFILES)
+    conf = p.recipe(recipe, info, **changes)
+    if conf.use_distillation:      # lesson 6 puts the runs of lessons 5 and 4 here
+        names, arch = conf.ARCHITECTURE.name.split('_distill_'), conf.ARCHITECTURE
+        teacher = create_model(names[0], class_num=3, **arch.teacher_params)
+        warm = save_weights(tmp_path/'mobile.pdparams', create_model(names[1], class_num=3))
+        start = str(warm) if conf.pretrained_model[1] == 'warm' else conf.pretrained_model[1]
+        conf.pretrained_model = [str(save_weights(tmp_path/'teacher.pdparams', teacher)), start]
+    trainer = Trainer.from_config(conf, bar=False)
+    if recipe != 'ResNet50_vd': assert trainer.model.load_report.body_complete
+    size = {'gpu': 224, 'cpu': 96}[profile]
+    assert next(iter(trainer.data.train))[0].shape == [2, 3, size, size]
+    moved = one_step(trainer)
+    assert len(moved) > 0.9*sum(not p.stop_gradient for p in trainer.model.parameters()) and np.isfinite(trainer.loss_value.item())
+
+
+def test_cpu_and_smoke_use_the_same_layers_for_ssld():
+    "The multipliers by layer of lesson 3 are the documents' five values on the network that the profile trains."
+    for name in ('cpu', 'smoke'):
+        mult = load_profile(name, PROFILES).recipes['ResNet50_vd_ssld_finetune']['ARCHITECTURE.lr_mult']
+        assert sorted(mult.values()) == [0.2, 0.4, 0.6] == sorted(set(load_config('ResNet50_vd_ssld_finetune').ARCHITECTURE.params.lr_mult_list))
