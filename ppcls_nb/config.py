@@ -25,7 +25,7 @@ from .distill.ssld import Teacher
 from .models import create_model, list_pretrained, set_lr_mult
 from .train import CELoss, Data, JSDivLoss, Trainer, build_optimizer, build_schedule, standard_callbacks
 
-# %% ../nbs/08_cli/00_config.ipynb #ec664d8b
+# %% ../nbs/08_cli/00_config.ipynb #3c1d8817
 @dataclass
 class FunctionConf:
     "A function by name with its parameters."
@@ -45,10 +45,13 @@ class OptimizerConf(FunctionConf):
 
 @dataclass
 class ArchitectureConf:
-    "A network's name and arguments; `TEACHER_distill_STUDENT` names two. `lr_mult` maps name patterns to learning rate multipliers."
+    """A network's name and arguments; `TEACHER_distill_STUDENT` names two, `teacher_params` and `teacher_size` (pixels) are the first one's.
+
+    `lr_mult` maps name patterns to learning rate multipliers."""
     name: str = MISSING
     params: dict[str, Any] = field(default_factory=dict)
     teacher_params: dict[str, Any] = field(default_factory=dict)
+    teacher_size: int | None = None
     lr_mult: dict[str, float] = field(default_factory=dict)
 
 @dataclass
@@ -189,7 +192,7 @@ def build_models(conf):
     if not teacher.load_report.complete: raise PPClsError(f'pretrained_model: the teacher did not load in full, train it on these classes first; {teacher.load_report}')
     return student, teacher
 
-# %% ../nbs/08_cli/00_config.ipynb #1d541bef
+# %% ../nbs/08_cli/00_config.ipynb #02c2973f
 @patch(cls_method=True)
 def from_config(cls: Trainer, conf, run=None, bar=True):
     """A trainer for recipe `conf` (from `load_config`), resuming in folder `run` when one is given. The only bridge from files to objects.
@@ -203,7 +206,7 @@ def from_config(cls: Trainer, conf, run=None, bar=True):
     o = conf.OPTIMIZER
     optimizer = build_optimizer(o.function, model.parameters(), schedule, o.regularizer, **o.params)
     loss = JSDivLoss(**conf.distill) if teacher else CELoss(conf.ls_epsilon)
-    callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar) + ([Teacher(teacher)] if teacher else [])
+    callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar) + ([Teacher(teacher, conf.ARCHITECTURE.teacher_size)] if teacher else [])
     return cls(model, data, loss, optimizer, callbacks, conf.seed, (1, min(conf.topk, conf.classes_num)), conf.valid_interval)
 
 # %% ../nbs/08_cli/00_config.ipynb #309e0d7f

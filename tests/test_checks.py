@@ -26,7 +26,7 @@ def project(tmp_path):
     shutil.copy(ROOT/'settings.ini', tmp_path)
     library = notebook(cell('markdown', '# Adding'), cell('code', '#| default_exp adding'), cell('code', '#| export\ndef add(a, b): return a + b'),
                        cell('code', 'assert add(1, 2) == 3', tags=['x']))
-    files = {'nbs/01_data/00_adding.ipynb': library, 'nbs/00_tutorials/00_prepare.ipynb': notebook(cell('code', '1/0')), 'nbs/00_tutorials/.notest': '',
+    files = {'nbs/01_data/00_adding.ipynb': library, 'nbs/00_lessons/00_prepare.ipynb': notebook(cell('code', '1/0')), 'nbs/00_lessons/.notest': '',
              'nbs/.notest': '', 'nbs/index.ipynb': notebook(cell('markdown', '# Title\n\n[a lesson](01_data/00_adding.ipynb), [licence](../LICENSE), [far](https://x.org)'),
              cell('code', '6*7', tags=['hide-input']), cell('code', 'print("shown")'))}
     for name, text in files.items():

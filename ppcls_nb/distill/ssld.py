@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['Teacher']
 
-# %% ../../nbs/05_distill/00_ssld.ipynb #8d55c5c1
+# %% ../../nbs/05_distill/00_ssld.ipynb #a73d292b
 import paddle
+import paddle.nn.functional as F
 from ..basics import PPClsError
 from ..train.losses import JSDivLoss
 from ..train.trainer import Callback
 
-# %% ../../nbs/05_distill/00_ssld.ipynb #bdacd74e
+# %% ../../nbs/05_distill/00_ssld.ipynb #d85c684d
 class Teacher(Callback):
     """Replace the target by the logits `(N, C)` of a frozen `model` on the same images; labels are never touched.
 
-    Training 'accuracy' becomes agreement with the teacher. Source: documents 3.2.2. Teacher and student must have the same classes."""
+    A teacher that was trained on larger images gets them resized to `size` pixels (bilinear). Training 'accuracy' becomes agreement with the teacher.
+    Teacher and student must have the same classes. Source: documents 3.2.2."""
     order = -10
-    def __init__(self, model): self.model = model
+    def __init__(self, model, size: int | None = None): self.model, self.size = model, size
 
     def before_fit(self, t):
         ours, theirs = (getattr(m, 'class_num', None) for m in (t.model, self.model))
@@ -27,5 +29,6 @@ class Teacher(Callback):
         t.reference_name = 'teacher'
 
     def before_step(self, t):
-        with paddle.no_grad(): t.target = self.model(t.images)
+        images = t.images if self.size is None else F.interpolate(t.images, [self.size]*2, mode='bilinear')
+        with paddle.no_grad(): t.target = self.model(images)
         t.reference = t.target.argmax(-1)
