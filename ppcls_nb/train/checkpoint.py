@@ -20,13 +20,22 @@ def optimizer_state(model, optimizer) -> dict:
     return dict(slots={k: v for k, v in slots.items() if v},
                 schedule=schedule.state_dict() if hasattr(schedule, 'state_dict') else None)
 
-# %% ../../nbs/04_train/03_checkpoint.ipynb #e75ea90f
+# %% ../../nbs/04_train/03_checkpoint.ipynb #2bd10f11
+def _make_slots(params, optimizer):
+    "Let `optimizer` create the slots of `params` without moving them."
+    before = [p.numpy() for p in params]
+    sum((p*0.).sum() for p in params).backward()
+    optimizer.step()
+    optimizer.clear_grad()
+    for p, value in zip(params, before): p.set_value(value)
+
+# %% ../../nbs/04_train/03_checkpoint.ipynb #d584bedf
 def load_optimizer_state(model, optimizer, state: dict):
     "Put `optimizer_state`'s result back; a slot that fits no trainable parameter of `model` is a `PPClsError`."
     params = {k: p for k, p in model.named_parameters() if not p.stop_gradient}
     if stray := sorted(set(state['slots']) - set(params)):
         raise PPClsError(f"optimizer state for '{stray[0]}' and {len(stray)} parameters in all has no trainable parameter to go to")
-    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), list(params.values()))
+    _make_slots(list(params.values()), optimizer)
     for key, slots in state['slots'].items():
         for slot, value in slots.items(): optimizer._accumulators[slot][params[key].name].set_value(value)
     if state['schedule'] is not None: optimizer._learning_rate.set_state_dict(state['schedule'])
