@@ -27,7 +27,8 @@ test: $(READY)    ## every check: notebooks clean, export and README in sync, no
 	@$(BIN)/python tests/checks.py export
 	@$(BIN)/python tests/checks.py readme
 	@$(BIN)/python tests/checks.py notebooks
-	@echo "── pytest" && $(BIN)/python -m pytest
+	@echo "── pytest" && $(BIN)/python -m pytest --ignore tests/test_zoo.py
+	@echo "── the zoo, two shards" && OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_zoo.py -n 2 --dist loadgroup
 
 venv: $(READY)    ## .venv with the pinned requirements (PYTHON, PADDLE, VENV)
 

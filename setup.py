@@ -22,7 +22,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Education',
                  'Natural Language :: English'] + [f'Programming Language :: Python :: {v}' for v in pythons],
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['configs/**/*.yaml']},
+    package_data={cfg['lib_path']: ['configs/**/*.yaml', 'facts/*']},
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),

@@ -41,17 +41,17 @@ def batch_norm(c: int, eps: float = 1e-5, momentum: float = 0.9, decay: bool = T
     attr = {} if decay else {k: paddle.ParamAttr(regularizer=L2Decay(0.)) for k in ('weight_attr', 'bias_attr')}
     return nn.BatchNorm2D(c, momentum, eps, **attr)
 
-# %% ../../nbs/03_models/00a_layers.ipynb #978d24c6
+# %% ../../nbs/03_models/00a_layers.ipynb #71172f1a
 class ConvBN(nn.Layer):
-    "Convolution, batch norm, activation: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). `bn` holds arguments of `batch_norm`."
-    def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, act: str = None, padding=None, **bn):
+    "Convolution, batch norm, activation: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). `names` of the two inside; `bn` holds arguments of `batch_norm`."
+    def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, act: str = None, padding=None, names: tuple = ('conv', 'bn'), **bn):
         super().__init__()
-        self.conv = conv2d(in_c, out_c, k, stride, groups, padding=padding)
-        self.bn = batch_norm(out_c, **bn)
-        self.act = get_act(act)
+        self.names, self.act = names, get_act(act)
+        self.add_sublayer(names[0], conv2d(in_c, out_c, k, stride, groups, padding=padding))
+        self.add_sublayer(names[1], batch_norm(out_c, **bn))
 
     def forward(self, x):
-        x = self.bn(self.conv(x))
+        x = self._sub_layers[self.names[1]](self._sub_layers[self.names[0]](x))
         return x if self.act is None else self.act(x)
 
 # %% ../../nbs/03_models/00a_layers.ipynb #9ea77b47

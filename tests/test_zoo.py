@@ -1,0 +1,121 @@
+"""One contract for every network of the zoo: official keys, shapes and outputs, any size, channels and class count, gradients, features, export.
+
+`make test` runs this file in two shards (pytest -n 2 --dist loadgroup); the giants are one group, so they come one after the other,
+and each frees its memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd
+"""
+import gc, math
+
+import ppcls_nb  # before paddle: sets the threads
+import numpy as np, paddle, pytest
+
+from official import FACTS, golden_output, official_state
+from ppcls_nb.models import build_model, create_model, list_models, model_info, weights_info
+from ppcls_nb.models.layers import count_weights, is_weight
+
+OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy'}      # no official checkpoint with today's names
+NAMES = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
+
+
+def sharded(names):
+    "Parameters for pytest, the networks over 60 million weights in one group."
+    giant = lambda n: FACTS.get(n, {}).get('trainable', 0) > 60e6
+    return [pytest.param(n, marks=[pytest.mark.xdist_group('giants')] if giant(n) else []) for n in sorted(names)]
+
+
+@pytest.fixture(autouse=True)
+def free_memory():
+    yield
+    gc.collect()
+
+
+def small(name): return (96, 112) if 'ception' in name else (64, 80)
+
+
+def main_output(y): return y[0] if isinstance(y, (list, tuple)) else y
+
+
+def test_every_network_of_the_documents_is_there():
+    assert set(NAMES) == set(FACTS) | OURS and len(FACTS) == 108
+
+
+@pytest.mark.parametrize('name', sharded(set(NAMES) - OURS))
+def test_official_keys_shapes_counts_and_outputs(name):
+    facts, model = FACTS[name], build_model(name)
+    state = model.state_dict()
+    assert [(k, tuple(v.shape)) for k, v in state.items()] == list(official_state(name).items())
+    assert {str(v.dtype).split('.')[-1] for v in state.values()} == {'float32'}
+    assert count_weights(model) == facts['trainable'] and sum(v.size for v in state.values()) == facts['total']
+    stages, whole = [], model.features
+    model.features = lambda x: stages.append(whole(x)) or stages[-1]
+    g = facts['golden']
+    out, ref = golden_output(model, g['gain'], g['S']), np.array(g['logits'])
+    assert np.linalg.norm(out[:, :16] - ref) < 1e-4*np.linalg.norm(ref)
+    np.testing.assert_allclose(out.std(1), g['std'], rtol=1e-4)
+    np.testing.assert_allclose(out.mean(1), g['mean'], atol=1e-4*max(g['std']))
+    assert out.argmax(1).tolist() == g['argmax']
+    maps = stages[0]
+    assert [m.shape[1] for m in maps] == list(model.channels)
+    assert [2**round(math.log2(g['S']/m.shape[2])) for m in maps] == list(model.strides)
+
+
+@pytest.mark.parametrize('name', sharded(NAMES))
+def test_any_task_learns(name):
+    "Two sizes, other channels, another class count; every weight gets a finite gradient; an image's answer does not depend on its batch."
+    model, (h, w) = build_model(name, class_num=7, in_channels=2), small(name)
+    paddle.seed(0)
+    y = model(paddle.randn([4, 2, h, h]))
+    loss = sum(paddle.nn.functional.cross_entropy(out, paddle.to_tensor([0, 1, 2, 3])) for out in (y if isinstance(y, (list, tuple)) else [y]))
+    loss.backward()
+    bad = [k for k, p in model.named_parameters() if is_weight(p) and (p.grad is None or not np.isfinite(p.grad.numpy()).all())]
+    assert main_output(y).shape == [4, 7] and not bad
+    model.clear_gradients()
+    model.eval()
+    x = paddle.randn([2, 2, h, w])
+    with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', sharded(NAMES))
+def test_exported_network_gives_the_same_outputs(name, tmp_path):
+    model, (h, w) = build_model(name, class_num=5), small(name)
+    model.eval()
+    x = paddle.rand([2, 3, h, w])
+    with paddle.no_grad(): ours = model(x).numpy()
+    paddle.jit.save(model, str(tmp_path/'net'), input_spec=[paddle.static.InputSpec([None, 3, h, w])])
+    del model
+    gc.collect()
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path/'net'))(x), ours, rtol=1e-3, atol=1e-4)
+    for f in tmp_path.iterdir(): f.unlink()
+
+
+def smallest(): return sorted({model_info(n)['family']: n for n in sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))}.values())
+
+
+@pytest.mark.parametrize('name', smallest())
+def test_features_of_the_smallest_of_each_family(name):
+    "Without the head: maps as announced, and no weight is left without a gradient."
+    net, (h, _) = create_model(name, features_only=True), small(name)
+    maps = net(paddle.randn([2, 3, h, h]))
+    assert [m.shape[1] for m in maps] == net.channels and len(maps) == len(net.strides) >= 3
+    sum(m.mean() for m in maps).backward()
+    assert not [k for k, p in net.named_parameters() if is_weight(p) and p.grad is None]
+    picked = create_model(name, features_only=True, out_indices=[1, -1])
+    assert picked.channels == [net.channels[1], net.channels[-1]] and picked.strides == [net.strides[1], net.strides[-1]]
+
+
+def test_golden_check_notices_a_wrong_network():
+    "The comparison above can fail: the same weights with another activation, padding or epsilon are far outside its tolerance."
+    g = FACTS['EfficientNetB0_small']['golden']
+    ref = np.array(g['logits'])
+    for wrong in (dict(act='relu6'), dict(padding='SAME')):
+        out = golden_output(create_model('EfficientNetB0_small', **wrong), g['gain'], g['S'])
+        assert np.linalg.norm(out[:, :16] - ref) > 1e-3*np.linalg.norm(ref), wrong
+
+
+def test_every_network_has_its_record():
+    for name in FACTS:
+        tags = model_info(name)['weights']
+        assert tags, name
+        for tag in tags:
+            classifier = weights_info(tag).classifier
+            keys = official_state(name)
+            for c in classifier if isinstance(classifier, tuple) else (classifier,): assert f'{c}.weight' in keys, tag
