@@ -44,7 +44,7 @@ BLOCKS = dict(
 SCALES = (0.35, 0.5, 0.75, 1.0, 1.25)
 VARIANTS = {f"MobileNetV3_{size}_x{str(scale).replace('.', '_')}": dict(size=size, scale=scale) for size in BLOCKS for scale in SCALES}
 
-# %% ../../nbs/03_models/29_mobilenet_v3.ipynb #f76590fa
+# %% ../../nbs/03_models/29_mobilenet_v3.ipynb #055d8808
 @register_model(VARIANTS)
 class MobileNetV3(Network):
     "MobileNetV3 (https://arxiv.org/abs/1905.02244): (N, in_channels, H, W) → logits (N, class_num). `size` 'small' or 'large', `scale` multiplies the widths."
@@ -80,6 +80,6 @@ class MobileNetV3(Network):
         return self.fc(self.dropout(x))
 
     def lr_stages(self) -> list:
-        "The layers of the five learning-rate multipliers: the blocks in five equal parts (documents 3.2.4: 15 blocks, three each), the stem with the first, the last wide layers with the last."
+        "The layers of the five multipliers (documents 3.2.4): the blocks in five equal parts, the stem with the first, the last wide layers with the last."
         parts = [[b for i, b in enumerate(self.blocks) if i*5//len(self.blocks) == part] for part in range(5)]
         return [[self.conv, *parts[0]], *parts[1:4], [*parts[4], self.last_second_conv, self.last_conv]]

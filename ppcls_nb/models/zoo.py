@@ -7,7 +7,7 @@ __all__ = ['TWICE', 'ONCE', 'MORE', 'BARE', 'SWAPPED', 'FOUND', 'TEXT', 'SHORT',
            'network_costs', 'way_of_flops', 'way_of_params', 'explain', 'facts', 'zoo_table', 'within', 'search_zoo',
            'html_table', 'pareto', 'plot_zoo', 'choose_network']
 
-# %% ../../nbs/03_models/60_zoo.ipynb #385ea701
+# %% ../../nbs/03_models/60_zoo.ipynb #6c1ec14d
 import html, json, math
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -15,7 +15,6 @@ import paddle, pandas as pd
 from ..basics import PPClsError, nearest
 from . import build_model
 from .flops import flops_table
-from .layers import is_weight
 from .registry import fact_rows
 
 # %% ../../nbs/03_models/60_zoo.ipynb #02c21d99
@@ -27,13 +26,14 @@ def without_computing():
         with paddle.static.program_guard(paddle.static.Program(), paddle.static.Program()), paddle.utils.unique_name.guard(): yield
     finally: paddle.disable_static()
 
-# %% ../../nbs/03_models/60_zoo.ipynb #f405f0c9
+# %% ../../nbs/03_models/60_zoo.ipynb #b2555827
 def network_costs(name: str, size: int, **kw) -> dict:
     """What the network `name` costs for an image of `size` pixels, by counting, not computing: `params` learned, of them `biases` (of convolutions and fully connected
-    layers), `macs`, of them `macs_linear` in fully connected layers, `outputs`: numbers that these layers return; `params_twice`, `macs_twice`: groups divided twice. `kw` go to the family's class."""
+    layers), `macs`, of them `macs_linear` in fully connected layers, `outputs`: numbers that these layers return; `params_twice`,
+    `macs_twice`: groups divided twice. `kw` go to the family's class."""
     with without_computing():
         model = build_model(name, **kw)
-        t, params = flops_table(model, size), sum(math.prod(p.shape) for p in model.parameters() if is_weight(p))
+        t, params = flops_table(model, size), sum(math.prod(p.shape) for p in model.parameters() if p.trainable)
     kernel = t.c_out*t.macs//t.outputs
     once = ~t.layer.duplicated()
     again = lambda column: int((column - column//t.groups).sum())
@@ -57,9 +57,9 @@ def way_of_params(published: float, c: dict):
             n = (c['params_twice' if TWICE in way else 'params'] - (BARE in way)*c['biases'])/1e6
             if abs(published - n) <= part*n + 0.0101: return way
 
-# %% ../../nbs/03_models/60_zoo.ipynb #7e5b3ed9
+# %% ../../nbs/03_models/60_zoo.ipynb #c14dda41
 SWAPPED = 'the documents exchange the figures of Res2Net50_vd_26w_4s and Res2Net50_14w_8s'
-FOUND = {('Res2Net50_vd_26w_4s', 'flops'): SWAPPED, ('Res2Net50_vd_26w_4s', 'params'): SWAPPED, ('Res2Net50_14w_8s', 'flops'): SWAPPED, ('Res2Net50_14w_8s', 'params'): SWAPPED,
+FOUND = {**{(tag, what): SWAPPED for tag in ('Res2Net50_vd_26w_4s', 'Res2Net50_14w_8s') for what in ('flops', 'params')},
          ('ResNet34_vd', 'flops'): 'a slip: SE_ResNet34_vd, which costs the same, has 7.84',
          ('ResNet101', 'flops'): 'a slip: 0.58 less than ResNet101_vd, where 50 and 152 layers have 0.48 less, so 15.62 was meant',
          ('HRNet_W18_C', 'flops'): 'not explained: no way of counting gives it, the six wider ones agree, and 4.14 is the figure of ResNet18_vd',
@@ -77,7 +77,7 @@ def explain(tag: str, published_params_M: float, published_flops_G: float, c: di
             reasons.append(f'{r} ({label})' if alone else r)
     return '; '.join(dict.fromkeys(reasons))
 
-# %% ../../nbs/03_models/60_zoo.ipynb #e152ae3b
+# %% ../../nbs/03_models/60_zoo.ipynb #eac664d8
 TEXT = ('tag', 'arch', 'series', 'reason', 'cpu', 'paddle', 'date', 'through')
 
 def facts(name: str) -> pd.DataFrame:
@@ -86,9 +86,9 @@ def facts(name: str) -> pd.DataFrame:
     return t.assign(**{c: pd.to_numeric(t[c]) for c in t if c not in TEXT and 'url' not in c and c not in ('interpolation', 'classifier')})
 
 def zoo_table() -> pd.DataFrame:
-    """A line for each official set of weights. Published: `top1`, `top5` (shares), `published_params_M`, `published_flops_G`, and the latencies in ms of a batch of 1 (or `_b4`, `_b8`):
-    `t4_ms`, `t4_fp16_ms`, `v100_ms`, `sd855_ms`, with `sd855_MB` the file's size. Computed: `params_M` (10⁶), `flops_G` (10⁹, two for a multiply-accumulate, at `size` pixels), and by how
-    much the published ones differ, `params_off` and `flops_off` (shares), with the `reason`. Measured here: `cpu_ms`."""
+    """A line for each official set of weights. Published: `top1`, `top5` (shares), `published_params_M`, `published_flops_G`, and the latencies in ms of a batch
+    of 1 (or `_b4`, `_b8`): `t4_ms`, `t4_fp16_ms`, `v100_ms`, `sd855_ms`, with `sd855_MB` the file's size. Computed: `params_M` (10⁶), `flops_G` (10⁹, two for a
+    multiply-accumulate, at `size` pixels), and by how much the published ones differ, `params_off` and `flops_off` (shares), with the `reason`. Measured here: `cpu_ms`."""
     w, costs = facts('weights').rename(columns=dict(crop_size='size', params_M='published_params_M', flops_G='published_flops_G')), facts('costs')
     t = w[['tag', 'arch', 'series', 'size', 'top1', 'top5', 'published_params_M', 'published_flops_G']].merge(costs, 'left', ['arch', 'size'], validate='m:1')
     t = t.merge(facts('latency'), 'left', 'tag', validate='1:1').merge(facts('cpu_latency')[['arch', 'size', 'cpu_ms']], 'left', ['arch', 'size'], validate='m:1')
@@ -151,7 +151,7 @@ def pareto(table: pd.DataFrame, cost: str, gain: str = 'top1') -> pd.DataFrame:
     t = table.dropna(subset=[cost, gain]).sort_values([cost, gain], ascending=[True, False], kind='stable')
     return t[t[gain] > t[gain].cummax().shift(fill_value=float('-inf'))]
 
-# %% ../../nbs/03_models/60_zoo.ipynb #f853f8ef
+# %% ../../nbs/03_models/60_zoo.ipynb #6f2edfc5
 COSTS = dict(flops_G='FLOPs (10⁹)', params_M='parameters (10⁶)', t4_ms='ms on a T4, FP32, batch 1', sd855_ms='ms on a phone (SD855)', cpu_ms='ms on a CPU, batch 1')
 
 def plot_zoo(table: pd.DataFrame, cost: str, ax=None, legend: bool = True):
@@ -166,11 +166,12 @@ def plot_zoo(table: pd.DataFrame, cost: str, ax=None, legend: bool = True):
         ax.annotate(tag, (x, y), xytext=(-2, 3), textcoords='offset points', fontsize=6, rotation=-35, rotation_mode='anchor', ha='right')
     known = table.dropna(subset=[cost])
     low, high, bottom, top = known[cost].min(), known[cost].max(), known.top1.min()*100, known.top1.max()*100
-    ax.set(xscale='log', xlim=(low*(low/high)**.15, high*(high/low)**.05), ylim=(bottom - 1, top + (top - bottom)*.25), xlabel=COSTS.get(cost, cost), ylabel='top-1 (%), as published')
+    ax.set(xscale='log', xlim=(low*(low/high)**.15, high*(high/low)**.05), ylim=(bottom - 1, top + (top - bottom)*.25),
+           xlabel=COSTS.get(cost, cost), ylabel='top-1 (%), as published')
     if legend: ax.legend(fontsize=6, ncols=2, loc='lower right')
     return ax
 
-# %% ../../nbs/03_models/60_zoo.ipynb #ed966033
+# %% ../../nbs/03_models/60_zoo.ipynb #b642b043
 def choose_network(pattern: str = '*', by: str = 'top1', **limits) -> pd.Series:
     """The best line of the zoo in the column `by` within the limits, as `choose_network(t4_ms=3, params_M=10)` or `choose_network(by='cpu_ms', top1=0.75)`.
 
@@ -180,9 +181,12 @@ def choose_network(pattern: str = '*', by: str = 'top1', **limits) -> pd.Series:
     if t.empty: raise PPClsError(f"no weights of the zoo match '{pattern}'")
     fits = within(t, {by: -1. if by in ('top1', 'top5') else float('inf'), **limits})
     if not fits.empty: return fits.sort_values([by, 'flops_G'], ascending=[by not in ('top1', 'top5'), True], kind='stable').iloc[0]
+    if t[by].isna().all(): raise PPClsError(f"{by} is known for none of the weights that match '{pattern}'")
     said, best = [], []
     for c, limit in limits.items():
         most, have = c in ('top1', 'top5'), t.dropna(subset=[c])
         said.append(f"{c} {'≥' if most else '≤'} {limit:g}")
-        if not have.empty: best.append(f"{'largest' if most else 'smallest'} {c} available: {(r := have.loc[have[c].idxmax() if most else have[c].idxmin()])[c]:.4g} ({r.tag})")
-    raise PPClsError(f"no network within {' and '.join(said)}; {', '.join(best) or 'the column is empty for these'}")
+        if have.empty: continue
+        r = have.loc[have[c].idxmax() if most else have[c].idxmin()]
+        best.append(f"{'largest' if most else 'smallest'} {c} available: {r[c]:.4g} ({r.tag})")
+    raise PPClsError(f"no network within {' and '.join(said)}; {', '.join(best) or 'nothing is known about that for these'}")
