@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['conv', 'ConvReLU', 'AlexNet']
 
-# %% ../../nbs/03_models/10_alexnet.ipynb #e0116659
-import paddle
+# %% ../../nbs/03_models/10_alexnet.ipynb #fe461bc7
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
@@ -14,11 +13,11 @@ from .network import Network
 from .registry import register_model
 from .small_conv import Conv2D
 
-# %% ../../nbs/03_models/10_alexnet.ipynb #80e9ed10
+# %% ../../nbs/03_models/10_alexnet.ipynb #39fcbd42
 def conv(in_c: int, out_c: int, k: int, stride: int = 1, padding: int = 1) -> Conv2D:
     "A k×k convolution with bias, both uniform within ± 1/√(k·k·in_c)."
     layer, bound = Conv2D(in_c, out_c, k, stride, padding), (k*k*in_c)**-0.5
-    for p in layer.parameters(): p.set_value(paddle.uniform(p.shape, min=-bound, max=bound))
+    for p in layer.parameters(): Uniform(-bound, bound)(p)
     return layer
 
 class ConvReLU(nn.Layer):

@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'NormConv', 'DenseLayer', 'dense_block', 'Transition', 'DenseNet']
 
-# %% ../../nbs/03_models/21_densenet.ipynb #c0d45755
+# %% ../../nbs/03_models/21_densenet.ipynb #4328bf7b
 import paddle
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
-from .layers import ConvBN, batch_norm, conv2d
+from .layers import ConvBN, batch_norm, conv2d, relu_
 from .network import Network
 from .registry import register_model
 
-# %% ../../nbs/03_models/21_densenet.ipynb #3dc996ed
+# %% ../../nbs/03_models/21_densenet.ipynb #f9e66095
 class NormConv(nn.Layer):
     "Batch norm, ReLU, k×k convolution: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). Keys `_batch_norm.*`, `_conv.weight`."
     def __init__(self, in_c: int, out_c: int, k: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
         self._batch_norm, self._conv = batch_norm(in_c), conv2d(in_c, out_c, k, stride, groups)
 
-    def forward(self, x): return self._conv(F.relu(self._batch_norm(x)))
+    def forward(self, x): return self._conv(relu_(self._batch_norm(x)))
 
 # %% ../../nbs/03_models/21_densenet.ipynb #53805807
 class DenseLayer(nn.Layer):
@@ -52,7 +52,7 @@ VARIANTS = dict(DenseNet121=dict(depths=(6, 12, 24, 16)),
                 DenseNet201=dict(depths=(6, 12, 48, 32)),
                 DenseNet264=dict(depths=(6, 12, 64, 48)))
 
-# %% ../../nbs/03_models/21_densenet.ipynb #f60d6c06
+# %% ../../nbs/03_models/21_densenet.ipynb #19771c74
 @register_model(VARIANTS)
 class DenseNet(Network):
     """DenseNet (https://arxiv.org/abs/1608.06993): (N, in_channels, H, W) → logits (N, class_num).
@@ -79,4 +79,4 @@ class DenseNet(Network):
             maps.append(x)
         return maps
 
-    def logits(self, x): return self.out(F.relu(self.batch_norm(x)).mean([2, 3]))
+    def logits(self, x): return self.out(relu_(self.batch_norm(x)).mean([2, 3]))

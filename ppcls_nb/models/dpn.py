@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'DualPath', 'DPN']
 
-# %% ../../nbs/03_models/22_dpn.ipynb #73319fcc
+# %% ../../nbs/03_models/22_dpn.ipynb #8c01c769
 import paddle
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
 from .densenet import NormConv
-from .layers import ConvBN, batch_norm
+from .layers import ConvBN, batch_norm, relu_
 from .network import Network
 from .registry import register_model
 
@@ -41,7 +41,7 @@ VARIANTS = dict(DPN68=dict(depths=(3, 4, 12, 3), growths=(16, 32, 32, 64), mid=1
                 DPN107=dict(depths=(4, 8, 20, 3), growths=(20, 64, 64, 128), mid=200, groups=50, stem=(128, 7)),
                 DPN131=dict(depths=(4, 8, 28, 3), growths=(16, 32, 32, 128), mid=160, groups=40, stem=(128, 7)))
 
-# %% ../../nbs/03_models/22_dpn.ipynb #21b275ec
+# %% ../../nbs/03_models/22_dpn.ipynb #3c976fa6
 @register_model(VARIANTS)
 class DPN(Network):
     """Dual Path Network (https://arxiv.org/abs/1707.01629): (N, in_channels, H, W) → logits (N, class_num).
@@ -72,4 +72,4 @@ class DPN(Network):
             out += maps
         return out
 
-    def logits(self, x): return self.out(F.relu(self.conv5_x_x_bn(x)).mean([2, 3]))
+    def logits(self, x): return self.out(relu_(self.conv5_x_x_bn(x)).mean([2, 3]))

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'Residual', 'enlarge', 'Exchange', 'Module', 'Stage', 'Widen', 'HRNet']
 
-# %% ../../nbs/03_models/32_hrnet.ipynb #1b896597
+# %% ../../nbs/03_models/32_hrnet.ipynb #2822f3f4
 import paddle
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
-from .layers import ConvBN
+from .layers import ConvBN, relu_
 from .network import Network
 from .registry import register_model
 
-# %% ../../nbs/03_models/32_hrnet.ipynb #ce3646ad
+# %% ../../nbs/03_models/32_hrnet.ipynb #fedc9c5d
 class Residual(nn.Layer):
     "(N, in_c, H, W) → (N, out_c, H, W). Two 3×3 convolutions, or with `mid` 1×1 to `mid` channels, 3×3, 1×1; `project`: a convolution in the shortcut."
     def __init__(self, in_c: int, out_c: int, mid: int = None, project: bool = False):
@@ -26,14 +26,14 @@ class Residual(nn.Layer):
     def forward(self, x):
         y = self.conv2(self.conv1(x))
         if self.mid: y = self.conv3(y)
-        return F.relu(y + (x if self.conv_down is None else self.conv_down(x)))
+        return relu_(y + (x if self.conv_down is None else self.conv_down(x)))
 
 # %% ../../nbs/03_models/32_hrnet.ipynb #9b4c3c1c
 def enlarge(x, like):
     "Repeat the pixels of x (N, C, h, w) until it has the height and width of `like`."
     return F.interpolate(x, size=like.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(like)[2:])
 
-# %% ../../nbs/03_models/32_hrnet.ipynb #a7e2da68
+# %% ../../nbs/03_models/32_hrnet.ipynb #6d7a4f55
 class Exchange(nn.Layer):
     "A map for each branch, (N, widths[i], H/2ⁱ, W/2ⁱ) → maps of the same shapes, each the sum of what all the branches say, then ReLU."
     def __init__(self, widths):
@@ -59,7 +59,7 @@ class Exchange(nn.Layer):
         for j in range(self.count - 1, i, -1):
             up = self.sent(maps, i, j) if up is None else self.sent(maps, i, j) + up
             up = enlarge(up, maps[j - 1])
-        return F.relu(y if up is None else y + up)
+        return relu_(y if up is None else y + up)
 
     def forward(self, maps: list) -> list: return [self.received(maps, i) for i in range(self.count)]
 

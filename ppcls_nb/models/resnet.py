@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'Block', 'stem_layers', 'ResNet']
 
-# %% ../../nbs/03_models/14_resnet.ipynb #6f340b56
+# %% ../../nbs/03_models/14_resnet.ipynb #a35f02c7
 from functools import partial
 from itertools import accumulate
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
-from .layers import ConvBN
+from .layers import ConvBN, relu_
 from .network import Network
 from .registry import register_model
 
-# %% ../../nbs/03_models/14_resnet.ipynb #ebc8d4f2
+# %% ../../nbs/03_models/14_resnet.ipynb #c9afe237
 class Block(nn.Layer):
     "(N, in_c, H, W) → (N, c·expansion, ceil(H/stride), ceil(W/stride)); `project` puts a 1×1 convolution into the shortcut, `conv` is called like `ConvBN`."
     def __init__(self, in_c: int, c: int, stride: int = 1, expansion: int = 1, project: bool = False, conv=ConvBN):
@@ -34,7 +34,7 @@ class Block(nn.Layer):
     def forward(self, x):
         y = self.conv1(self.conv0(x))
         if self.expansion > 1: y = self.conv2(y)
-        return F.relu(self.shortcut(x) + y)
+        return relu_(self.shortcut(x) + y)
 
 # %% ../../nbs/03_models/14_resnet.ipynb #732ec14b
 def stem_layers(in_channels: int, deep: bool, conv=ConvBN) -> list:

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['conv_bn', 'DEPTHS', 'VARIANTS', 'Residual', 'bottleneck', 'shortcut', 'stem', 'BlockNet', 'ResNeXt']
 
-# %% ../../nbs/03_models/16_resnext.ipynb #83293841
+# %% ../../nbs/03_models/16_resnext.ipynb #2cdc031c
 from functools import partial
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
 from ..basics import PPClsError
-from .layers import ConvBN
+from .layers import ConvBN, relu_
 from .network import Network
 from .registry import register_model
 
-# %% ../../nbs/03_models/16_resnext.ipynb #5e3f3aed
+# %% ../../nbs/03_models/16_resnext.ipynb #3f2303db
 class Residual(nn.Layer):
     "relu(main(x) + short(x)) with `main` and `short` {name: layer}, applied one after the other; an empty `short` is the bare line."
     def __init__(self, main: dict, short: dict):
@@ -30,7 +30,7 @@ class Residual(nn.Layer):
     def forward(self, x):
         y = self.main(x)
         for name in self.short_names: x = self._sub_layers[name](x)
-        return F.relu(x + y)
+        return relu_(x + y)
 
 # %% ../../nbs/03_models/16_resnext.ipynb #489348fc
 conv_bn = partial(ConvBN, names=('_conv', '_batch_norm'))
