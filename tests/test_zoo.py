@@ -1,4 +1,4 @@
-"""One contract for every network of the zoo: official keys, shapes and outputs, any size, channels and class count, gradients, features, export.
+"""One contract for every network of the zoo: official keys, shapes and outputs, any size, channels and class count, gradients, costs, features, export.
 
 `make test` runs this file in two shards (pytest -n 2 --dist loadgroup); the giants are one group, so they come one after the other,
 and each frees its memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd
@@ -11,8 +11,11 @@ import numpy as np, paddle, pytest
 from official import FACTS, golden_output, official_state
 from ppcls_nb.models import build_model, create_model, list_models, model_info, weights_info
 from ppcls_nb.models.layers import count_weights, is_weight
+from ppcls_nb.models.registry import fact_rows
+from ppcls_nb.models.zoo import network_costs
 
 OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy'}      # no official checkpoint with today's names
+COSTS = fact_rows('costs')
 NAMES = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
 
 
@@ -85,6 +88,11 @@ def test_exported_network_gives_the_same_outputs(name, tmp_path):
     gc.collect()
     np.testing.assert_allclose(paddle.jit.load(str(tmp_path/'net'))(x), ours, rtol=1e-3, atol=1e-4)
     for f in tmp_path.iterdir(): f.unlink()
+
+
+@pytest.mark.parametrize('name,size', [(r['arch'], int(r['size'])) for r in COSTS])
+def test_costs_are_what_the_counter_counts(name, size):
+    assert {k: str(v) for k, v in network_costs(name, size).items()} == next(r for r in COSTS if r['arch'] == name and r['size'] == str(size))
 
 
 def smallest(): return sorted({model_info(n)['family']: n for n in sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))}.values())

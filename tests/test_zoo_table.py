@@ -1,30 +1,21 @@
-"The zoo's data files against the networks: costs counted again, every weight has its line, what was published stays as it was published."
-import sys
-from pathlib import Path
+"The zoo's data files against the networks: every weight has its line, what was published stays as it was published (test_zoo.py counts the costs again)."
 
 import ppcls_nb  # before paddle: sets the threads
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 from make_costs import pairs
 from ppcls_nb.models import list_models
 from ppcls_nb.models.flops import count_flops
 from ppcls_nb.models.layers import count_weights
 from ppcls_nb.models import build_model
 from ppcls_nb.models.registry import fact_rows
-from ppcls_nb.models.zoo import choose_network, facts, network_costs, zoo_table
+from ppcls_nb.models.zoo import choose_network, facts, zoo_table
 
 COSTS = {(r['arch'], int(r['size'])): r for r in fact_rows('costs')}
-SAMPLE = pairs()[::5] + [('GoogLeNet', 224), ('ShuffleNetV2_x2_0', 224), ('ResNeXt101_32x48d_wsl', 320), ('HRNet_W18_C', 224)]
 
 
 def test_every_network_has_its_costs():
     assert set(COSTS) == set(pairs()) and {a for a, _ in COSTS} <= set(list_models())
-
-
-@pytest.mark.parametrize('name,size', SAMPLE)
-def test_counted_again(name, size):
-    assert {k: str(v) for k, v in network_costs(name, size).items()} == COSTS[name, size]
 
 
 @pytest.mark.parametrize('name', ['ResNet18_vd', 'MobileNetV1_x0_25', 'SE_ResNeXt50_32x4d', 'GoogLeNet'])
