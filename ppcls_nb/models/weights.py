@@ -186,7 +186,7 @@ def fetch_url(url: str) -> Path:
     end, name = _suffix(url), Path(urlsplit(url).path).name or 'weights'
     return _fetch(url, weights_home()/f'{name.removesuffix(end)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{end}', name)
 
-# %% ../../nbs/03_models/02_weights.ipynb #6641d088
+# %% ../../nbs/03_models/02_weights.ipynb #81f32b1e
 def find_weights(source) -> Path:
     """The file that `source` means, tried in this order: an existing file; a prefix without `.pdparams`; a directory with `ppcls.pdparams`, `best.pdparams`
     or a single `.pdparams`, or with the scattered variables of Paddle 1.x; a prefix without `.tar`; a tag; an http(s) address. Else a `PPClsError` with the nearest tag."""
@@ -205,14 +205,15 @@ def find_weights(source) -> Path:
     raise PPClsError(f"{source}: no file, no directory, no prefix of a .pdparams file, and as a tag: {nearest(Path(source).name, known, 'weights')}")
 
 def load_pretrained(model, source) -> LoadReport:
-    """Load what `find_weights(source)` finds into `model`; the report is returned and kept as `model.load_report`. Where no name is one of the network's, the
-    old names are tried, if they are known (`rename_old`, which says what it cannot place)."""
+    """Load what `find_weights(source)` finds into `model`; the report is returned and kept as `model.load_report`. Where the names are not today's, the
+    old ones are tried, if they are known (`rename_old`, which says what it cannot place)."""
     path, own, aside = find_weights(source), model.state_dict(), {}
     try: state = read_arrays(path)
     except PPClsError as e:
         if path.parent != weights_home(): raise
         raise PPClsError(f'{e}; remove the file, it is fetched again then') from e
-    if not own.keys() & state.keys() and (has_old_names(name := getattr(model, 'name', '')) or path.is_dir() or is_archive(path)):
+    todays = any(k.endswith(('.weight', '.bias')) for k in state)
+    if not todays and (has_old_names(name := getattr(model, 'name', '')) or path.is_dir() or is_archive(path)):
         state, aside = rename_old(name, own.keys(), state, getattr(model, 'classifier', 'fc'), str(source))
     model.load_report = load_arrays(model, state, str(source), aside)
     return model.load_report
