@@ -77,13 +77,13 @@ def explain(tag: str, published_params_M: float, published_flops_G: float, c: di
             reasons.append(f'{r} ({label})' if alone else r)
     return '; '.join(dict.fromkeys(reasons))
 
-# %% ../../nbs/03_models/60_zoo.ipynb #eac664d8
-TEXT = ('tag', 'arch', 'series', 'reason', 'cpu', 'paddle', 'date', 'through')
+# %% ../../nbs/03_models/60_zoo.ipynb #dcd7372c
+TEXT = ('tag', 'arch', 'series', 'reason', 'interpolation', 'classifier', 'licence', 'url', 'legacy_url', 'cpu', 'paddle', 'date', 'through')
 
 def facts(name: str) -> pd.DataFrame:
     "The package's table `facts/NAME.csv` with numbers as numbers."
     t = pd.DataFrame(fact_rows(name))
-    return t.assign(**{c: pd.to_numeric(t[c]) for c in t if c not in TEXT and 'url' not in c and c not in ('interpolation', 'classifier')})
+    return t.assign(**{c: pd.to_numeric(t[c]) for c in t if c not in TEXT})
 
 def zoo_table() -> pd.DataFrame:
     """A line for each official set of weights. Published: `top1`, `top5` (shares), `published_params_M`, `published_flops_G`, and the latencies in ms of a batch
