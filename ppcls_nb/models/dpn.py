@@ -41,7 +41,7 @@ VARIANTS = dict(DPN68=dict(depths=(3, 4, 12, 3), growths=(16, 32, 32, 64), mid=1
                 DPN107=dict(depths=(4, 8, 20, 3), growths=(20, 64, 64, 128), mid=200, groups=50, stem=(128, 7)),
                 DPN131=dict(depths=(4, 8, 28, 3), growths=(16, 32, 32, 128), mid=160, groups=40, stem=(128, 7)))
 
-# %% ../../nbs/03_models/22_dpn.ipynb #3c976fa6
+# %% ../../nbs/03_models/22_dpn.ipynb #4b7e1378
 @register_model(VARIANTS)
 class DPN(Network):
     """Dual Path Network (https://arxiv.org/abs/1707.01629): (N, in_channels, H, W) → logits (N, class_num).
@@ -53,21 +53,23 @@ class DPN(Network):
     def __init__(self, depths, growths, mid: int, groups: int, width: int = 256, stem: tuple = (64, 7), class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         self.conv1_x_1_func = ConvBN(in_channels, *stem, 2, act='relu', names=('_conv', '_batch_norm'))
-        self.depths, channels, c, count = depths, [], stem[0], 0
+        self.names, channels, c, count = [], [], stem[0], 0
         for stage, (depth, growth) in enumerate(zip(depths, growths)):
             wide, stride = width*2**stage, 2 if stage else 1
-            for i in range(depth):
+            self.names.append([f'dpn{count + i + 1}' for i in range(depth)])
+            count += depth
+            for i, name in enumerate(self.names[-1]):
                 block = DualPath(c, mid*2**stage, groups, wide, growth, 1 if i else stride, project=not i)
-                self.add_sublayer(f'dpn{(count := count + 1)}', block)
+                self.add_sublayer(name, block)
                 c = wide + growth*(i + 3)
             channels.append(c)
         self.channels = tuple(channels)
         self.conv5_x_x_bn, self.out = batch_norm(c), nn.Linear(c, class_num, ParamAttr(initializer=Uniform(-0.01, 0.01)))
 
     def features(self, x) -> list:
-        maps, out, count = [F.max_pool2d(self.conv1_x_1_func(x), 3, 2, 1)], [], 0
-        for depth in self.depths:
-            for _ in range(depth): maps = self._sub_layers[f'dpn{(count := count + 1)}'](maps)
+        maps, out = [F.max_pool2d(self.conv1_x_1_func(x), 3, 2, 1)], []
+        for names in self.names:
+            for name in names: maps = self._sub_layers[name](maps)
             maps = [paddle.concat(maps, 1)]
             out += maps
         return out
