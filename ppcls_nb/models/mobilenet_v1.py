@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'VARIANTS', 'DepthwiseSeparable', 'MobileNetV1']
 
-# %% ../../nbs/03_models/27_mobilenet_v1.ipynb #a2824c16
+# %% ../../nbs/03_models/27_mobilenet_v1.ipynb #2416b99d
 from paddle import nn
 from paddle.nn.initializer import KaimingNormal
 from .layers import ConvBN
-from .network import Network
+from .network import Network, maps_at
 from .registry import register_model
 
 # %% ../../nbs/03_models/27_mobilenet_v1.ipynb #51734087
@@ -27,7 +27,7 @@ BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)]
 
 VARIANTS = {'MobileNetV1' + ('' if scale == 1 else f"_x{str(scale).replace('.', '_')}"): dict(scale=scale) for scale in (0.25, 0.5, 0.75, 1.0)}
 
-# %% ../../nbs/03_models/27_mobilenet_v1.ipynb #d10b1a5d
+# %% ../../nbs/03_models/27_mobilenet_v1.ipynb #6f7496b1
 @register_model(VARIANTS)
 class MobileNetV1(Network):
     "MobileNet (https://arxiv.org/abs/1704.04861): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies the widths."
@@ -46,11 +46,6 @@ class MobileNetV1(Network):
         for layer in self.sublayers():
             if isinstance(layer, (nn.Conv2D, nn.Linear)): KaimingNormal()(layer.weight)
 
-    def features(self, x):
-        x, maps = self.conv(x), []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.ends: maps.append(x)
-        return maps
+    def features(self, x): return maps_at(self.ends, self.blocks, self.conv(x))
 
     def logits(self, x): return self.fc(x.mean([2, 3]))

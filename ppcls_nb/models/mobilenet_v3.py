@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'SCALES', 'VARIANTS', 'InvertedResidual', 'MobileNetV3']
 
-# %% ../../nbs/03_models/29_mobilenet_v3.ipynb #7ed0d9c9
+# %% ../../nbs/03_models/29_mobilenet_v3.ipynb #5cfa4a78
 from paddle import nn
 from paddle.nn import functional as F
 from .layers import ConvBN, SqueezeExcite, conv2d, make_divisible
-from .network import Network
+from .network import Network, maps_at
 from .registry import register_model
 
 # %% ../../nbs/03_models/29_mobilenet_v3.ipynb #d3356b55
@@ -44,7 +44,7 @@ BLOCKS = dict(
 SCALES = (0.35, 0.5, 0.75, 1.0, 1.25)
 VARIANTS = {f"MobileNetV3_{size}_x{str(scale).replace('.', '_')}": dict(size=size, scale=scale) for size in BLOCKS for scale in SCALES}
 
-# %% ../../nbs/03_models/29_mobilenet_v3.ipynb #055d8808
+# %% ../../nbs/03_models/29_mobilenet_v3.ipynb #332dfd7e
 @register_model(VARIANTS)
 class MobileNetV3(Network):
     "MobileNetV3 (https://arxiv.org/abs/1905.02244): (N, in_channels, H, W) → logits (N, class_num). `size` 'small' or 'large', `scale` multiplies the widths."
@@ -67,12 +67,7 @@ class MobileNetV3(Network):
         self.dropout = nn.Dropout(dropout, mode='downscale_in_infer')
         self.fc = nn.Linear(1280, class_num)
 
-    def features(self, x):
-        x, maps = self.conv(x), []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.ends: maps.append(x)
-        return maps
+    def features(self, x): return maps_at(self.ends, self.blocks, self.conv(x))
 
     def logits(self, x):
         x = F.adaptive_avg_pool2d(self.last_second_conv(x), 1)
