@@ -27,7 +27,7 @@ def nearest(name: str, names, what: str = 'name') -> str:
     else: hint = f"{len(names)} are valid, for example {', '.join(names[:3])}"
     return f"unknown {what} '{name}'; {hint}"
 
-# %% ../nbs/01_data/01_basics.ipynb #a544df75
+# %% ../nbs/01_data/01_basics.ipynb #0a70816f
 @contextmanager
 def atomic_path(path):
     "Yield a temporary `Path` beside `path`; on success it is flushed and renamed to `path`, on any error removed."
@@ -39,17 +39,15 @@ def atomic_path(path):
     try:
         yield tmp
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
-        tmp.chmod(0o666 & ~_umask())
+        tmp.chmod(0o666 & ~_UMASK)
         os.replace(tmp, path)
     except OSError as e:
         if e.errno not in _NO_ROOM: raise
         raise PPClsError(f'{path}: cannot be written: {os.strerror(e.errno)}; nothing was left under that name') from e
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/01_data/01_basics.ipynb #a19ee887
+# %% ../nbs/01_data/01_basics.ipynb #a22c2715
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, 'EDQUOT') else {errno.ENOSPC, errno.EFBIG}
 
-def _umask():
-    "The process's file mode mask (there is no call that only reads it)."
-    mask = os.umask(0); os.umask(mask)
-    return mask
+_UMASK = os.umask(0)      # the process's file mode mask; no call only reads it, and setting it later would show in other threads
+os.umask(_UMASK)

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CONFIGS', 'FunctionConf', 'RegularizerConf', 'OptimizerConf', 'ArchitectureConf', 'ReaderConf', 'Config',
-           'check_keys', 'list_configs', 'find_config', 'load_config', 'use_data', 'resolve_pretrained', 'build_loader',
-           'build_data', 'build_models', 'Profile', 'load_profile']
+           'check_keys', 'list_configs', 'find_config', 'load_config', 'use_data', 'resolve_pretrained',
+           'record_of_recipe', 'build_transforms', 'build_loader', 'build_data', 'build_models', 'build_mixing',
+           'Profile', 'load_profile']
 
-# %% ../nbs/08_cli/00_config.ipynb #7fe830f1
+# %% ../nbs/08_cli/00_config.ipynb #66df0616
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
+import cv2
 import paddle
 import yaml
 from fastcore.basics import patch
@@ -18,14 +20,14 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from .basics import PPClsError, nearest
 from .data.datasets import ListDataset
-from .data.imaug import build_ops
+from .data.imaug import build_mix, build_ops, eval_ops, train_ops
 from .data.loader import make_loader
 from .data.prepare import DataInfo
 from .distill.ssld import Teacher
-from .models import create_model, list_pretrained, set_lr_mult
-from .train import CELoss, Data, JSDivLoss, Trainer, build_optimizer, build_schedule, standard_callbacks
+from .models import create_model, list_pretrained, set_lr_mult, weights_info
+from .train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 
-# %% ../nbs/08_cli/00_config.ipynb #3c1d8817
+# %% ../nbs/08_cli/00_config.ipynb #1d4988ef
 @dataclass
 class FunctionConf:
     "A function by name with its parameters."
@@ -56,15 +58,19 @@ class ArchitectureConf:
 
 @dataclass
 class ReaderConf:
-    "Where images come from and what is done to them."
+    """Where images come from and what is done to them; `mix` (with `use_mix: True` at the top) to training batches.
+
+    `skip_bad` leaves damaged images out, with a warning, instead of stopping at the first. Without `transforms` they are those of the weights' record, else the standard ones at `image_shape`."""
     batch_size: int = 32
     num_workers: int = 0
     file_list: str = MISSING
     data_dir: str = MISSING
     shuffle_seed: int = 0
     transforms: list[Any] = field(default_factory=list)
+    mix: list[Any] | None = None
+    skip_bad: bool = False
 
-# %% ../nbs/08_cli/00_config.ipynb #fd5f4006
+# %% ../nbs/08_cli/00_config.ipynb #f0d91e49
 @dataclass
 class Config:
     "A recipe: the keys of the documents' tables, with `seed` and `distill` (arguments of `JSDivLoss`) added."
@@ -85,6 +91,7 @@ class Config:
     topk: int = 5
     image_shape: list[int] = field(default_factory=lambda: [3, 224, 224])
     ls_epsilon: float | None = None
+    use_mix: bool = False
     use_distillation: bool = False
     distill: dict[str, Any] = field(default_factory=dict)
     data_name: str = ''
@@ -158,12 +165,32 @@ def resolve_pretrained(source):
     tag = Path(source).name.removesuffix('_pretrained')
     return tag if tag in list_pretrained() else source
 
-# %% ../nbs/08_cli/00_config.ipynb #9b482b5b
+# %% ../nbs/08_cli/00_config.ipynb #7c6bea83
+def record_of_recipe(conf):
+    "The record of the official weights that the (student) network starts from, or None."
+    source = conf.pretrained_model
+    tag = resolve_pretrained(source[-1] if OmegaConf.is_list(source) and source else source)
+    return weights_info(tag) if isinstance(tag, str) and tag in list_pretrained() else None
+
+def build_transforms(reader, conf, train: bool) -> list:
+    "The operations of a `ReaderConf`: those it lists, else those that the weights' record asks for, else the standard ones at `image_shape`."
+    record = record_of_recipe(conf)
+    if not reader.transforms:
+        if record: return record.train_ops() if train else record.eval_ops()
+        return (train_ops if train else eval_ops)(conf.image_shape[-1])
+    ops = build_ops(OmegaConf.to_container(reader.transforms))
+    modes = lambda ops: {type(op).__name__: cv2.INTER_LINEAR if op.interpolation is None else op.interpolation for op in ops if hasattr(op, 'interpolation')}
+    if record:
+        wanted = modes(record.eval_ops())['ResizeImage']
+        for name, mode in modes(ops).items():
+            if mode != wanted: print(f"{'TRAIN' if train else 'VALID'}.transforms: {name} has interpolation {mode}, {record.tag} was trained with {wanted}; write interpolation: {wanted}")
+    return ops
+
+# %% ../nbs/08_cli/00_config.ipynb #296f243b
 def build_loader(reader, conf, train: bool, labelled=True):
     "Dataset and loader of a `ReaderConf`; the training one shuffles, seeded."
-    ds = ListDataset(reader.data_dir, reader.file_list, build_ops(OmegaConf.to_container(reader.transforms)), class_num=conf.classes_num,
-                     labelled=labelled, seed=conf.seed)
-    return make_loader(ds, reader.batch_size, shuffle=train, num_workers=reader.num_workers, seed=conf.seed + reader.shuffle_seed)
+    ds = ListDataset(reader.data_dir, reader.file_list, build_transforms(reader, conf, train), class_num=conf.classes_num, labelled=labelled, seed=conf.seed)
+    return make_loader(ds, reader.batch_size, shuffle=train, num_workers=reader.num_workers, seed=conf.seed + reader.shuffle_seed, skip_bad=reader.skip_bad)
 
 def build_data(conf) -> Data:
     "Training and validation loaders of a recipe; a distillation recipe may list unlabelled images."
@@ -192,7 +219,16 @@ def build_models(conf):
     if not teacher.load_report.complete: raise PPClsError(f'pretrained_model: the teacher did not load in full, train it on these classes first; {teacher.load_report}')
     return student, teacher
 
-# %% ../nbs/08_cli/00_config.ipynb #02c2973f
+# %% ../nbs/08_cli/00_config.ipynb #0bc2eb2e
+def build_mixing(conf) -> Mix | None:
+    "The `Mix` of a recipe with `use_mix: True` and operations in `TRAIN.mix`, None of one with neither."
+    if conf.VALID.mix: raise PPClsError('VALID.mix: images are mixed in training only; move it to TRAIN.mix')
+    if conf.use_mix and not conf.TRAIN.mix:
+        raise PPClsError("use_mix is True and TRAIN.mix is empty: write what to mix with, mix: [{MixupOperator: {alpha: 0.2}}] beside TRAIN's transforms, or use_mix: False")
+    if conf.TRAIN.mix and not conf.use_mix: raise PPClsError('TRAIN.mix is there and use_mix is not True, so nothing would be mixed: write use_mix: True at the top of the recipe, or remove mix')
+    return Mix(build_mix(OmegaConf.to_container(conf.TRAIN.mix)), conf.classes_num, conf.ls_epsilon) if conf.use_mix else None
+
+# %% ../nbs/08_cli/00_config.ipynb #23f6dc48
 @patch(cls_method=True)
 def from_config(cls: Trainer, conf, run=None, bar=True):
     """A trainer for recipe `conf` (from `load_config`), resuming in folder `run` when one is given. The only bridge from files to objects.
@@ -205,8 +241,9 @@ def from_config(cls: Trainer, conf, run=None, bar=True):
     schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, len(data.train), **conf.LEARNING_RATE.params)
     o = conf.OPTIMIZER
     optimizer = build_optimizer(o.function, model.parameters(), schedule, o.regularizer, **o.params)
-    loss = JSDivLoss(**conf.distill) if teacher else CELoss(conf.ls_epsilon)
-    callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar) + ([Teacher(teacher, conf.ARCHITECTURE.teacher_size)] if teacher else [])
+    mix = build_mixing(conf)
+    loss = JSDivLoss(**conf.distill) if teacher else mix.loss if mix else CELoss(conf.ls_epsilon)
+    callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar) + ([mix] if mix else []) + ([Teacher(teacher, conf.ARCHITECTURE.teacher_size)] if teacher else [])
     return cls(model, data, loss, optimizer, callbacks, conf.seed, (1, min(conf.topk, conf.classes_num)), conf.valid_interval)
 
 # %% ../nbs/08_cli/00_config.ipynb #309e0d7f

@@ -14,11 +14,11 @@ from ..basics import PPClsError, nearest
 from .flowers102 import data_folder, download_flowers102, find_flowers102, make_lists
 from .petals import make_petals, petals_key
 
-# %% ../../nbs/01_data/05_prepare.ipynb #865a1b56
+# %% ../../nbs/01_data/05_prepare.ipynb #b4158b85
 def data_name(root) -> str:
-    "The name of the data in the folder `root`: what its about.json says, else 'flowers102'."
+    "The name of the data in the folder `root`: what its about.json says, else 'flowers102' where there is a setid.mat, else the folder's name."
     about = Path(root)/'about.json'
-    if not about.is_file(): return 'flowers102'
+    if not about.is_file(): return 'flowers102' if (about.parent/'setid.mat').exists() else about.parent.resolve().name
     try: return str(json.loads(about.read_text())['name'])
     except (ValueError, KeyError, TypeError): raise PPClsError(f"{about}: expected a JSON object with a 'name'") from None
 

@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'KINDS', 'register_model', 'list_models', 'model_class', 'set_lr_mult_list', 'build_model', 'Weights',
            'fact_rows', 'register_weights', 'record_of', 'published']
 
-# %% ../../nbs/03_models/01_registry.ipynb #778955bb
+# %% ../../nbs/03_models/01_registry.ipynb #89060723
 import csv
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import pandas as pd
 from ..basics import PPClsError, nearest
+from ..data.imaug import presets
 from .layers import scale_lr
 
 # %% ../../nbs/03_models/01_registry.ipynb #04458d03
@@ -59,7 +60,7 @@ def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
     if lr_mult_list is not None: set_lr_mult_list(model, lr_mult_list)
     return model
 
-# %% ../../nbs/03_models/01_registry.ipynb #ca8004e7
+# %% ../../nbs/03_models/01_registry.ipynb #5c48e6f6
 @dataclass(frozen=True)
 class Weights:
     """A set of weights: for which network (`arch` with `args`), what it expects of an image, where it is from, what was published about it.
@@ -91,6 +92,14 @@ class Weights:
     licence: str = 'Apache-2.0'
     origin: str = 'PaddleClas'
     about: dict = field(default_factory=dict)
+
+    def eval_ops(self) -> list:
+        "The operations from an image file's bytes to what these weights were evaluated on: (3, crop_size, crop_size) float32."
+        return presets.eval_ops(self.crop_size, self.resize_short, self.interpolation, self.mean, self.std)
+
+    def train_ops(self, **kw) -> list:
+        "The documents' training pipeline in these weights' size, interpolation, mean and std; `kw` as in `presets.train_ops`, among them `size`, `before` and `after`."
+        return presets.train_ops(**{**dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std), **kw})
 
 # %% ../../nbs/03_models/01_registry.ipynb #f1825451
 def fact_rows(name: str) -> list:

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'build_optimizer', 'build_schedule', 'Evaluation', 'TopK',
-           'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer',
+           'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix',
            'FiniteLoss', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'Run', 'compare', 'load_run',
            'paired_difference', 'plot_curves']
 
-# %% ../../nbs/04_train/09_train.ipynb #d53660a5
+# %% ../../nbs/04_train/09_train.ipynb #1f5af0eb
 from .losses import CELoss, DIVERGENCES, JSDivLoss, divergence
 from .optim import build_optimizer, build_schedule
 from .metrics import Evaluation, TopK, evaluate
 from .checkpoint import load_state, save_state, save_weights
 from .trainer import Callback, CancelFit, Data, Trainer
+from .mix import Mix
 from .callbacks import FiniteLoss, History, Progress, RunFolder, standard_callbacks
 from .runs import Run, compare, load_run, paired_difference, plot_curves
 
-_all_ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'build_optimizer', 'build_schedule', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'FiniteLoss', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves']
+_all_ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'build_optimizer', 'build_schedule', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves']

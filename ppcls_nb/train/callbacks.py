@@ -58,9 +58,9 @@ class Progress(Callback):
     def cleanup(self, t):
         if self.bar is not None: self.bar.close()
 
-# %% ../../nbs/04_train/05_callbacks.ipynb #35a14980
+# %% ../../nbs/04_train/05_callbacks.ipynb #7e5d2525
 class History(Callback):
-    "Append a row to `trainer.history` after every epoch: counts, losses, learning rate, seconds, images/s, and the data's name."
+    "Append a row to `trainer.history` after every epoch: counts, losses, learning rate, seconds, images/s, the data's name, and how many damaged images were left out, if any."
     order = 10
     def before_epoch(self, t): self.since, self.total, self.seen = time.perf_counter(), 0., 0
 
@@ -69,9 +69,10 @@ class History(Callback):
     def after_train(self, t): self.seconds = time.perf_counter() - self.since
 
     def after_epoch(self, t):
+        skipped = {f'{part}_skipped': len(bad) for part in ('train', 'valid') if (bad := getattr(getattr(t.data, part), 'skipped', None))}
         t.history.append(dict(epoch=t.epoch - 1, data=t.data.name, step=t.step, lr=t.optimizer.get_lr(), train_loss=self.total/max(1, self.seen),
                               reference=t.reference_name, **t.metric.as_dict('train_'), **(t.valid.as_dict() if t.valid else {}),
-                              seconds=round(self.seconds, 3), images_per_s=round(self.seen/max(self.seconds, 1e-9), 2)))
+                              **skipped, seconds=round(self.seconds, 3), images_per_s=round(self.seen/max(self.seconds, 1e-9), 2)))
 
 # %% ../../nbs/04_train/05_callbacks.ipynb #930d6a25
 class RunFolder(Callback):

@@ -11,9 +11,9 @@ import paddle.nn.functional as F
 from paddle import nn
 from ..basics import PPClsError, nearest
 
-# %% ../../nbs/04_train/00_losses.ipynb #838b8349
+# %% ../../nbs/04_train/00_losses.ipynb #a054f784
 class CELoss(nn.Layer):
-    """Mean cross entropy of logits `(N, C)` float against labels `(N,)` int64 (documents 2.2.5).
+    """Mean cross entropy of logits `(N, C)` float against labels `(N,)` int64, or against soft labels `(N, C)` float whose rows sum to 1 (documents 2.2.5).
 
     `epsilon` in [0, 1) smooths the labels; None or a negative number (the recipes' -1) turns smoothing off."""
     def __init__(self, epsilon=None):
@@ -21,7 +21,7 @@ class CELoss(nn.Layer):
         self.epsilon = 0. if epsilon is None or epsilon < 0 else float(epsilon)
         if self.epsilon >= 1: raise PPClsError(f'ls_epsilon is {epsilon}: a share of the label in [0, 1) was expected, usually 0.1')
 
-    def forward(self, logits, labels): return F.cross_entropy(logits, labels, label_smoothing=self.epsilon)
+    def forward(self, logits, labels): return F.cross_entropy(logits, labels, soft_label=paddle.is_floating_point(labels), label_smoothing=self.epsilon)
 
 # %% ../../nbs/04_train/00_losses.ipynb #36d837d9
 DIVERGENCES = ('js', 'jeffreys', 'kl', 'ce')
