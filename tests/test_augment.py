@@ -71,7 +71,7 @@ def test_a_damaged_image_ends_a_run_or_is_counted(tmp_path):
     bad = Path((info.lists/'train_list.txt').read_text().split()[0]).name
     (info.root/'jpg'/bad).write_bytes(b'\xff\xd8 no')
     small = {'ARCHITECTURE.name': 'MobileNetV3_small_x0_35', 'pretrained_model': '', 'TRAIN.batch_size': 4, 'TRAIN.transforms': [], 'VALID.transforms': [], 'image_shape': [3, 32, 32]}
-    recipe = lambda **kw: use_data(load_config('ResNet50_vd', small, kw), info)
+    recipe = lambda **kw: use_data(load_config('quick_start/ResNet50_vd', small, kw), info)
     with pytest.raises(BadImage, match=bad): Trainer.from_config(recipe(**{'TRAIN.num_workers': 2}), bar=False).fit(1)
     with pytest.warns(UserWarning, match=f'left out: .*{bad}'): t = Trainer.from_config(recipe(**{'TRAIN.skip_bad': True}), bar=False).fit(1)
     assert t.history[0]['train_skipped'] == 1 and t.history[0]['train_total'] == 7 and 'valid_skipped' not in t.history[0]

@@ -14,7 +14,7 @@ from ppcls_nb.train import save_weights
 PROFILES = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'/'profiles'
 RECIPES = ['ResNet50_vd', 'ResNet50_vd_finetune', 'ResNet50_vd_ssld_finetune', 'MobileNetV3_large_x1_0_finetune',
            'ResNet50_vd_ssld_random_erasing_finetune', 'R50_vd_distill_MV3_large_x1_0']
-DATA_KEYS = ('classes_num', 'data_name', 'total_images', 'TRAIN.file_list', 'TRAIN.data_dir', 'VALID.file_list', 'VALID.data_dir')
+DATA_KEYS = ('classes_num', 'data_name', 'total_images', 'TRAIN.file_list', 'TRAIN.data_dir', 'VALID.file_list', 'VALID.data_dir', 'save_interval')
 
 
 @pytest.fixture(scope='module')
@@ -50,12 +50,8 @@ def test_gpu_changes_no_setting_of_the_documents(recipe, info):
 def one_step(trainer):
     "Train on the first batch; returns the parameters that moved."
     before = {k: p.numpy().copy() for k, p in trainer.model.named_parameters()}
-    trainer('before_fit')
-    trainer.model.train()
-    trainer.images, trainer.labels = next(iter(trainer.data.train))
-    trainer('before_epoch')
-    trainer.train_step()
-    trainer('cleanup')
+    trainer.data.train, trainer.data.valid = [next(iter(trainer.data.train))], None
+    trainer.fit(1)
     return [k for k, p in trainer.model.named_parameters() if (p.numpy() != before[k]).any()]
 
 

@@ -1,12 +1,17 @@
 "A training process that is interrupted or killed at any moment goes on, and ends with the very weights of an undisturbed one."
-import os, random, signal, subprocess, sys, time
+import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ppcls_nb.data.datasets import ListDataset
+from ppcls_nb.data.imaug import build_mix, build_ops
+from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
-from ppcls_nb.train import load_run, load_state
+from ppcls_nb.train import Data, Mix, Trainer, load_run, load_state, standard_callbacks
+from ppcls_nb.train.control import EMA, Accumulate, Clip, EarlyStopping
+from ppcls_nb.train.optim import Cosine, Momentum
 
 SCRIPT = '''
 import sys
@@ -17,7 +22,7 @@ small = {'ARCHITECTURE.name': 'EfficientNetB0_small', 'epochs': 4, 'TRAIN.batch_
          'LEARNING_RATE.params.lr': 0.01, 'ls_epsilon': 0.1,
          'TRAIN.transforms': [{'DecodeImage': {}}, {'RandCropImage': {'size': 32}}, {'RandFlipImage': {}}, {'NormalizeImage': {'order': ''}}, {'RandomErasing': {}}, {'ToCHWImage': None}],
          'VALID.transforms': [{'DecodeImage': {}}, {'ResizeImage': {'size': [32, 32]}}, {'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]}
-conf = use_data(load_config('ResNet50_vd', small), info)
+conf = use_data(load_config('quick_start/ResNet50_vd', small), info)
 Trainer.from_config(conf, run=sys.argv[2], bar=False).fit(conf.epochs)
 '''
 
@@ -75,3 +80,106 @@ def test_killed_before_the_first_epoch_starts_over(data, straight, tmp_path):
     process.kill(); process.wait(timeout=60)
     finish(start(data, tmp_path/'run'))
     assert same_weights(straight, tmp_path/'run')
+
+
+EPOCHS, BATCH, PARTS = 12, 8, 2
+TRAIN = [{'DecodeImage': {}}, {'RandCropImage': {'size': 16}}, {'RandFlipImage': {}}, {'ImageNetPolicy': {}}, {'NormalizeImage': {'order': ''}},
+         {'GridMask': {'d1': 4, 'd2': 12, 'rotate': 90, 'max_epoch': 6}}, {'ToCHWImage': None}]
+VALID = [{'DecodeImage': {}}, {'ResizeImage': {'size': [16, 16]}}, {'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]
+
+
+def everything(data, run, epochs=EPOCHS):
+    "A trainer with all that has a memory or draws at random: augmentation, mixing, Dropout, BatchNorm, warm-up, accumulation, clipping, EMA, early stopping."
+    import paddle
+    from paddle import nn
+    paddle.seed(0)
+    net = nn.Sequential(nn.Conv2D(3, 8, 3, stride=2), nn.BatchNorm2D(8), nn.ReLU(), nn.AdaptiveAvgPool2D(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 4))
+    loader = lambda part, ops, shuffle: make_loader(ListDataset(data, Path(data)/f'{part}_list.txt', build_ops(ops), class_num=4), BATCH, shuffle=shuffle)
+    pair = Data(loader('train', TRAIN, True), loader('val', VALID, False), 4, 'petals')
+    mix = Mix(build_mix([{'MixupOperator': {'alpha': 0.2}}, {'CutmixOperator': {'alpha': 0.2}}]), 4, 0.1)
+    schedule = Cosine(0.1, epochs, -(-len(pair.train)//PARTS), warmup_epoch=2)
+    callbacks = [*standard_callbacks(run, dict(lr=0.1), bar=False, save_interval=5), mix, Accumulate(PARTS), Clip(norm=1.), EMA(0.98), EarlyStopping(1000)]
+    return Trainer(net, pair, mix.loss, Momentum(net.parameters(), schedule, weight_decay=1e-4), callbacks, topk=(1, 2))
+
+
+def kept(run):
+    "All that a run leaves behind, without its times: weights, state, rows, predictions."
+    state = load_state(run/'last.pdstate')
+    rows = lambda text: [{k: v for k, v in row.items() if k not in ('seconds', 'images_per_s')} for row in text]
+    found = dict(state=state, rows=rows(load_run(run).rows), history=rows(json.loads(state.pop('history'))), predictions=dict(np.load(run/'predictions.npz')))
+    return {**found, **{str(p.relative_to(run)): load_state(p) for p in sorted(run.rglob('*.pdparams'))}}
+
+
+def assert_same(a, b, where=''):
+    "Equal to the last bit, however nested."
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for k in a: assert_same(a[k], b[k], f'{where}.{k}')
+    elif isinstance(a, list): assert a == b, where
+    else: assert np.array_equal(a, b), where
+
+
+def test_two_epochs_and_two_more_are_four(data, tmp_path):
+    everything(data, tmp_path/'straight', 4).fit(4)
+    first = everything(data, tmp_path/'run', 4).fit(2)
+    second = everything(data, tmp_path/'run', 4).fit(4)
+    straight, resumed = kept(tmp_path/'straight'), kept(tmp_path/'run')
+    assert_same(straight, resumed)
+    assert (first.step, second.step, second.updates) == (12, 24, 12) and {'EMA', 'EarlyStopping'} <= straight['state']['callbacks'].keys()
+    assert any((straight['last.pdparams'][k] != v).any() for k, v in straight['state']['model'].items())     # the average is not the network
+
+
+def serve(data):
+    "For each folder named on stdin: a child process that trains in it. Prints the child's number, and how it ended."
+    os.environ['OMP_NUM_THREADS'] = '1'
+    import paddle, paddle.nn                                            # once, for all children
+    while line := sys.stdin.readline():
+        sys.stdout.flush()
+        if (child := os.fork()) == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            try: everything(data, line.strip()).fit(EPOCHS)
+            except BaseException as e:
+                print(f'{type(e).__name__}: {e}', file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        print(child, flush=True)
+        sys.stdin.readline()                                            # the child's number is its own until somebody has waited for it
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks, to import Paddle once for all of the processes that are killed')
+def test_killed_twenty_times(data, tmp_path):
+    server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    say = lambda text: (server.stdin.write(f'{text}\n'), server.stdin.flush())
+    hear = lambda: int(server.stdout.readline())
+    try:
+        began = time.perf_counter()
+        say(tmp_path/'straight'); hear(); say('wait')
+        assert hear() == 0
+        whole, kills, runs, epochs = time.perf_counter() - began, 0, 0, []
+        while kills < 20 or not done:
+            run = tmp_path/f'run-{runs}'
+            say(run)
+            child = hear()
+            if kills < 20:
+                time.sleep(random.uniform(0, whole/8))
+                os.kill(child, signal.SIGKILL)
+            say('wait')
+            ended = hear()
+            assert ended in (0, -signal.SIGKILL)
+            kills, done = kills + (ended != 0), ended == 0
+            if ended: epochs.append(load_state(run/'last.pdstate')['epoch'] if (run/'last.pdstate').exists() else 0)
+            else: runs += 1
+        print(f'{kills} kills in {runs} runs, after epochs {epochs}')
+        straight = kept(tmp_path/'straight')
+        assert len(straight['rows']) == EPOCHS and len(set(epochs)) > 3
+        for n in range(runs):
+            assert_same(straight, kept(tmp_path/f'run-{n}'), f'run-{n}')
+            assert not list((tmp_path/f'run-{n}').rglob('.*'))
+    finally:
+        server.stdin.close()
+        server.wait(timeout=60)
+        server.stdout.close()
+
+
+if __name__ == '__main__': serve(sys.argv[1])

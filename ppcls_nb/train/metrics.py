@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = ['topk_hits', 'topk_shares', 'TopK', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/04_train/02_metrics.ipynb #21283572
+# %% ../../nbs/04_train/02_metrics.ipynb #b837abb6
+import math
 from dataclasses import dataclass
 import numpy as np
 import paddle
+from paddle.nn import functional as F
+from ..data.loader import EpochSampler
 
 # %% ../../nbs/04_train/02_metrics.ipynb #70d27d9f
 def topk_hits(logits, labels, ks=(1, 5)) -> np.ndarray:
@@ -26,14 +29,17 @@ def topk_shares(logits, target, ks=(1, 5)) -> np.ndarray:
     found = paddle.take_along_axis(target, order, 1).numpy().astype(np.float64).cumsum(1)
     return np.stack([found[:, min(k, C) - 1] for k in ks], 1)
 
-# %% ../../nbs/04_train/02_metrics.ipynb #272834e1
+# %% ../../nbs/04_train/02_metrics.ipynb #db100b86
 class TopK:
     "Running counts of images and hits; `update` with each batch's logits `(N, C)` and labels `(N,)` int, or soft labels `(N, C)`, of which shares are counted."
     def __init__(self, ks=(1, 5)): self.ks, self.total, self.correct = tuple(ks), 0, {k: 0 for k in ks}
 
     def update(self, logits, labels):
         "Count a batch; returns its hits, or the shares found, `(N, len(ks))`."
-        hits = (topk_shares if paddle.is_floating_point(labels) else topk_hits)(logits, labels, self.ks)
+        return self.count((topk_shares if paddle.is_floating_point(labels) else topk_hits)(logits, labels, self.ks))
+
+    def count(self, hits):
+        "Count hits or shares `(N, len(ks))`, and return them."
         self.total += len(hits)
         for k, n in zip(self.ks, hits.sum(0)): self.correct[k] += n.item()
         return hits
@@ -48,15 +54,21 @@ class TopK:
 
     def __str__(self): return '   '.join(f'top{k}:{self.accuracy(k):.4f}' for k in self.ks) + f'   ({self.correct[self.ks[0]]:.6g}/{self.total})'
 
-# %% ../../nbs/04_train/02_metrics.ipynb #03bf15b2
+# %% ../../nbs/04_train/02_metrics.ipynb #6bc1dd7f
 @dataclass
 class Evaluation:
-    "What `evaluate` found: counts, mean loss (None without a loss), and per image label, prediction and hits."
+    """What `evaluate` found: counts, mean loss (None without a loss), and for each of N images its label, prediction (both int, `(N,)`) and hits (bool, `(N, len(ks))`).
+
+    `indices` are the images' numbers in the dataset (None where the loader is no `Loader`).
+    With `detail`: `probs`, the probability of the prediction, and `losses`, the cross entropy in nats, both float32 `(N,)`."""
     metric: TopK
     loss: float | None
     labels: np.ndarray
     predictions: np.ndarray
     hits: np.ndarray
+    indices: np.ndarray | None = None
+    probs: np.ndarray | None = None
+    losses: np.ndarray | None = None
 
     @property
     def top1(self) -> float: return self.metric.accuracy(self.metric.ks[0])
@@ -65,19 +77,49 @@ class Evaluation:
         "Integers and loss, ready for a line of metrics."
         return {**self.metric.as_dict(prefix), f'{prefix}loss': self.loss}
 
-# %% ../../nbs/04_train/02_metrics.ipynb #ead75d8d
-def evaluate(model, loader, loss=None, ks=(1, 5)) -> Evaluation:
-    "Run `model` over `loader` (batches of images `(N, 3, H, W)` and labels `(N,)`) and count; `loss(logits, labels)` is averaged over images."
-    mode, metric, total, rows = model.training, TopK(ks), 0., []
+# %% ../../nbs/04_train/02_metrics.ipynb #9976bef2
+def _row(logits, labels, loss, ks, detail):
+    "What is kept of a batch: (labels, predictions, hits, probabilities, losses per image), each `(N,)` or None, and the sum of its `loss`."
+    y, p, n = labels.numpy().reshape(-1), logits.argmax(-1).numpy(), np.arange(len(labels))
+    log_p = F.log_softmax(logits.astype('float32'), -1).numpy() if detail else None
+    return (y, p, topk_hits(logits, labels, ks), *((np.exp(log_p[n, p]), -log_p[n, y]) if detail else ())), loss(logits, labels).item()*len(y) if loss else 0.
+
+def _indices(loader):
+    "The numbers in its dataset of the samples that a `Loader` gives, in order, without those it left out; None for any other loader."
+    if not isinstance(sampler := getattr(loader, 'batch_sampler', None), EpochSampler): return None
+    bad, paths = getattr(loader, 'skipped', None), getattr(loader.dataset, 'paths', None)
+    return np.array([i for batch in sampler for _, i in batch if not bad or paths[i] not in bad], int)
+
+# %% ../../nbs/04_train/02_metrics.ipynb #71625efd
+def _gather(part, loader) -> list:
+    "`part` of every process, by rank; `[part]` alone where there is one process, or where the loader gives each of them all images."
+    ranks = paddle.distributed.get_world_size()
+    if ranks == 1 or getattr(getattr(loader, 'batch_sampler', None), 'ranks', ranks) == 1: return [part]
+    parts = []
+    paddle.distributed.all_gather_object(parts, part)
+    return parts
+
+def _collect(parts, ks, has_loss) -> Evaluation:
+    "An `Evaluation` of the parts (rows, indices) of all processes, in the order of the indices."
+    rows, metric = [row for part, _ in parts for row, _ in part], TopK(ks)
+    columns = [np.concatenate(c) for c in zip(*rows)] if rows else [np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(ks)), bool)]
+    if (indices := None if any(i is None for _, i in parts) else np.concatenate([i for _, i in parts])) is not None:
+        order = np.argsort(indices, kind='stable')
+        indices, columns = indices[order], [c[order] for c in columns]
+    metric.count(columns[2])
+    loss = math.fsum(s for part, _ in parts for _, s in part)/metric.total if has_loss and metric.total else None
+    return Evaluation(metric, loss, *columns[:3], indices, *columns[3:])
+
+# %% ../../nbs/04_train/02_metrics.ipynb #48a62011
+def evaluate(model, loader, loss=None, ks=(1, 5), detail=False) -> Evaluation:
+    """Run `model` over `loader` (batches of images `(N, 3, H, W)` and labels `(N,)`) and count; `loss(logits, labels)` is averaged over images.
+    `detail` keeps each image's probability and cross entropy.
+
+    In several processes (`paddle.distributed`), whose loaders divide the images (`make_loader(…, rank=…, ranks=…)`), all of them must call it, and all get the same result."""
+    mode = model.training
     model.eval()
     try:
-        with paddle.no_grad():
-            for images, labels in loader:
-                logits = model(images)
-                hits = metric.update(logits, labels)
-                rows.append((labels.numpy().reshape(-1), logits.argmax(-1).numpy(), hits))
-                if loss is not None: total += loss(logits, labels).item()*len(hits)
+        with paddle.no_grad(): rows = [_row(model(images), labels, loss, ks, detail) for images, labels in loader]
     finally:
         if mode: model.train()
-    y, p, h = (np.concatenate(c) for c in zip(*rows)) if rows else (np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(ks)), bool))
-    return Evaluation(metric, total/metric.total if loss is not None and metric.total else None, y, p, h)
+    return _collect(_gather((rows, _indices(loader)), loader), ks, loss is not None)

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['EVENTS', 'Data', 'Callback', 'CancelFit', 'Trainer']
 
-# %% ../../nbs/04_train/04_trainer.ipynb #e72a4eb5
+# %% ../../nbs/04_train/04_trainer.ipynb #e3c1a7d6
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 import paddle
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 from paddle.optimizer.lr import LRScheduler
 from .losses import CELoss
 from .metrics import TopK, evaluate
@@ -23,38 +24,43 @@ class Data:
     class_num: int
     name: str
 
-# %% ../../nbs/04_train/04_trainer.ipynb #a2eebe9a
+# %% ../../nbs/04_train/04_trainer.ipynb #f3922213
 class Callback:
-    "Something that listens to a `Trainer`: define any of its events as a method taking the trainer; lower `order` is called first."
+    """Something that listens to a `Trainer`: define any of `EVENTS` as a method taking the trainer; lower `order` is called first.
+
+    One that must be remembered for an exact resume defines `state()`, a dict of arrays, numbers and strings, and `load_state(dict)`, called before the first epoch.
+    One that defines `published(t)`, a context manager, decides with which weights the network is evaluated and given away."""
     order = 0
 
 class CancelFit(Exception):
-    "Raised by a callback to end training early and in good order."
+    "Raised by a callback to leave the fit at once: of the events, only `cleanup` follows. To end after this epoch instead, with all that belongs to it, set `t.epochs = t.epoch` in `after_epoch`."
 
-EVENTS = 'before_fit before_epoch before_step after_loss after_step after_train after_epoch after_fit cleanup'.split()
+EVENTS = 'before_fit before_epoch before_step after_loss after_backward after_step after_train before_validate after_validate after_epoch after_fit cleanup'.split()
 
-# %% ../../nbs/04_train/04_trainer.ipynb #d0328da8
+# %% ../../nbs/04_train/04_trainer.ipynb #d3eef130
 class Trainer:
-    """Train `model` on `data` (a `Data`) with `loss(logits, target)` and `optimizer`; `callbacks` add the rest.
+    """Train `model` on `data` (a `Data`) with `loss(output, target)` and `optimizer`; `callbacks` add the rest.
 
-    During a step: `images (N, 3, H, W)`, `labels (N,)`, `logits (N, C)`, `target`, `reference`, `loss_value` (a scalar tensor).
-    Always: `epoch` (finished so far), `epochs`, `step`, `metric` (training `TopK`), `valid` (last `Evaluation`), `history`."""
+    During a step: `images (N, 3, H, W)`, `labels (N,)`, `logits (N, C)` (the main ones, where the network returns several), `target`, `reference`, `loss_value` (a scalar tensor),
+    `loss_float` (the same as a number), `stepped` (whether the optimizer moves with this batch). Always: `epoch` (finished so far), `epochs`, `step` (batches so far), `updates` (steps of the optimizer so far),
+    `metric` (training `TopK`), `valid` (last `Evaluation`), `history`, `rank` of `ranks` processes."""
     def __init__(self, model, data, loss, optimizer, callbacks=(), seed=0, topk=(1, 5), valid_interval=1):
         self.model, self.data, self.loss, self.optimizer = model, data, loss, optimizer
         self.callbacks, self.seed, self.topk, self.valid_interval = list(callbacks), seed, tuple(topk), valid_interval
-        self.epoch = self.epochs = self.step = 0
+        self.network, self.context, self.scaler, self.accumulate = model, nullcontext, None, 1
+        self.rank, self.ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+        self.epoch = self.epochs = self.step = self.updates = 0
         self.history, self.valid, self.metric, self.reference_name = [], None, TopK(topk), 'labels'
 
     def __call__(self, event):
-        for cb in sorted(self.callbacks, key=attrgetter('order')):
-            if hasattr(cb, event): getattr(cb, event)(self)
+        for listener in self.listeners[event]: listener(self)
 
     def fit(self, epochs: int):
         "Train until `epochs` are done in all; a resumed run only does the rest."
-        self.epochs = epochs
+        self.epochs, self.listeners = epochs, {e: [getattr(cb, e) for cb in self.ordered if hasattr(cb, e)] for e in EVENTS}
         try:
             self('before_fit')
-            while self.epoch < epochs:
+            while self.epoch < self.epochs:
                 self.train_epoch()
                 self.validate_epoch()
                 self.epoch += 1
@@ -64,48 +70,91 @@ class Trainer:
         finally: self('cleanup')
         return self
 
-# %% ../../nbs/04_train/04_trainer.ipynb #9c8bcc84
+# %% ../../nbs/04_train/04_trainer.ipynb #81c74900
 @patch
 def train_epoch(self: Trainer):
     "One pass over the training data."
-    paddle.seed(self.seed*100_003 + self.epoch)
+    paddle.seed(self.seed*100_003 + self.epoch + (self.rank << 32))
     if hasattr(sampler := getattr(self.data.train, 'batch_sampler', None), 'set_epoch'): sampler.set_epoch(self.epoch)
     self.model.train()
     self.metric = TopK(self.topk)
     self('before_epoch')
-    for self.images, self.labels in self.data.train: self.train_step()
+    for group in chunked(self.data.train, self.accumulate): self.train_group(group)
     self('after_train')
 
 @patch
+def train_group(self: Trainer, group: list):
+    "The batches of one step of the optimizer. Until the last of them, processes need not exchange gradients."
+    total = sum(len(images) for images, _ in group)
+    for n, (self.images, self.labels) in enumerate(group, 1):
+        self.share, self.stepped = len(self.images)/total, n == len(group)
+        with nullcontext() if self.stepped else getattr(self.network, 'no_sync', nullcontext)(): self.train_step()
+
+@patch
 def train_step(self: Trainer):
-    "Predict, compare, differentiate, step."
+    "A batch: predict, compare, differentiate, step."
     self.target = self.reference = self.labels
     self('before_step')
-    self.logits = self.model(self.images)
-    self.loss_value = self.loss(self.logits, self.target)
+    with self.context():
+        output = self.network(self.images)
+        self.loss_value = self.loss(output, self.target)
+    self.logits = output[0] if isinstance(output, (tuple, list)) else output
+    self.loss_float = self.loss_value.item()
     self('after_loss')
-    self.loss_value.backward()
-    self.optimizer.step()
-    self.optimizer.clear_grad()
-    if self.schedule: self.schedule.step()
+    loss = self.loss_value if self.share == 1 else self.loss_value*self.share
+    (self.scaler.scale(loss) if self.scaler else loss).backward()
+    if self.stepped: self.update()
     self.metric.update(self.logits, self.reference)
     self.step += 1
     self('after_step')
 
-# %% ../../nbs/04_train/04_trainer.ipynb #49dd591b
+@patch
+def update(self: Trainer):
+    "Let the optimizer step, and then its schedule. A scaler leaves out a step whose gradients are no numbers."
+    if self.scaler: self.scaler.unscale_(self.optimizer)
+    self('after_backward')
+    if self.scaler: self.scaler.step(self.optimizer); self.scaler.update()
+    else: self.optimizer.step()
+    self.optimizer.clear_grad()
+    if self.schedule: self.schedule.step()
+    self.updates += 1
+
+# %% ../../nbs/04_train/04_trainer.ipynb #5ab04015
 @patch
 def validate_epoch(self: Trainer):
     "Evaluate every `valid_interval` epochs and after the last one; `valid` is None in between."
-    due = (self.epoch + 1) % self.valid_interval == 0 or self.epoch + 1 == self.epochs
-    self.valid = self.evaluate() if due and self.data.valid is not None else None
+    self.valid, due = None, (self.epoch + 1) % self.valid_interval == 0 or self.epoch + 1 == self.epochs
+    if not due or self.data.valid is None: return
+    self('before_validate')
+    self.valid = self.evaluate()
+    self('after_validate')
 
 @patch
 def evaluate(self: Trainer):
     "The current network on the validation data, by the one function that evaluates."
-    return evaluate(self.model, self.data.valid, CELoss(), self.topk)
+    with self.published(): return evaluate(self.model, self.data.valid, CELoss(), self.topk)
+
+@patch
+@contextmanager
+def published(self: Trainer):
+    "Inside, `model` is as it is evaluated, saved and exported: what the callbacks with a `published` make of it."
+    with ExitStack() as stack:
+        for cb in self.ordered:
+            if hasattr(cb, 'published'): stack.enter_context(cb.published(self))
+        yield self.model
+
+@patch(as_prop=True)
+def ordered(self: Trainer) -> list:
+    "The callbacks in the order in which they are called."
+    return sorted(self.callbacks, key=attrgetter('order'))
 
 @patch(as_prop=True)
 def schedule(self: Trainer) -> LRScheduler | None:
-    "The optimizer's learning rate schedule, stepped after every batch; None where the rate is a number."
+    "The optimizer's learning rate schedule, stepped after every step of the optimizer; None where the rate is a number."
     rate = self.optimizer._learning_rate
     return rate if isinstance(rate, LRScheduler) else None
+
+@patch(as_prop=True)
+def steps_per_epoch(self: Trainer) -> int:
+    "Steps of the optimizer in an epoch, which is what a schedule counts: batches by `accumulate`, rounded up."
+    return -(-len(self.data.train)//self.accumulate)
