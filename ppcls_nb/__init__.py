@@ -16,9 +16,9 @@ def usable_cores() -> int:
     try: return len(os.sched_getaffinity(0))
     except AttributeError: return os.cpu_count() or 1
 
-# %% ../nbs/01_data/00_package.ipynb #bf18281f
+# %% ../nbs/01_data/00_package.ipynb #c2cbcb1b
 def set_threads(env=os.environ) -> str:
-    "Set `OMP_NUM_THREADS` in the mapping `env` to `usable_cores()` unless it is set; returns the value in force."
-    return env.setdefault('OMP_NUM_THREADS', str(usable_cores()))
+    "Set `OMP_NUM_THREADS` in the mapping `env` to this process's share of `usable_cores()` unless it is set; returns the value in force."
+    return env.setdefault('OMP_NUM_THREADS', str(max(1, usable_cores()//int(env.get('PADDLE_LOCAL_SIZE', 1)))))
 
 set_threads()

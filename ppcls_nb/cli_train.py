@@ -40,7 +40,7 @@ def open_recipe(source, override=(), data=None, **more):
     conf = load(source, override)
     return load(source, data_settings(data, conf) if data else {}, {k: v for k, v in more.items() if v is not None}, override)
 
-# %% ../nbs/08_cli/09b_train_commands.ipynb #4d7f272d
+# %% ../nbs/08_cli/09b_train_commands.ipynb #30393b8a
 def _plan(t, conf, run):
     "Print what trainer `t` is about to do."
     import paddle
@@ -69,10 +69,7 @@ def _kept_epochs(run: Path) -> int:
 
 def first_process() -> bool:
     "Whether this process is the first of a job, the one that speaks; where there are several they are connected."
-    import paddle
-    dist = paddle.distributed
-    if dist.get_world_size() > 1 and not dist.is_initialized(): dist.init_parallel_env()
-    return dist.get_rank() == 0
+    return _quiet('train').init_distributed()[0] == 0
 
 # %% ../nbs/08_cli/09b_train_commands.ipynb #90504db2
 @command('train', option('-c', '--config', required=True, metavar='RECIPE', help='a YAML file, or the name of a recipe that comes with the package'), *RECIPE,

@@ -37,7 +37,7 @@ def read_arrays(path) -> dict:
     except Exception as e: raise PPClsError(f'{path}: no readable weights ({type(e).__name__}: {e})') from e
     return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in state.items()}
 
-# %% ../../nbs/03_models/02_weights.ipynb #cfb4ba62
+# %% ../../nbs/03_models/02_weights.ipynb #b17396dc
 @dataclass
 class LoadReport:
     "What became of a network's tensors (`matched`, `missing`, `skipped_shape`: name → (shape in file, shape in network)) and what the file had beyond (`unexpected`)."
@@ -57,8 +57,9 @@ class LoadReport:
     @property
     def body_complete(self) -> bool:
         "Every tensor but the classifier's was loaded: enough to finetune, not to predict."
-        heads = tuple(f'{c}.' for c in ([self.classifier] if isinstance(self.classifier, str) else self.classifier))
-        return all(k.startswith(heads) for k in (*self.missing, *self.skipped_shape))
+        return all(map(self._of_head, (*self.missing, *self.skipped_shape)))
+
+    def _of_head(self, name): return name.startswith(tuple(f'{c}.' for c in ([self.classifier] if isinstance(self.classifier, str) else self.classifier)))
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.skipped_shape)
@@ -73,7 +74,7 @@ class LoadReport:
         rows += [(k, kind, '', '') for kind, names in self.aside.items() for k in names]
         return pd.DataFrame(rows, columns=['tensor', 'fate', 'in file', 'in network'])
 
-# %% ../../nbs/03_models/02_weights.ipynb #205cf838
+# %% ../../nbs/03_models/02_weights.ipynb #258f3a22
 def load_arrays(model, state: dict, source: str = 'weights', aside: dict = {}) -> LoadReport:
     "Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` when none does. `source` is what messages call it, `aside` goes into the report."
     own = model.state_dict()
@@ -81,8 +82,8 @@ def load_arrays(model, state: dict, source: str = 'weights', aside: dict = {}) -
     report = LoadReport(source, [k for k in own if fits[k]], [k for k in own if k not in state],
                         {k: (tuple(state[k].shape), tuple(own[k].shape)) for k in own if k in state and not fits[k]},
                         [k for k in state if k not in own], getattr(model, 'classifier', 'fc'), dict(aside))
-    if not report.matched:
-        raise PPClsError(f"{source}: none of its {len(state)} tensors fits {getattr(model, 'name', type(model).__name__)}; "
+    if all(map(report._of_head, report.matched)):
+        raise PPClsError(f"{source}: none of its {len(state)} tensors fits {getattr(model, 'name', type(model).__name__)}{', but for the classifier'*bool(report.matched)}; "
                          f"it has {', '.join([*state][:3])}, … where {', '.join([*own][:3])}, … are expected")
     for k in report.matched: own[k].set_value(state[k])
     return report

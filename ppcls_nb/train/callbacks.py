@@ -82,7 +82,16 @@ def find_state(source) -> Path:
         if path.is_file() and path.suffix == '.pdstate': return path
     raise PPClsError(f'checkpoints: {source} is no saved state: a .pdstate file, its name without the suffix, or a run folder was expected; weights to start from go into pretrained_model')
 
-# %% ../../nbs/04_train/05_callbacks.ipynb #98de0734
+# %% ../../nbs/04_train/05_callbacks.ipynb #bb3d21c2
+FREE = ('num_workers', 'use_gpu', 'vdl_dir', 'model_save_dir', 'checkpoints', 'save_interval')     # keys of a recipe that may change within a run
+
+def _fixed(config):
+    "What remains of a config without `FREE` keys, at any depth."
+    return {k: _fixed(v) for k, v in config.items() if k not in FREE} if isinstance(config, dict) else config
+
+def _same_settings(one: str, other: str) -> bool: return _fixed(json.loads(one)) == _fixed(json.loads(other))
+
+# %% ../../nbs/04_train/05_callbacks.ipynb #93209d6d
 class RunFolder(Callback):
     """Keep the run in folder `run`, which no other process can write meanwhile: resume from it if it was started with the same `config`, save after every epoch, write predictions and weights at the end.
 
@@ -95,13 +104,14 @@ class RunFolder(Callback):
     def before_fit(self, t):
         if t.rank == 0: self.lock = RunLock(self.run)
         own, given = (load_state(path) if path and path.exists() else None for path in (self.run/'last.pdstate', self.checkpoints and find_state(self.checkpoints)))
-        other = own is not None and own['config'] != self.config
+        other = own is not None and not _same_settings(own['config'], self.config)
         if paddle.distributed.is_initialized() and t.ranks > 1: paddle.distributed.barrier()      # all have read it
         if t.rank == 0:
             if other: self.move_aside()
             for leftover in self.run.rglob('.*.tmp'): leftover.unlink()
             with atomic_path(self.run/'config.yaml') as tmp: OmegaConf.save(OmegaConf.create(json.loads(self.config)), tmp)
         if state := given if other or own is None else own: self.restore(t, state)
+        if state is not own: self.best = -1                                        # of another folder: there is no best.pdparams here yet
 
     def after_epoch(self, t):
         better = t.valid and t.valid.metric.correct[t.topk[0]] > self.best
