@@ -113,7 +113,7 @@ def test_fresh_keeps_the_old_run_under_another_name(run, home, capsys, tmp_path)
 @pytest.mark.parametrize('argv, message', [
     (['train', '-c', 'ResNet50_v'], "did you mean"), (['train', '-c', 'SMALL', '-o', 'TRAIN.batchsize=3'], "did you mean 'batch_size'"), (['train', '-c', 'SMALL', '--data', 'nowhere'], 'nor is it a folder'),
     (['train', '-c', 'SMALL', '-o', 'epochs'], 'KEY=VALUE was expected'), (['eval'], 'expected one of -c RECIPE'), (['eval', '--run', 'nowhere'], 'no run here'), (['eval', '-c', 'SMALL'], 'no weights are named'),
-    (['eval', '--run', 'RUN', '-o', 'classes_num=4'], 'do not fill'), (['eval', '--run', 'RUN', '-o', 'ARCHITECTURE.name=ResNet18'], 'do not fill ResNet18'), (['infer', '-m', 'RUN', '-i', 'RUN'], 'no images in this folder'),
+    (['eval', '--run', 'RUN', '-o', 'classes_num=4'], 'do not fill'), (['eval', '--run', 'RUN', '-o', 'ARCHITECTURE.name=ResNet18'], 'fits ResNet18, but for the classifier'), (['infer', '-m', 'RUN', '-i', 'RUN'], 'no images in this folder'),
     (['infer', '-m', 'nowhere', '-i', 'x.png'], 'no run folder'), (['infer', '-m', 'ResNet18', '-p', 'nowhere', '-i', 'x.png'], 'no file')])
 def test_a_mistake_is_one_line_and_exit_code_2(argv, message, run, home, capsys):
     code, out, err = ppcls(capsys, *(dict(SMALL=home/'small.yaml', RUN=run).get(a, a) for a in argv))
