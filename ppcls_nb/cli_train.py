@@ -6,11 +6,11 @@
 __all__ = ['RECIPE', 'data_settings', 'open_recipe', 'first_process', 'train', 'as_started', 'trained_network', 'run_weights',
            'class_names', 'eval_', 'load_predictor', 'predict_files', 'image_files', 'infer']
 
-# %% ../nbs/08_cli/09b_train_commands.ipynb #93e72aae
+# %% ../nbs/08_cli/09b_train_commands.ipynb #d7a2ae8c
 import csv, io, json, os, sys, warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from .basics import PPClsError, atomic_path, nearest
+from .basics import PPClsError, aside, atomic_path, nearest
 from .cli import _lines, _quiet, command, option, yes_no
 
 # %% ../nbs/08_cli/09b_train_commands.ipynb #906cee50
@@ -40,7 +40,7 @@ def open_recipe(source, override=(), data=None, **more):
     conf = load(source, override)
     return load(source, data_settings(data, conf) if data else {}, {k: v for k, v in more.items() if v is not None}, override)
 
-# %% ../nbs/08_cli/09b_train_commands.ipynb #30393b8a
+# %% ../nbs/08_cli/09b_train_commands.ipynb #78ffc55b
 def _plan(t, conf, run):
     "Print what trainer `t` is about to do."
     import paddle
@@ -59,8 +59,7 @@ def _plan(t, conf, run):
 def _set_aside(run: Path):
     "Rename a run folder to the first free NAME.old-N."
     if not run.exists(): return
-    old = next(p for n in range(1, 10**6) if not (p := run.with_name(f'{run.name}.old-{n}')).exists())
-    run.rename(old)
+    run.rename(old := aside(run))
     print(f'{run}: moved to {old.name}')
 
 def _kept_epochs(run: Path) -> int:

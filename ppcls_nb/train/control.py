@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Accumulate', 'Clip', 'EMA', 'EarlyStopping']
 
-# %% ../../nbs/04_train/05b_control.ipynb #5edb6620
+# %% ../../nbs/04_train/05b_control.ipynb #8416c11b
 import math
 from contextlib import contextmanager
 import paddle
 from ..basics import PPClsError
+from .callbacks import note
 from .trainer import Callback
 
 # %% ../../nbs/04_train/05b_control.ipynb #61cf1e5f
@@ -22,7 +23,7 @@ class Accumulate(Callback):
 
     def before_fit(self, t): t.accumulate = self.batches
 
-# %% ../../nbs/04_train/05b_control.ipynb #2ad8a68f
+# %% ../../nbs/04_train/05b_control.ipynb #9fa5490d
 class Clip(Callback):
     """Shorten gradients to a global 2-norm of at most `norm`, or cut their elements to ±`value`; with neither, only watch.
 
@@ -46,8 +47,7 @@ class Clip(Callback):
 
     def after_epoch(self, t):
         finite = [n for n in self.norms if math.isfinite(n)]
-        if t.history and t.history[-1]['epoch'] == t.epoch - 1 and finite:
-            t.history[-1].update(grad_norm=sum(finite)/len(finite), grad_norm_max=max(finite), clipped=sum(n > (self.norm or math.inf) for n in finite))
+        if finite: note(t, grad_norm=sum(finite)/len(finite), grad_norm_max=max(finite), clipped=sum(n > (self.norm or math.inf) for n in finite))
 
 # %% ../../nbs/04_train/05b_control.ipynb #17913339
 class EMA(Callback):
