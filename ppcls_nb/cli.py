@@ -13,9 +13,9 @@ from dataclasses import fields
 from importlib import import_module
 from .basics import PPClsError, nearest
 
-# %% ../nbs/08_cli/09_cli.ipynb #875caaff
+# %% ../nbs/08_cli/09_cli.ipynb #92f943c5
 COMMANDS = {}
-MORE = ('cli_train',)
+MORE = 'cli_train', 'cli_search', 'cli_deploy', 'cli_select', 'cli_finetune', 'cli_mobile'
 
 def option(*names, **kw) -> tuple:
     "An option or argument of a command, as `ArgumentParser.add_argument` takes it."

@@ -120,7 +120,7 @@ def assign(keys: dict, key: str, value):
         elif isinstance(keys, dict) and keys.get(part) is None: keys[part] = {}
         keys = keys[part]
 
-# %% ../nbs/08_cli/00_recipe.ipynb #61d2cbb5
+# %% ../nbs/08_cli/00_recipe.ipynb #e18893db
 def load_config(source, *overrides):
     """Read a recipe (path or shipped name), apply `overrides` in order (mappings or lists of 'KEY=VALUE'), return a typed OmegaConf object of `Config`.
 
@@ -135,7 +135,7 @@ def load_config(source, *overrides):
     keys = modernize(keys, lambda path: place_of(places, path, str(file)))
     for check in (check_keys, check_functions, check_names): check(keys, fail)
     keys = {k: v for k, v in keys.items() if v is not None or k not in SECTIONS}
-    if (name := value_at(keys, 'ARCHITECTURE', 'name')): assign(keys, 'ARCHITECTURE.name', '_distill_'.join(OLD_NETWORKS.get(n, n) for n in str(name).split('_distill_')))
+    if (name := value_at(keys, 'ARCHITECTURE', 'name')): assign(keys, 'ARCHITECTURE.name', ''.join(OLD_NETWORKS.get(n, n) for n in re.split(r'(_distill_|\+)', str(name))))
     try: return OmegaConf.merge(OmegaConf.structured(Config), keys)
     except OmegaConfBaseException as e:
         key = e.full_key or ''

@@ -63,7 +63,7 @@ def test_every_recipe_builds_and_takes_a_step(profile, recipe, info, official, t
     conf = p.recipe(recipe, info, **changes)
     if conf.use_distillation:      # lesson 6 puts the runs of lessons 5 and 4 here
         names, arch = conf.ARCHITECTURE.name.split('_distill_'), conf.ARCHITECTURE
-        teacher = create_model(names[0], class_num=3, **arch.teacher_params)
+        teacher = create_model(names[0], class_num=3, **(arch.teacher_params or {}))
         warm = save_weights(tmp_path/'mobile.pdparams', create_model(names[1], class_num=3))
         start = str(warm) if conf.pretrained_model[1] == 'warm' else conf.pretrained_model[1]
         conf.pretrained_model = [str(save_weights(tmp_path/'teacher.pdparams', teacher)), start]

@@ -1,4 +1,4 @@
-"The 114 recipes of the documents: each is read, its parts are built, and one of every family trains a step; none of their values has moved."
+"The 114 recipes of the documents, and those we add: each is read, its parts are built, and one of every family trains a step; none of their values has moved."
 import csv, hashlib, json, math
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,8 @@ from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.train import CELoss, build_optimizer, build_schedule
 
 RECIPES = [n for n in list_configs() if n != 'eval']
-OTHERS = {'quick_start': 6, 'DataAugment': 9, 'Distillation': 2}
+OTHERS = {'quick_start': 6, 'DataAugment': 9, 'Distillation': 2, 'Fix': 1}
+OURS = {'Fix/Fix_ResNet50_vd_ssld_v2'}      # the documents tell of it and give no recipe
 DOCUMENTED = ('ARCHITECTURE.name ARCHITECTURE.params pretrained_model mode model_save_dir classes_num total_images save_interval validate valid_interval '
               'epochs topk image_shape ls_epsilon use_mix use_distillation LEARNING_RATE OPTIMIZER TRAIN VALID').split()
 DIGESTS = dict(csv.reader((Path(__file__).parent/'facts'/'recipes.csv').read_text().splitlines()))
@@ -45,7 +46,7 @@ def smallest() -> list:
 
 
 def test_all_are_there():
-    assert len(RECIPES) == 114 == len(DIGESTS) and all(len(list_configs(f'{d}/*')) == n for d, n in OTHERS.items())
+    assert len(RECIPES) - len(OURS) == 114 and set(RECIPES) == set(DIGESTS) and all(len(list_configs(f'{d}/*')) == n for d, n in OTHERS.items())
     with_recipe = {family(n) for n in RECIPES if n.split('/')[0] not in OTHERS}
     assert {model_info(n)['family'] for n in COSTS} - with_recipe == {'ResNeXt101_wsl'}
 

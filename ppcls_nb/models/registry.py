@@ -123,6 +123,10 @@ def record_of(row: dict) -> Weights:
 
 register_weights(*map(record_of, fact_rows('weights')))
 
+# %% ../../nbs/03_models/01_registry.ipynb #dff52563
+register_weights(Weights('ResNet50_vd_10w', 'ResNet50_vd', legacy_url='https://paddle-imagenet-models-name.bj.bcebos.com/ResNet50_vd_10w_pretrained.tar',
+                         class_num=100_000, series='Transfer learning'))
+
 # %% ../../nbs/03_models/01_registry.ipynb #5ba4a7f2
 def published(pattern: str = '*') -> pd.DataFrame:
     "The published figures of the weights whose tags match a shell-style `pattern`: `top1`, `top5` (shares), `params_M` (millions), `flops_G` (10⁹, a multiply-add counts two, as in the documents)."

@@ -37,7 +37,7 @@ class CELoss(nn.Layer):
         "The loss of one head."
         return F.cross_entropy(logits, labels, soft_label=paddle.is_floating_point(labels), label_smoothing=self.epsilon)
 
-# %% ../../nbs/04_train/00_losses.ipynb #36d837d9
+# %% ../../nbs/04_train/00_losses.ipynb #416fb07f
 DIVERGENCES = ('js', 'jeffreys', 'kl', 'ce')
 
 def _kl(p, logp, logq): return (p*(logp - logq)).sum(-1)
@@ -45,9 +45,10 @@ def _kl(p, logp, logq): return (p*(logp - logq)).sum(-1)
 def divergence(student, teacher, kind: str = 'js', temperature: float = 1.):
     """Divergence of two batches of logits `(N, C)`, one value a row, shape `(N,)`; `kind` is one of `DIVERGENCES`.
 
-    Both softmaxes are taken at `temperature` and the result is scaled by its square (Hinton et al. 2015), so that
+    Both softmaxes are taken at `temperature` T, of logits divided by T, and the result is scaled by T² (Hinton et al. 2015, arXiv 1503.02531), so that
     gradients keep their size. Works on log-probabilities throughout: no epsilon, no overflow."""
     if kind not in DIVERGENCES: raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
+    if student.shape != teacher.shape: raise PPClsError(f"the student's logits are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}: a row for each image and a column for each class were expected in both")
     logp, logq = (F.log_softmax(x/temperature, axis=-1) for x in (student, teacher))
     p, q = logp.exp(), logq.exp()
     if kind == 'kl': d = _kl(q, logq, logp)
