@@ -13,9 +13,9 @@ from dataclasses import fields
 from importlib import import_module
 from .basics import PPClsError, nearest
 
-# %% ../nbs/08_cli/09_cli.ipynb #92f943c5
+# %% ../nbs/08_cli/09_cli.ipynb #4da6842c
 COMMANDS = {}
-MORE = 'cli_train', 'cli_search', 'cli_deploy', 'cli_select', 'cli_finetune', 'cli_mobile'
+MORE = 'cli_train', 'cli_search', 'cli_deploy', 'cli_select', 'cli_finetune', 'cli_mobile', 'cli_serve', 'cli_benchmark', 'cli_quantize'
 
 def option(*names, **kw) -> tuple:
     "An option or argument of a command, as `ArgumentParser.add_argument` takes it."

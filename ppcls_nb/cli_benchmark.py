@@ -11,16 +11,18 @@ from shutil import get_terminal_size
 from .basics import PPClsError, atomic_path
 from .cli import _quiet, command, option
 
-# %% ../nbs/08_cli/09j_benchmark_command.ipynb #66a7ac93
+# %% ../nbs/08_cli/09j_benchmark_command.ipynb #12d6354e
 def _print_table(table, title):
     "Print a table of `benchmark` for one export and number of threads."
     from rich.console import Console
     from rich.table import Table
     out, console = Table(title=title, title_justify='left'), Console(width=max(110, get_terminal_size().columns))
-    for i, head in enumerate(('batch', 'engine', 'median ms', 'p95 ms', 'images/s', 'slower', '(quartiles)', 'load s', 'MB', 'differs')): out.add_column(head, justify='left' if i == 1 else 'right', no_wrap=True)
+    heads = 'batch', 'engine', 'median ms', 'p95 ms', 'images/s', 'slower', '(quartiles)', 'load s', 'MB', 'differs'
+    for i, head in enumerate(heads): out.add_column(head, justify='left' if i == 1 else 'right', no_wrap=True)
     for _, rows in table[table.failed == ''].groupby('batch'):
         for r in rows.itertuples():
-            out.add_row(str(r.batch), r.engine, f'{r.p50:.2f}', f'{r.p95:.2f}', f'{r.batch/r.p50*1e3:.1f}', f'×{r.ratio:.2f}', f'{r.ratio_25:.2f}…{r.ratio_75:.2f}', f'{r.load_s:.2f}', f'{r.memory_MB:.0f}', f'{r.difference:.0e}')
+            slower = f'×{r.ratio:.2f}', f'{r.ratio_25:.2f}…{r.ratio_75:.2f}'
+            out.add_row(str(r.batch), r.engine, f'{r.p50:.2f}', f'{r.p95:.2f}', f'{r.batch/r.p50*1e3:.1f}', *slower, f'{r.load_s:.2f}', f'{r.memory_MB:.0f}', f'{r.difference:.0e}')
         out.add_section()
     console.print(out)
     for engine, why in table[table.failed != ''].groupby('engine', sort=False).failed.first().items(): print(f'{engine}: not measured: {why}')
@@ -30,13 +32,11 @@ def _verdict(record, table, remember) -> bool:
     choice, lib = _quiet('deploy.choice'), _quiet('deploy.benchmark')
     threads, able = int(table.threads.iloc[0]), choice.available_engines(record)
     if (table.failed != '').all(): return False
-    measured = table[table.engine.isin(able)]
-    if remember and (measured.failed == '').any():
-        name, worst, ms = lib.choose(measured, able[0])
-        if choice.remember_engine(record, threads, name, ms): print(f'remembered: auto is {name} for {record.folder} with {threads} thread{"s"*(threads > 1)}')
-    auto = choice.usual_engine(record, threads)
-    ratios = table[(table.engine == auto) & (table.failed == '')].ratio
-    print(f'auto: {auto}' + (f', at worst ×{ratios.max():.2f}' if len(ratios) else ', which was not measured'))
+    if remember and (table.failed[table.engine.isin(able)] == '').any() and lib.remember_table(record, threads, table):
+        print(f'remembered for {record.folder} with {threads} thread{"s"*(threads > 1)}')
+    for batch, rows in table[table.failed == ''].groupby('batch'):
+        auto = choice.usual_engine(record, threads, batch)
+        print(f'auto, batch {batch}: {auto}, ' + (''.join(f'×{r:.2f}' for r in rows.ratio[rows.engine == auto]) or 'not measured'))
     return True
 
 # %% ../nbs/08_cli/09j_benchmark_command.ipynb #540b0b40

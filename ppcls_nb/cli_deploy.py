@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['FLAG', 'KNOWN', 'export', 'find_export', 'predict']
 
-# %% ../nbs/08_cli/09d_deploy_commands.ipynb #3e4c19cd
+# %% ../nbs/08_cli/09d_deploy_commands.ipynb #4db5a169
+import sys
 from pathlib import Path
 from .basics import PPClsError, nearest
 from .cli import _lines, _quiet, command, option, yes_no
 from .cli_train import ASKED, class_names, image_files, load_predictor, run_weights, tell
 
-# %% ../nbs/08_cli/09d_deploy_commands.ipynb #9bee3241
+# %% ../nbs/08_cli/09d_deploy_commands.ipynb #5f893d3c
 def _origin(args, net, file) -> dict:
     "What an export's record says about where its weights are from."
     about = {'weights': str(file or args.params or args.model), 'loaded': str(net.load_report)}
@@ -23,7 +24,7 @@ def _origin(args, net, file) -> dict:
          option('-p', '--p', '--pretrained_model', dest='params', metavar='FILE', help='weights from elsewhere for the network -m'),
          option('-o', '--o', '--output_path', dest='output', metavar='DIR', help='folder to write (inference/NETWORK); an exported network in it is replaced'),
          option('--weights', choices=('best', 'last'), help="which of a run's weights (best)"), option('--classes', metavar='FILE', help="names of the classes, a line each (the run's classes.txt)"),
-         option('--softmax', action='store_true', help='the outputs are probabilities'), option('--onnx', action='store_true', help='write inference.onnx too'))
+         option('--softmax', action='store_true', help='the outputs are probabilities'), option('--onnx', nargs='?', const=True, default=None, type=yes_no, metavar='BOOL', help='write inference.onnx too (where it can be done)'))
 def export(args):
     "Write a trained network as an inference model, with all that is needed to use it."
     deploy = _quiet('deploy.export')
@@ -31,13 +32,18 @@ def export(args):
     file = run_weights(source, args.weights) if (Path(source)/'config.yaml').is_file() else next((p for p in (Path(source), Path(f'{source}.pdparams')) if p.is_file()), None)
     if args.weights and not (Path(source)/'config.yaml').is_file(): raise PPClsError(f'--weights: {source} is no run folder')
     net, ops, names = load_predictor(args.model, args.params and str(file or source), args.classes) if args.params or not file else load_predictor(file, None, args.classes)
-    folder = deploy.export_model(net, args.output or Path('inference')/net.name, ops, names, softmax=args.softmax, onnx=args.onnx, about=_origin(args, net, file))
+    write = lambda onnx: deploy.export_model(net, args.output or Path('inference')/net.name, ops, names, softmax=args.softmax, onnx=onnx, about=_origin(args, net, file))
+    try: folder = write(args.onnx is not False)
+    except PPClsError as e:
+        if args.onnx or 'onnx' not in str(e).lower(): raise
+        print(f'without inference.onnx, so that only Paddle can run it: {e}', file=sys.stderr)
+        folder = write(False)
     record = deploy.read_export(folder)
     _lines({'network': f'{record.network}, {record.class_num} classes', 'weights': str(net.load_report), 'images': ' × '.join(map(str, record.image_shape)), 'outputs': 'probabilities' if record.softmax else 'logits',
             'class names': ', '.join(map(str, record.class_names[:3])) + ', …'*(record.class_num > 3) if record.class_names else 'none', 'files': [*record.files, deploy.RECORD], 'written to': folder})
     print(f'next: ppcls predict -m {folder} -i IMAGE')
 
-# %% ../nbs/08_cli/09d_deploy_commands.ipynb #702f03a4
+# %% ../nbs/08_cli/09d_deploy_commands.ipynb #07941363
 FLAG = dict(type=yes_no, nargs='?', const=True, metavar='BOOL')
 KNOWN = ('model', 'params', '__model__', 'inference')
 
@@ -58,7 +64,7 @@ def _open(args, **options):
     folder, program, params = find_export(args.model, args.params)
     if args.model_name and args.model_name not in models.list_models(): raise PPClsError(nearest(args.model_name, models.list_models(), 'network'))
     if not program:
-        p = predict.Predictor(folder, args.engine, args.threads, **options)
+        p = predict.Predictor(folder, args.engine, args.threads, batch=args.batch_size, **options)
         if args.model_name not in (None, p.record.network): raise PPClsError(f'--model_name {args.model_name}: {folder} holds {p.record.network}')
         return p
     if not args.model_name: _quiet('deploy.export').read_export(folder)

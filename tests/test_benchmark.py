@@ -40,6 +40,6 @@ def test_command_remembers(folder, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv('PPCLS_HOME', str(tmp_path))
     assert main(['benchmark', str(folder), '--engines', 'onnx', '--batch', '1', '--threads', '1', '--runs', '3', '--remember']) == 0
     out, err = capfd.readouterr()
-    assert 'remembered: auto is onnx' in out and 'auto: onnx, at worst ×1.00' in out and 'Warning' not in err
+    assert 'remembered for' in out and 'auto, batch 1: onnx, ×1.00' in out and 'Warning' not in err
     from ppcls_nb.deploy.choice import usual_engine
     assert usual_engine(read_export(folder), 1) == 'onnx' and len(list((tmp_path/'engines').iterdir())) == 1

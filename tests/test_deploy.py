@@ -25,7 +25,6 @@ from test_zoo import small, smallest
 
 ENGINES = ['paddle', 'training', *['onnx']*bool(find_spec('paddle2onnx') and find_spec('onnxruntime'))]
 
-UNTRANSLATABLE = {'ShuffleNetV2_x0_25'}       # F.channel_shuffle, which paddle2onnx 2.1.0 does not know
 FEW = dict(depths=[1, 1, 1, 1])
 SHORT = {'AlexNet': dict(hidden=64), 'VGG11': dict(hidden=64), 'DPN68': FEW, 'DarkNet53': dict(depths=[1]*5), 'DenseNet121': dict(depths=[2]*4), 'Res2Net50_14w_8s': FEW, 'ResNeXt101_32x8d_wsl': FEW, 'ResNeXt50_32x4d': FEW,
          'ResNet50_ACNet_deploy': FEW, 'SE_ResNeXt50_32x4d': FEW, 'Xception41': dict(middle=1), 'Xception41_deeplab': dict(middle=1)}
@@ -69,11 +68,10 @@ def test_all_ways_of_inference_agree(name, garden, tmp_path):
     conf = fresh_run(name, size_of(name), garden, tmp_path/'run')
     net, ops, names = load_predictor(str(tmp_path/'run'))
     result = evaluate(net, build_loader(conf.VALID, conf, False), CELoss(), (1,), detail=True)
-    engines = [e for e in ENGINES if e != 'onnx' or name not in UNTRANSLATABLE]
-    folder = export_model(net, tmp_path/'net', ops, names, onnx='onnx' in engines)
+    folder = export_model(net, tmp_path/'net', ops, names, onnx='onnx' in ENGINES)
     files = [str(f) for f in build_loader(conf.VALID, conf, False).dataset.paths]
     inferred = [labels[0] for _, labels, _ in predict_files(net, ops, files, 1)]
-    predictors = {e: Predictor(folder, e) for e in engines}
+    predictors = {e: Predictor(folder, e) for e in ENGINES}
     images = predictors['paddle'].preprocess(files)
     with paddle.no_grad(): logits = net(paddle.to_tensor(images)).numpy()
     assert abs(logits).max() < 100

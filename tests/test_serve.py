@@ -103,7 +103,7 @@ def bombs(good):
     vp8x = b'VP8X' + struct.pack('<I', 10) + bytes(4) + b'\xfe\x3f\x00'*2
     return [png(60_000, 60_000), png(2**31 - 1, 2**31 - 1), saved('PNG', flat), saved('JPEG', flat), saved('WEBP', flat), saved('GIF', *[flat.resize((400, 400))]*2), saved('PNG', *small), saved('WEBP', *small), bytes(jpeg), bytes(bmp),
             b'RIFF' + struct.pack('<I', 4 + len(vp8x)) + b'WEBP' + vp8x, png(9, 9, *[chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(8 << 20)))]*9), png(9, 9, chunk(b'iCCP', b'a\0\0' + zlib.compress(bytes(64 << 20)))),
-            good['.jpg'][:-2] + b'\xff\xda\x00\x02'*5000 + b'\xff\xd9', gzip.compress(bytes(32 << 20)), b'PK\x03\x04' + gzip.compress(bytes(32 << 20))]
+            good['.png'][:33] + b'\x6a' + good['.png'][34:], good['.jpg'][:-2] + b'\xff\xda\x00\x02'*5000 + b'\xff\xd9', gzip.compress(bytes(32 << 20)), b'PK\x03\x04' + gzip.compress(bytes(32 << 20))]
 
 
 def cut(rng, data): return data[:rng.randrange(1, len(data)*9//10)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIANTS', 'PERCENTILES', 'TIE', 'usual_variants', 'resident', 'random_images', 'Runner', 'ChildRunner',
            'open_runners', 'asking', 'race', 'differences', 'race_rows', 'benchmark', 'figure', 'choose',
-           'fastest_engine']
+           'remember_table', 'fastest_engine']
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #a667ba01
 import multiprocessing, os, time
@@ -158,7 +158,7 @@ def differences(answers: dict, failed: dict) -> dict:
         if off[name] > VARIANTS[name][2]: failed[name] = f'its answers differ from those of {who} by {off[name]:.1e} of the largest'
     return off
 
-# %% ../../nbs/07_deploy/02_benchmark.ipynb #3f4b1dbe
+# %% ../../nbs/07_deploy/02_benchmark.ipynb #e4a6398e
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 def race_rows(times: dict, batch: int) -> dict:
@@ -193,9 +193,10 @@ def benchmark(folder, engines=None, batches=(1, 8), threads: int | None = None, 
             found = race_rows(race({n: r for n, r in runners.items() if n not in failed}, failed, rounds, runs, seconds, .05*(threads > 1), bar), batch)
             asking({n: r for n, r in runners.items() if n not in failed}, failed, lambda name, r: memory.update({name: r.ask('memory')}))
             for name in names:
-                rows.append({'network': record.network, 'pixels': record.image_shape[1], 'threads': threads, 'batch': batch, 'engine': name, **(found.get(name, {}) if name not in failed else {}),
-                             'load_s': loads.get(name), 'memory_MB': memory.get(name), 'difference': off.get(name), 'failed': failed.get(name, '')})
-    return pd.DataFrame(rows, columns=['network', 'pixels', 'threads', 'batch', 'engine', *(f'p{p}' for p in PERCENTILES), 'images/s', 'ratio', 'ratio_25', 'ratio_75', 'load_s', 'memory_MB', 'difference', 'failed', 'ms'])
+                what = {'network': record.network, 'pixels': record.image_shape[1], 'threads': threads, 'batch': batch, 'engine': name}
+                rows.append({**what, **(found.get(name, {}) if name not in failed else {}), 'load_s': loads.get(name), 'memory_MB': memory.get(name), 'difference': off.get(name), 'failed': failed.get(name, '')})
+    times = [*(f'p{p}' for p in PERCENTILES), 'images/s', 'ratio', 'ratio_25', 'ratio_75']
+    return pd.DataFrame(rows, columns=['network', 'pixels', 'threads', 'batch', 'engine', *times, 'load_s', 'memory_MB', 'difference', 'failed', 'ms'])
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #c2dae95b
 def figure(table: pd.DataFrame):
@@ -218,7 +219,7 @@ def figure(table: pd.DataFrame):
     axs[0].legend(fontsize='small')
     return fig
 
-# %% ../../nbs/07_deploy/02_benchmark.ipynb #4cfabc81
+# %% ../../nbs/07_deploy/02_benchmark.ipynb #5e175a06
 TIE = .02
 
 def choose(table: pd.DataFrame, usual: str | None = None) -> tuple:
@@ -230,16 +231,22 @@ def choose(table: pd.DataFrame, usual: str | None = None) -> tuple:
     name = usual if usual in worst and worst[usual] <= worst.min() + TIE else worst.idxmin()
     return name, float(worst[name]), {int(b): rows.set_index('engine').p50.round(4).to_dict() for b, rows in ran.groupby('batch')}
 
+def remember_table(record: Exported, threads: int | None, table: pd.DataFrame) -> bool:
+    "Have the choice from a table of `benchmark` for an export remembered, for each of its batches and for all together; whether it could be kept."
+    able = available_engines(record)
+    table = table[table.engine.isin(able)]
+    name, _, ms = choose(table, able[0])
+    return remember_engine(record, threads, name, ms, {int(b): choose(rows, able[0])[0] for b, rows in table.groupby('batch')})
+
 def fastest_engine(source, batches=(1,), threads: int | None = None, seconds: float = 2., again: bool = False) -> str:
     """The fastest of the prediction engines that are installed and give equal answers, for an export (a folder, or its `Exported`), `batches` and number of `threads` on this machine.
 
-    Measured in this process for about `seconds`, and what loading takes, at the first call; then it is remembered, and `Predictor` takes it for `engine='auto'`. `again`: measure in any case."""
+    Measured in this process for about `seconds`, and what loading and three rounds take, at the first call; then it is remembered, and `Predictor` takes it for `engine='auto'`. `again`: measure in any case."""
     record = source if isinstance(source, Exported) else read_export(source)
-    kept, usual = remembered_engine(record, threads), available_engines(record)
+    kept, usual, asked = remembered_engine(record, threads), available_engines(record), next(iter(batches)) if len(batches) == 1 else None
     batches = sorted({*batches, *(kept or {'ms': ()})['ms']})
     if len(usual) == 1: return usual[0]
-    if kept and not again and set(batches) == set(kept['ms']): return kept['engine']
-    table = benchmark(record.folder, sorted(usual, key=['paddle', 'onnx', 'openvino'].index), batches, threads, 30, 2, seconds/len(batches), isolated=False, bar=False)
-    name, _, ms = choose(table, usual[0])
-    remember_engine(record, threads, name, ms)
-    return name
+    if not kept or again or set(batches) != set(kept['ms']):
+        table = benchmark(record.folder, sorted(usual, key=['paddle', 'onnx', 'openvino'].index), batches, threads, 30, 2, seconds/len(batches), isolated=False, bar=False)
+        if not remember_table(record, threads, table): return choose(table, usual[0])[0]
+    return usual_engine(record, threads, asked)

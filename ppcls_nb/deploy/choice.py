@@ -42,14 +42,16 @@ def choice_key(record: Exported, threads: int | None = None) -> str:
     facts = [sorted(record.files.items()), processor(), platform.system(), threads or usual_threads(), engine_versions()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
-# %% ../../nbs/07_deploy/00a_choice.ipynb #12a0ed33
+# %% ../../nbs/07_deploy/00a_choice.ipynb #d92d520a
 def choices_home() -> Path:
     "Where measured choices are kept: `$PPCLS_HOME/engines`, by default `~/.cache/ppcls_nb/engines`."
     return weights_home().parent/'engines'
 
-def remember_engine(record: Exported, threads: int | None, engine: str, ms: dict) -> bool:
-    "Keep `engine` as what `auto` means for this export, machine and number of threads; `ms`: {batch: {engine: median in ms}}. False, and a line on stderr, if it cannot be written."
-    about = {'network': record.network, 'engine': engine, 'threads': threads or usual_threads(), 'versions': engine_versions(), 'ms': {str(b): row for b, row in ms.items()}}
+def remember_engine(record: Exported, threads: int | None, engine: str, ms: dict, each: dict = {}) -> bool:
+    """Keep `engine` as what `auto` means for this export, machine and number of threads, and `each`, {batch: engine}, for those batches; `ms`: {batch: {engine: median in ms}}.
+    False, and a line on stderr, if it cannot be written."""
+    about = {'network': record.network, 'engine': engine, 'each': {str(b): e for b, e in each.items()}, 'threads': threads or usual_threads(),
+             'versions': engine_versions(), 'ms': {str(b): row for b, row in ms.items()}}
     try:
         with atomic_path(choices_home()/f'{choice_key(record, threads)}.json') as tmp: tmp.write_text(json.dumps(about, indent=1), encoding='utf-8')
     except (OSError, PPClsError) as e: print(f'the choice of engine cannot be kept in {choices_home()}: {e}', file=sys.stderr)
@@ -57,11 +59,12 @@ def remember_engine(record: Exported, threads: int | None, engine: str, ms: dict
     return False
 
 def remembered_engine(record: Exported, threads: int | None = None) -> dict | None:
-    "The kept choice, {'engine', 'ms': {batch: {engine: median in ms}}, …}, or None where there is none that fits and can be read, or the export has no checksums."
+    "The kept choice, {'engine', 'each': {batch: engine}, 'ms': {batch: {engine: median in ms}}, …}, or None where there is none that fits and can be read, or the export has no checksums."
     if not record.files or not all(record.files.values()): return
     try:
         found = json.loads((choices_home()/f'{choice_key(record, threads)}.json').read_text(encoding='utf-8'))
-        if found['engine'] in available_engines(record): return {**found, 'ms': {int(b): row for b, row in found['ms'].items()}}
+        found.update({k: {int(b): v for b, v in found[k].items()} for k in ('ms', 'each')})
+        if {found['engine'], *found['each'].values()} <= {*available_engines(record)}: return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError): pass
 
 # %% ../../nbs/07_deploy/00a_choice.ipynb #3855cc0c
@@ -71,8 +74,10 @@ def available_engines(record: Exported) -> list:
     found = [*['onnx']*bool(onnx and find_spec('onnxruntime')), *['paddle']*bool(record.file('inference.json', 'inference.pdmodel')), *['openvino']*bool(openvino and find_spec('openvino'))]
     return found or ['paddle']
 
-# %% ../../nbs/07_deploy/00a_choice.ipynb #bf7efd6d
-def usual_engine(record: Exported, threads: int | None = None) -> str:
-    "The engine that `auto` means: the remembered one, else ONNX Runtime where it is installed and the export has `inference.onnx`, else Paddle's prediction engine."
+# %% ../../nbs/07_deploy/00a_choice.ipynb #0b6b6ff7
+def usual_engine(record: Exported, threads: int | None = None, batch: int | None = None) -> str:
+    "The engine that `auto` means: the one remembered for the nearest `batch` (without it: for all together), else ONNX Runtime where it is installed and the export has `inference.onnx`, else Paddle's prediction engine."
     found = remembered_engine(record, threads)
-    return found['engine'] if found else available_engines(record)[0]
+    if not found: return available_engines(record)[0]
+    if batch is None or not found['each']: return found['engine']
+    return found['each'][min(found['each'], key=lambda b: max(b/batch, batch/b))]

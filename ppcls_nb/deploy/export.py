@@ -73,7 +73,7 @@ def atomic_folder(folder, ours):
         if old: shutil.rmtree(old, ignore_errors=True)
     finally: shutil.rmtree(new, ignore_errors=True)
 
-# %% ../../nbs/07_deploy/00_export.ipynb #ddbdf5e3
+# %% ../../nbs/07_deploy/00_export.ipynb #6353401c
 def _pir_ops(node, found):
     "Collect the names of the operations of a Paddle 3 program, dialect prefix removed."
     if isinstance(node, dict):
@@ -88,7 +88,8 @@ def program_ops(program) -> Counter:
     try:
         if program.suffix == '.json': _pir_ops(json.loads(program.read_text(encoding='utf-8'))['program'], found := Counter())
         else:
-            block = paddle.base.core.ProgramDesc(program.read_bytes()).block(0)
+            whole = paddle.base.core.ProgramDesc(program.read_bytes())           # keeps its blocks alive
+            block = whole.block(0)
             found = Counter(block.op(i).type() for i in range(block.op_size()))
     except (ValueError, KeyError, RuntimeError) as e: raise PPClsError(f'{program}: no program of Paddle: {e}') from e
     return Counter({k: n for k, n in found.items() if k not in ('data', 'feed', 'fetch', 'parameter', 'p')})

@@ -6,7 +6,7 @@
 __all__ = ['RUN', 'ENGINES', 'prepare_image', 'image_batches', 'rank_images', 'softmax', 'choose_engine', 'Predictor',
            'open_foreign', 'time_runs']
 
-# %% ../../nbs/07_deploy/01_predict.ipynb #3af5a52a
+# %% ../../nbs/07_deploy/01_predict.ipynb #a8957e77
 import os, shutil, tempfile, time
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,8 @@ from ..data.datasets import BadImage
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
 from ..data.transform import transform
-from .export import Exported, describe_ops, read_export, shape_of
+from .choice import usual_engine
+from .export import Exported, describe_ops, read_export, shape_of, _silent
 from ..models.engine import Engine
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #1cd0b205
@@ -66,7 +67,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     e = np.exp(logits - logits.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
 
-# %% ../../nbs/07_deploy/01_predict.ipynb #bbb053d3
+# %% ../../nbs/07_deploy/01_predict.ipynb #5cab9fc9
 def _options(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False):
     "The change of a `paddle.inference.Config` that the documents' options ask for; a `PPClsError` for what this Paddle cannot do."
     precision = paddle.inference.PrecisionType
@@ -83,8 +84,11 @@ def _options(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=False, use
     return change
 
 def _paddle(record, threads, onednn=True, **options):
-    "Paddle's prediction engine."
-    return Engine(_runnable(record).parent, threads, onednn and options.get('ir_optim', True) and not options.get('use_gpu'), _options(**options))
+    "Paddle's prediction engine, after a first run, in which it may find out that it has to do without oneDNN."
+    change, program = _options(**options), _runnable(record)
+    engine = Engine(program.parent, threads, onednn and options.get('ir_optim', True) and not options.get('use_gpu'), change)
+    with _silent(): engine(np.zeros((1, *record.image_shape), np.float32))
+    return engine
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #441f4e7c
 def _runnable(record: Exported, training=False) -> Path:
@@ -104,14 +108,14 @@ def _training(record, threads):
         with paddle.no_grad(): return layer(paddle.to_tensor(images)).numpy()
     return run
 
-# %% ../../nbs/07_deploy/01_predict.ipynb #09b6db35
+# %% ../../nbs/07_deploy/01_predict.ipynb #5716ab67
 def _package(name, engine):
     if find_spec(name) is None: raise PPClsError(f'engine {engine}: the package {name} is not installed; get it with: pip install {name}')
 
 def _onnx(record, threads):
     "ONNX Runtime."
-    _package('onnxruntime', 'onnx')
     if not (file := record.file('inference.onnx')): raise PPClsError(f'{record.folder}: has no inference.onnx; export it again with --onnx')
+    _package('onnxruntime', 'onnx')
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or int(os.environ['OMP_NUM_THREADS']), 3
@@ -122,8 +126,8 @@ def _onnx(record, threads):
 
 def _openvino(record, threads):
     "OpenVINO, in float32."
-    _package('openvino', 'openvino')
     if not (file := record.file('inference.onnx', 'inference.pdmodel')): raise PPClsError(f'{record.folder}: OpenVINO reads inference.onnx or inference.pdmodel, and there is neither; export it again with --onnx')
+    _package('openvino', 'openvino')
     import openvino
     settings = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads or int(os.environ['OMP_NUM_THREADS'])}
     try: model = openvino.Core().compile_model(str(file), 'CPU', settings)
@@ -133,22 +137,22 @@ def _openvino(record, threads):
 RUN = {'paddle': _paddle, 'training': _training, 'onnx': _onnx, 'openvino': _openvino}
 ENGINES = ('auto', *RUN)
 
-def choose_engine(record: Exported) -> str:
-    "The engine that `auto` means for an export."
-    return 'paddle'
+def choose_engine(record: Exported, threads=None, batch=None, options=()) -> str:
+    "The engine that `auto` means for an export: 'paddle' where one of its `options` is asked for, else what `usual_engine` says."
+    return 'paddle' if options else usual_engine(record, threads, batch)
 
-# %% ../../nbs/07_deploy/01_predict.ipynb #dd594aac
+# %% ../../nbs/07_deploy/01_predict.ipynb #70dd7121
 class Predictor:
     """An exported network, run by `engine`: `predictor(images)` → [[(label, name, score), …], …]. Threads may share one with the engine 'paddle'; of the others each takes its own.
 
     `source`: a folder that `export_model` wrote, or an `Exported`. `engine`: 'paddle' (prediction engine), 'training' (training engine), 'onnx', 'openvino', or 'auto', which leaves it to `choose_engine`.
-    `threads`: of a run (default: OMP_NUM_THREADS). `verify`: compare the files with their checksums. `options` are those of the engine 'paddle': `onednn`, and the documents' (5.1.3) `use_gpu`, `gpu_mem` (MB),
+    `threads`: of a run (default: OMP_NUM_THREADS); `batch`: how many images one usually has, which `auto` minds where it was measured. `verify`: compare the files with their checksums. `options` are those of the engine 'paddle': `onednn`, and the documents' (5.1.3) `use_gpu`, `gpu_mem` (MB),
     `ir_optim`, `use_tensorrt`, `use_fp16`; what the installed Paddle cannot do is a `PPClsError`. Attributes: `record`, `engine`, `ops`, `names` ('' for a class without one)."""
-    def __init__(self, source, engine: str = 'auto', threads: int | None = None, verify: bool = True, **options):
+    def __init__(self, source, engine: str = 'auto', threads: int | None = None, verify: bool = True, batch: int | None = None, **options):
         if engine not in ENGINES: raise PPClsError(nearest(engine, ENGINES, 'engine'))
         if threads is not None and threads < 1: raise PPClsError(f'threads {threads}: expected 1 or more')
         self.record = source if isinstance(source, Exported) else read_export(source, verify)
-        self.engine = choose_engine(self.record) if engine == 'auto' else engine
+        self.engine = choose_engine(self.record, threads, batch, options) if engine == 'auto' else engine
         if options and self.engine != 'paddle': raise PPClsError(f"{', '.join(options)}: only with the engine paddle, not with {self.engine}")
         self.ops, self.names = self.record.ops(), self.record.class_names or ['']*self.record.class_num
         self.run = RUN[self.engine](self.record, threads, **options)
@@ -186,7 +190,7 @@ def __call__(self: Predictor, images, topk: int = 5, batch_size: int = 32, num_w
     found = dict(self.stream(images, topk, batch_size, num_workers, failed))
     return [found.get(i) for i in range(len(images))]
 
-# %% ../../nbs/07_deploy/01_predict.ipynb #5b31b72c
+# %% ../../nbs/07_deploy/01_predict.ipynb #53a72375
 def open_foreign(program, params, ops, network: str = 'network', engine: str = 'auto', **options) -> Predictor:
     "A `Predictor` (with `engine` and `options`) for the two files of an inference model without `inference.yml`, whatever they are called; `ops` from a file's bytes to (3, H, W)."
     for file in (program, params):
@@ -195,8 +199,7 @@ def open_foreign(program, params, ops, network: str = 'network', engine: str = '
     with tempfile.TemporaryDirectory() as tmp:
         for file, to in ((program, name), (params, 'inference.pdiparams')): shutil.copyfile(file, Path(tmp)/to)
         record = Exported(network, 0, list(shape_of(ops)), describe_ops(ops), files={name: '', 'inference.pdiparams': ''}, folder=Path(tmp))
-        p = Predictor(record, engine, **options)
-        try: out = p.run(np.random.default_rng(0).standard_normal((2, *record.image_shape), np.float32))
+        try: out = (p := Predictor(record, engine, **options)).run(np.random.default_rng(0).standard_normal((2, *record.image_shape), np.float32))
         except (RuntimeError, ValueError) as e: raise PPClsError(f'{program}: does not run on images of shape {record.image_shape}: {str(e).strip().splitlines()[-1]}') from e
     record.class_num, record.softmax, p.names = out.shape[1], bool((out >= 0).all() and np.allclose(out.sum(1), 1, atol=1e-3)), ['']*out.shape[1]
     return p

@@ -6,13 +6,13 @@
 __all__ = ['METHODS', 'grid', 'fake_quant', 'weight_error', 'float_graph', 'calibrate', 'write_int8', 'Quantized', 'speed_ratio',
            'quantize', 'input_names', 'narrowed', 'quant_aware', 'learned_ranges', 'plain', 'export_quant_aware']
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #6b6717df
+# %% ../../nbs/07_deploy/03_quantize.ipynb #a27099e8
 import io, logging, os, tempfile, time
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-import numpy as np
+import numpy as np, paddle
 from paddle import nn
 from tqdm.auto import tqdm
 from ..basics import PPClsError, nearest
@@ -35,7 +35,7 @@ def weight_error(w: np.ndarray, per_channel: bool = True) -> float:
     largest = abs(w).max(axis=tuple(range(1, w.ndim)) if per_channel else None, keepdims=True)
     return float(np.linalg.norm(fake_quant(w, np.maximum(largest, 1e-12)/127, 0, -127, 127) - w)/np.linalg.norm(w))
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #2cd0bb5c
+# %% ../../nbs/07_deploy/03_quantize.ipynb #539df35d
 def _package():
     "ONNX Runtime's quantization, or a PPClsError that says how to get it."
     for name, pin in (('onnxruntime', 'onnxruntime'), ('onnx', 'onnx'), ('ml_dtypes', "'ml_dtypes<0.6'")):
@@ -63,12 +63,12 @@ def float_graph(record: Exported, folder) -> tuple:
     q, raw, folded = _package(), record.file('inference.onnx'), Path(folder)/'folded.onnx'
     if not raw:
         if not (program := record.file('inference.json', 'inference.pdmodel')): raise PPClsError(f'{record.folder}: holds neither inference.onnx nor a program')
-        raw = to_onnx(program, Path(folder)/'inference.onnx')
+        with redirect_stdout(io.StringIO()): raw = to_onnx(program, Path(folder)/'inference.onnx')
     if any(n.op_type in ('QuantizeLinear', 'QLinearConv') for n in onnx.load(str(raw)).graph.node): raise PPClsError(f'{record.folder}: this network is quantized already; give the export that it was made from')
     with _calm(): q.quant_pre_process(str(raw), str(folded), skip_symbolic_shape=True)
     return raw, folded
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #c60d7dad
+# %% ../../nbs/07_deploy/03_quantize.ipynb #ee5630ea
 METHODS = {'minmax': 'MinMax', 'percentile': 'Percentile', 'entropy': 'Entropy'}
 
 def _reader(name, images):
@@ -87,10 +87,10 @@ def calibrate(file, batches, method: str = 'minmax') -> dict:
     with tempfile.TemporaryDirectory() as tmp, _calm():
         options = {'percentile': 99.99, 'num_bins': 2048} if method == 'percentile' else {}
         collector = q.create_calibrator(str(file), augmented_model_path=f'{tmp}/augmented.onnx', calibrate_method=q.CalibrationMethod[METHODS[method]], extra_options=options)
-        some = False
-        for images in batches:
+        some = 0
+        for images in [np.concatenate(found)] if method == 'entropy' and (found := [*batches]) else batches:
             collector.collect_data(_reader(name, images))
-            some = True
+            some += len(images)
         if not some: raise PPClsError('calibrate: no images; some hundred are expected, like those to come')
         ranges = {k: tuple(float(np.min(v) if i == 0 else np.max(v)) for i, v in enumerate(t.range_value)) for k, t in collector.compute_data().items()}
         del collector
@@ -150,7 +150,7 @@ def speed_ratio(before, after, images: np.ndarray, runs: int = 50, warmup: int =
     pairs = [(seconds(before), seconds(after)) for _ in range(warmup + runs)][warmup:]
     return tuple(float(np.percentile([a/b for a, b in pairs], p)) for p in (25, 50, 75))
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #209a341a
+# %% ../../nbs/07_deploy/03_quantize.ipynb #88492347
 def _chosen(images, tests, labels, count, seed):
     "Images for calibration, images to test on, the labels of those, and whether they are the same ones."
     if count < 1: raise PPClsError(f'quantize: {count} images for calibration, expected 1 or more')
@@ -178,10 +178,11 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
              max_drop: float = 1., batch_size: int = 16, runs: int = 50, seed: int = 0, bar: bool = True) -> Quantized:
     """Write the network exported into folder `source` with 8-bit weights and activations into `folder`, all or nothing; what it cost is in the `Quantized` that is returned.
 
-    `images`: paths, bytes or uint8 RGB arrays, of which `count` calibrate by `method` ('minmax', 'percentile' or 'entropy'). `tests`: other images to compare on (default: the rest), `labels` theirs (or those of `images`).
+    `images`: paths, bytes or uint8 RGB arrays, of which `count` (at most 32 for entropy) calibrate by `method` ('minmax', 'percentile' or 'entropy'). `tests`: other images to compare on (default: the rest), `labels` theirs (or those of `images`).
     `ranges`: of the inputs of some layers, {name of their weight: largest absolute value}, as `learned_ranges` gives them. `seven_bits`: for processors without VNNI. `max_drop`: points of top-1 to lose without a warning.
     `runs`: pairs of runs for the speed, 0 for none. An image that cannot be read is a `BadImage`; a folder that is no export, or quantized, a `PPClsError`. Source: documents 5.3."""
-    record = read_export(source)
+    if method not in METHODS: raise PPClsError(nearest(method, METHODS, 'calibration method'))
+    record, count = read_export(source), min(count, 32) if method == 'entropy' else count
     seen, tests, labels, same = _chosen(images, tests, labels, count, seed)
     if not tests: raise PPClsError('quantize: no images to test on')
     if Path(os.path.abspath(folder)) == Path(os.path.abspath(source)): raise PPClsError(f'{folder}: holds the network to quantize, name another folder')
@@ -219,7 +220,7 @@ def narrowed(found: dict, inputs: dict, learned: dict) -> dict:
     for w, a in learned.items(): limit[inputs[w]] = max(a, limit.get(inputs[w], 0.))
     return {k: (max(low, -limit[k]), min(high, limit[k])) if k in limit else (low, high) for k, (low, high) in found.items()}
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #b4624ef4
+# %% ../../nbs/07_deploy/03_quantize.ipynb #00e80ccb
 def _wrapped(model):
     "(parent, key, wrapper) of every layer that `quant_aware` has replaced."
     return [(parent, key, child) for parent in model.sublayers(include_self=True) for key, child in parent._sub_layers.items() if hasattr(child, 'plain')]
@@ -232,7 +233,10 @@ def quant_aware(model: nn.Layer) -> nn.Layer:
     if not layers: raise PPClsError(f'quant_aware: {type(model).__name__} has no convolution or linear layer inside')
     ImperativeQuantAware(weight_quantize_type='channel_wise_abs_max', activation_quantize_type='moving_average_abs_max', quantizable_layer_type=['Conv2D', 'Linear'], onnx_format=True).quantize(model)
     wrappers = dict(model.named_sublayers())
-    for name, layer in layers.items(): wrappers[name].plain = (layer,)      # in a tuple: no sublayer of it
+    for name, layer in layers.items():
+        wrappers[name].plain = (layer,)                                       # in a tuple: no sublayer of it
+        seen = wrappers[name]._layer._fake_quant_input
+        for x in (seen._state, seen._accum): x.set_value(paddle.zeros_like(x))
     return model
 
 def learned_ranges(model: nn.Layer) -> dict:
@@ -244,10 +248,10 @@ def plain(model: nn.Layer) -> nn.Layer:
     for parent, key, child in _wrapped(model): parent._sub_layers[key] = child.plain[0]
     return model
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #e8b4ec76
+# %% ../../nbs/07_deploy/03_quantize.ipynb #020c5122
 def export_quant_aware(model: nn.Layer, folder, ops, images, names=None, about: dict = {}, softmax: bool = False, **kw) -> Quantized:
     "Write a network that `quant_aware` has prepared, and that was trained since, with 8-bit weights and its learned ranges; arguments as of `export_model` and `quantize`. `model` is `plain` afterwards."
     if not (ranges := learned_ranges(model)): raise PPClsError('export_quant_aware: expected a network that quant_aware has prepared')
     with tempfile.TemporaryDirectory() as tmp:
-        export_model(plain(model), Path(tmp)/'float', ops, names, onnx=True, about=about, softmax=softmax)
+        with redirect_stdout(io.StringIO()): export_model(plain(model), Path(tmp)/'float', ops, names, onnx=True, about=about, softmax=softmax)
         return quantize(Path(tmp)/'float', folder, images, ranges=ranges, **kw)

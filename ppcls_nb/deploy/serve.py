@@ -42,8 +42,17 @@ class Limits:
             if not (value := getattr(self, f.name)) > 0: raise PPClsError(f'{f.name} {value}: expected a number above 0')
         if self.max_queue < self.max_images: raise PPClsError(f'max_queue {self.max_queue}: expected at least max_images, {self.max_images}')
 
-# %% ../../nbs/07_deploy/05_serve.ipynb #66ae6b4e
+# %% ../../nbs/07_deploy/05_serve.ipynb #b05578ec
 KINDS, MAX_SCANS = ('JPEG', 'PNG', 'WEBP', 'BMP'), 100
+
+def _chunks_fit(data) -> bool:
+    "Whether all chunks of a PNG file up to its end lie inside of it."
+    at = 8
+    while at + 12 <= len(data):
+        size, kind = int.from_bytes(data[at:at+4], 'big'), data[at+4:at+8]
+        at += 12 + size
+        if kind == b'IEND': return at <= len(data)
+    return False
 
 def check_image(data: bytes, max_pixels: int, name: str = 'image'):
     "An `HTTPException` 413, 415 or 422 unless the header of a file is that of one still JPEG, PNG, WebP or BMP image of at most `max_pixels`; nothing is decoded."
@@ -54,6 +63,7 @@ def check_image(data: bytes, max_pixels: int, name: str = 'image'):
     except Image.DecompressionBombError: raise HTTPException(413, f'{name}: more than {max_pixels:,} pixels') from None
     except Exception: raise wrong from None                         # whatever a parser says of a hostile file
     if w*h > max_pixels: raise HTTPException(413, f'{name}: {w} x {h} pixels, expected at most {max_pixels:,}')
+    if kind == 'PNG' and not _chunks_fit(data): raise HTTPException(422, f'{name}: damaged, a PNG file without its end')
     if kind in ('PNG', 'WEBP') and frames > 1: raise HTTPException(415, f'{name}: a moving picture, expected a still one')
     if kind in ('JPEG', 'MPO') and data.count(b'\xff\xda') > MAX_SCANS: raise HTTPException(415, f'{name}: a JPEG file of more than {MAX_SCANS} scans')
 

@@ -5,7 +5,7 @@ python tests/bench/engines.py [NETWORK:PIXELS ...] [--batch 1 8] [--threads N ..
 Every network, with random weights and 100 classes, is exported with ONNX; `ppcls_nb.deploy.benchmark.benchmark` runs the engines on it, each in a process of its own, round by round in changing order,
 compares their answers, and tells latency, load time and memory. Printed: a line for each network, size, batch and number of threads with the median ms of each engine and its ratio to the fastest
 (median over the rounds of the ratio within a round); then the worst ratio of each engine over all, and of `auto` as it is without a remembered choice. `--measured`: `auto` is what `fastest_engine`
-chooses for all the batches beforehand, in a home of its own, as a service does when it starts.
+chooses for each of the batches beforehand, in a home of its own, as a service does when it starts.
 Exit status 1 where that worst ratio is above 1.05. `--cpu-time` counts processor time, for a machine that has other things to do; only with one thread, as waiting threads count too.
 """
 import argparse, os, sys, tempfile, time
@@ -36,12 +36,12 @@ def export(case, folder):
         return export_model(model, folder, eval_ops(int(pixels)))
 
 
-def show(table, auto):
+def show(table):
     "Print a line a batch."
     for batch, rows in table.groupby('batch'):
         cells = [f'{r.engine} {r.p50:.2f} ms ×{r.ratio:.2f} ({r.ratio_25:.2f}…{r.ratio_75:.2f})' for r in rows[rows.failed == ''].sort_values('p50').itertuples()]
         first = rows.iloc[0]
-        print(f'{first.network}, {first.pixels} px, batch {batch}, {first.threads} thread{"s"*(first.threads > 1)}: {", ".join(cells)}; auto: {auto}', flush=True)
+        print(f'{first.network}, {first.pixels} px, batch {batch}, {first.threads} thread{"s"*(first.threads > 1)}: {", ".join(cells)}; auto: {first.auto}', flush=True)
     ran = table[table.failed == ''].groupby('engine', sort=False)
     print('    load: ' + ', '.join(f'{e} {r.load_s.iloc[0]:.2f} s, {r.memory_MB.max():.0f} MB' for e, r in ran), flush=True)
     for e, why in table[table.failed != ''].groupby('engine').failed.first().items(): print(f'    {e}: {why[:160]}', flush=True)
@@ -67,10 +67,10 @@ def main():
             folder = export(case, Path(tmp)/str(i))
             for n in threads:
                 start = time.perf_counter()
-                if args.measured: print(f'{case}: {fastest_engine(folder, args.batch, n)}, chosen in {time.perf_counter() - start:.1f} s', flush=True)
-                auto = usual_engine(read_export(folder), n)
-                tables.append(benchmark(folder, args.engines, args.batch, n, args.rounds, args.runs, args.seconds, clock='cpu' if args.cpu_time else 'wall', bar=False).assign(auto=auto))
-                show(tables[-1], auto)
+                if args.measured: print(f'{case}: {fastest_engine(folder, args.batch, n)} for all batches together, chosen in {time.perf_counter() - start:.1f} s', flush=True)
+                tables.append(benchmark(folder, args.engines, args.batch, n, args.rounds, args.runs, args.seconds, clock='cpu' if args.cpu_time else 'wall', bar=False))
+                tables[-1]['auto'] = [usual_engine(read_export(folder, False), n, int(b)) for b in tables[-1].batch]
+                show(tables[-1])
     table = pd.concat(tables, ignore_index=True)
     if args.csv: table.drop(columns='ms').to_csv(args.csv, index=False)
     if args.figure: figure(table).savefig(args.figure)
