@@ -68,7 +68,7 @@ def float_graph(record: Exported, folder) -> tuple:
     with _calm(): q.quant_pre_process(str(raw), str(folded), skip_symbolic_shape=True)
     return raw, folded
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #ee5630ea
+# %% ../../nbs/07_deploy/03_quantize.ipynb #46f2b266
 METHODS = {'minmax': 'MinMax', 'percentile': 'Percentile', 'entropy': 'Entropy'}
 
 def _reader(name, images):
@@ -85,7 +85,7 @@ def calibrate(file, batches, method: str = 'minmax') -> dict:
     import onnx
     name = onnx.load(str(file)).graph.input[0].name
     with tempfile.TemporaryDirectory() as tmp, _calm():
-        options = {'percentile': 99.99, 'num_bins': 2048} if method == 'percentile' else {}
+        options = {'percentile': {'percentile': 99.99, 'num_bins': 2048}, 'entropy': {'num_bins': 512, 'num_quantized_bins': 128}}.get(method, {})
         collector = q.create_calibrator(str(file), augmented_model_path=f'{tmp}/augmented.onnx', calibrate_method=q.CalibrationMethod[METHODS[method]], extra_options=options)
         some = 0
         for images in [np.concatenate(found)] if method == 'entropy' and (found := [*batches]) else batches:
