@@ -6,11 +6,12 @@
 __all__ = ['METHODS', 'grid', 'fake_quant', 'weight_error', 'float_graph', 'calibrate', 'write_int8', 'Quantized', 'speed_ratio',
            'quantize', 'input_names', 'narrowed', 'quant_aware', 'learned_ranges', 'plain', 'export_quant_aware']
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #a27099e8
+# %% ../../nbs/07_deploy/03_quantize.ipynb #1fb18062
 import io, logging, os, tempfile, time
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 import numpy as np, paddle
 from paddle import nn
@@ -35,13 +36,14 @@ def weight_error(w: np.ndarray, per_channel: bool = True) -> float:
     largest = abs(w).max(axis=tuple(range(1, w.ndim)) if per_channel else None, keepdims=True)
     return float(np.linalg.norm(fake_quant(w, np.maximum(largest, 1e-12)/127, 0, -127, 127) - w)/np.linalg.norm(w))
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #539df35d
+# %% ../../nbs/07_deploy/03_quantize.ipynb #76ed12f5
 def _package():
     "ONNX Runtime's quantization, or a PPClsError that says how to get it."
     for name, pin in (('onnxruntime', 'onnxruntime'), ('onnx', 'onnx'), ('ml_dtypes', "'ml_dtypes<0.6'")):
         if find_spec(name) is None: raise PPClsError(f'quantize: the package {name} is not installed; get it with: pip install {pin}')
     try: import onnxruntime.quantization as q
     except (ImportError, AttributeError) as e: raise PPClsError(f"quantize: ONNX Runtime's quantization cannot be imported ({e}); it needs: pip install 'ml_dtypes<0.6'") from e
+    if 'calibration_cache_path' not in signature(q.quantize_static).parameters: raise PPClsError('quantize: this ONNX Runtime takes no ready ranges; 1.32 does, on Python 3.11 or newer: pip install onnxruntime==1.32.0')
     return q
 
 @contextmanager
