@@ -7,16 +7,17 @@ __all__ = ['VARIANTS', 'PERCENTILES', 'TIE', 'usual_variants', 'resident', 'rand
            'open_runners', 'asking', 'race', 'differences', 'race_rows', 'benchmark', 'figure', 'choose',
            'remember_table', 'fastest_engine']
 
-# %% ../../nbs/07_deploy/02_benchmark.ipynb #a667ba01
+# %% ../../nbs/07_deploy/02_benchmark.ipynb #b1bc7ee4
 import multiprocessing, os, time
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 import numpy as np, paddle, pandas as pd
 from tqdm.auto import tqdm
 from ..basics import PPClsError, nearest
-from .choice import available_engines, remember_engine, remembered_engine, usual_engine, usual_threads
+from .choice import available_engines, remember_engine, remembered_engine, usual_engine
 from .export import Exported, read_export
 from .predict import Predictor
+from ..models.engine import usual_threads
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #77cb06d5
 VARIANTS = {'paddle': ('paddle', {}, 1e-4), 'paddle-plain': ('paddle', {'onednn': False}, 1e-4), 'training': ('training', {}, 1e-4), 'onnx': ('onnx', {}, 1e-4), 'openvino': ('openvino', {}, 1e-4),

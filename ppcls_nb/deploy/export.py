@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'IN_FORCE', 'TRANSLATABLE', 'FORMAT', 'RECORD', 'PARTS', 'describe_ops', 'shape_of', 'atomic_folder',
-           'program_ops', 'to_onnx', 'checksum', 'Exported', 'export_model', 'read_export']
+           'program_ops', 'to_onnx', 'checksum', 'Exported', 'onnx_session', 'export_model', 'read_export']
 
-# %% ../../nbs/07_deploy/00_export.ipynb #d7e99dd3
-import contextlib, hashlib, json, os, shutil, subprocess, sys, tempfile
+# %% ../../nbs/07_deploy/00_export.ipynb #4fc7fe5f
+import contextlib, hashlib, io, json, os, shutil, subprocess, sys, tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -18,7 +18,7 @@ from .. import __version__
 from ..basics import PPClsError, aside, nearest
 from ..data.imaug import OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops
 from ..data.transform import transform
-from ..models.engine import evaluating, save_inference
+from ..models.engine import evaluating, save_inference, usual_threads
 
 # %% ../../nbs/07_deploy/00_export.ipynb #3c5d458a
 FIXED = (DecodeImage, ResizeImage, CropImage, NormalizeImage, ToCHWImage)
@@ -94,13 +94,14 @@ def program_ops(program) -> Counter:
     except (ValueError, KeyError, RuntimeError) as e: raise PPClsError(f'{program}: no program of Paddle: {e}') from e
     return Counter({k: n for k, n in found.items() if k not in ('data', 'feed', 'fetch', 'parameter', 'p')})
 
-# %% ../../nbs/07_deploy/00_export.ipynb #20e76a96
+# %% ../../nbs/07_deploy/00_export.ipynb #42d62372
 @contextlib.contextmanager
 def _silent():
-    "What a library written in C++ prints on the standard output is left out."
+    "What a library prints on the standard output, from Python or from C++, is left out."
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    try: yield
+    try:
+        with contextlib.redirect_stdout(io.StringIO()): yield
     finally:
         os.dup2(kept, 1)
         for fd in (kept, nowhere): os.close(fd)
@@ -167,16 +168,20 @@ class Exported:
         "The first of the files `names` that this export has, or None."
         return next((self.folder/n for n in names if n in self.files), None)
 
-# %% ../../nbs/07_deploy/00_export.ipynb #e744bc8f
+# %% ../../nbs/07_deploy/00_export.ipynb #354208a9
+def onnx_session(file, threads: int | None = None):
+    "ONNX Runtime for the network in `file` (.onnx, .ort) on the CPU: a function of float32 images (N, 3, H, W) that gives the outputs. What it cannot read raises its own exception."
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads or usual_threads(), 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
 def _onnx_outputs(file, x):
     "What ONNX Runtime makes of images x, or None where it is not installed."
     if find_spec('onnxruntime') is None: return None
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
-        return session.run(None, {session.get_inputs()[0].name: x})[0]
+    try: return onnx_session(file)(x)
     except Exception as e: raise PPClsError(f'ONNX: ONNX Runtime cannot run what paddle2onnx made of this network for images of shape {x.shape[1:]}: {e}') from e
 
 def _same(what, ours, theirs, limit=1e-3):

@@ -6,12 +6,13 @@
 __all__ = ['HOW', 'ASK', 'LITE', 'ABIS', 'REMOTE', 'find_lite', 'lite_reason', 'lite_times', 'to_lite', 'to_ort', 'find_device',
            'lite_networks', 'device_benchmark']
 
-# %% ../../nbs/07_deploy/04_mobile.ipynb #f431a9e3
+# %% ../../nbs/07_deploy/04_mobile.ipynb #75f3c0b5
 import json, os, subprocess, sys, tempfile
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 from ..basics import PPClsError, atomic_path
-from .export import read_export
+from .export import onnx_session, read_export
 from ..models.engine import Engine
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #09430fc3
@@ -93,7 +94,7 @@ def to_lite(folder, file, target: str = 'arm', python=None, check: bool = True) 
         out.write_bytes((Path(tmp)/'net.nb').read_bytes())
     return file
 
-# %% ../../nbs/07_deploy/04_mobile.ipynb #86672e33
+# %% ../../nbs/07_deploy/04_mobile.ipynb #4d8c2923
 def to_ort(folder, file, target: str = 'arm') -> Path:
     """Convert the `inference.onnx` of the export in `folder` to `file`.ort, for phones (`target` 'arm' or 'amd64'), with `file`.required_operators.config beside it, the list of operations that a runtime of its own needs.
 
@@ -101,25 +102,17 @@ def to_ort(folder, file, target: str = 'arm') -> Path:
     if target not in ('arm', 'amd64'): raise PPClsError(f"target '{target}', expected arm or amd64")
     file, onnx = Path(file).with_suffix('.ort'), read_export(folder).file('inference.onnx')
     if not onnx: raise PPClsError(f'{folder}: has no inference.onnx; export again with --onnx')
-    try: import onnxruntime
-    except ImportError as e: raise PPClsError('ONNX Runtime is not installed; get it with: pip install onnxruntime') from e
+    if find_spec('onnxruntime') is None: raise PPClsError('ONNX Runtime is not installed; get it with: pip install onnxruntime')
     with tempfile.TemporaryDirectory() as tmp, atomic_path(file) as out:
         made = subprocess.run([sys.executable, '-m', 'onnxruntime.tools.convert_onnx_models_to_ort', str(onnx), '--output_dir', tmp, '--optimization_style', 'Fixed', '--target_platform', target], capture_output=True, text=True)
         if made.returncode: raise PPClsError(f'{onnx}: ONNX Runtime cannot convert it: {(made.stderr.strip() or made.stdout.strip()).splitlines()[-1]}')
         x = np.random.default_rng(0).standard_normal((2, *read_export(folder).image_shape), np.float32)
-        ours, theirs = (_run_onnx(onnxruntime, f, x) for f in (onnx, Path(tmp)/'inference.ort'))
+        ours, theirs = (onnx_session(f)(x) for f in (onnx, Path(tmp)/'inference.ort'))
         if (off := abs(ours - theirs).max()/max(1e-30, abs(ours).max())) > 1e-4: raise PPClsError(f'{onnx}: the ORT form gives other outputs, by {off:.1e} of the largest; nothing was written')
         out.write_bytes((Path(tmp)/'inference.ort').read_bytes())
         listed = [line for line in next(Path(tmp).glob('*required_operators*.config')).read_text().splitlines() if not line.startswith('#')]
         with atomic_path(file.with_suffix('.required_operators.config')) as config: config.write_text('\n'.join(listed) + '\n')
     return file
-
-def _run_onnx(onnxruntime, file, x):
-    "Outputs of an .onnx or .ort file, without warnings."
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #5c242569
 ABIS = {'arm64-v8a': ('v8', 183), 'armeabi-v7a': ('v7', 40)}                  # Android's name, Paddle-Lite's name, the number in a binary's header

@@ -36,7 +36,7 @@ def weight_error(w: np.ndarray, per_channel: bool = True) -> float:
     largest = abs(w).max(axis=tuple(range(1, w.ndim)) if per_channel else None, keepdims=True)
     return float(np.linalg.norm(fake_quant(w, np.maximum(largest, 1e-12)/127, 0, -127, 127) - w)/np.linalg.norm(w))
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #76ed12f5
+# %% ../../nbs/07_deploy/03_quantize.ipynb #6001d76c
 def _package():
     "ONNX Runtime's quantization, or a PPClsError that says how to get it."
     for name, pin in (('onnxruntime', 'onnxruntime'), ('onnx', 'onnx'), ('ml_dtypes', "'ml_dtypes<0.6'")):
@@ -65,7 +65,7 @@ def float_graph(record: Exported, folder) -> tuple:
     q, raw, folded = _package(), record.file('inference.onnx'), Path(folder)/'folded.onnx'
     if not raw:
         if not (program := record.file('inference.json', 'inference.pdmodel')): raise PPClsError(f'{record.folder}: holds neither inference.onnx nor a program')
-        with redirect_stdout(io.StringIO()): raw = to_onnx(program, Path(folder)/'inference.onnx')
+        raw = to_onnx(program, Path(folder)/'inference.onnx')
     if any(n.op_type in ('QuantizeLinear', 'QLinearConv') for n in onnx.load(str(raw)).graph.node): raise PPClsError(f'{record.folder}: this network is quantized already; give the export that it was made from')
     with _calm(): q.quant_pre_process(str(raw), str(folded), skip_symbolic_shape=True)
     return raw, folded
@@ -250,10 +250,10 @@ def plain(model: nn.Layer) -> nn.Layer:
     for parent, key, child in _wrapped(model): parent._sub_layers[key] = child.plain[0]
     return model
 
-# %% ../../nbs/07_deploy/03_quantize.ipynb #020c5122
+# %% ../../nbs/07_deploy/03_quantize.ipynb #e8b4ec76
 def export_quant_aware(model: nn.Layer, folder, ops, images, names=None, about: dict = {}, softmax: bool = False, **kw) -> Quantized:
     "Write a network that `quant_aware` has prepared, and that was trained since, with 8-bit weights and its learned ranges; arguments as of `export_model` and `quantize`. `model` is `plain` afterwards."
     if not (ranges := learned_ranges(model)): raise PPClsError('export_quant_aware: expected a network that quant_aware has prepared')
     with tempfile.TemporaryDirectory() as tmp:
-        with redirect_stdout(io.StringIO()): export_model(plain(model), Path(tmp)/'float', ops, names, onnx=True, about=about, softmax=softmax)
+        export_model(plain(model), Path(tmp)/'float', ops, names, onnx=True, about=about, softmax=softmax)
         return quantize(Path(tmp)/'float', folder, images, ranges=ranges, **kw)

@@ -15,9 +15,10 @@ import ppcls_nb  # before paddle: sets the threads
 import paddle, pandas as pd
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.benchmark import VARIANTS, benchmark, fastest_engine, figure
-from ppcls_nb.deploy.choice import engine_versions, usual_engine, usual_threads
+from ppcls_nb.deploy.choice import engine_versions, usual_engine
 from ppcls_nb.deploy.export import export_model, read_export
 from ppcls_nb.basics import PPClsError
+from ppcls_nb.models.engine import usual_threads
 from ppcls_nb.models import create_model
 
 CASES = ('MobileNetV3_large_x1_0:64', 'MobileNetV3_large_x1_0:224', 'ResNet50_vd:64', 'ResNet50_vd:224', 'MobileNetV1_x0_25:224', 'ShuffleNetV2_x0_25:224', 'SqueezeNet1_1:224', 'EfficientNetB0:224', 'ResNet18:224',
