@@ -14,7 +14,7 @@ from paddle.nn import functional as F
 from .layers import batch_norm, conv2d, drop_path, get_act, make_divisible
 from .network import Network
 from .registry import Weights, register_model, register_weights
-from .small_conv import same_padding
+from .products import same_padding
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #f07401f2
 class Wrap(nn.Layer):
@@ -122,6 +122,7 @@ class EfficientNet(Network):
     size, whatever comes (B0 to B7). `dropout` before the classifier and `drop_connect`, the stochastic depth of the last block, act in training only;
     `bn_momentum` of the running averages, smaller for short trainings. `width` and `depth` multiply channels and blocks, `se`: squeeze and excitation."""
     classifier, head = '_fc', ('_conv', '_drop', '_fc')
+    cnhw = True
 
     def __init__(self, act: str = 'swish', padding=None, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2,
                  drop_connect: float = 0.2, bn_momentum: float = 0.99, width: float = 1., depth: float = 1., se: bool = False):

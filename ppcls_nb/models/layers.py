@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.regularizer import L2Decay
 from ..basics import PPClsError, nearest
-from .small_conv import Conv2D
+from .small_conv import Conv2D, in_cnhw
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d7660857
 ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid)
@@ -37,9 +37,19 @@ def conv2d(in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, bias
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d15062e4
 class BatchNorm2D(nn.BatchNorm2D):
-    "`nn.BatchNorm2D` without the checks and the warning that it makes at every call: (N, C, H, W) → (N, C, H, W)."
+    """`nn.BatchNorm2D` without the checks and the warning that it makes at every call: (N, C, H, W) → (N, C, H, W).
+
+    In the order (C, N, H, W) the maps of a batch, one below the other, are one tall map: the mean over it is the same."""
     def forward(self, x):
-        return F.batch_norm(x, self._mean, self._variance, self.weight, self.bias, self.training, self._momentum, self._epsilon, use_global_stats=self._use_global_stats)
+        if in_cnhw():
+            c, n, h, w = x.shape
+            return self.normalize(x.reshape([1, c, n*h, w])).reshape([c, n, h, w])
+        return self.normalize(x)
+
+    def normalize(self, x):
+        "Batch norm of x (N, C, H, W)."
+        return F.batch_norm(x, self._mean, self._variance, self.weight, self.bias, self.training,
+                            self._momentum, self._epsilon, use_global_stats=self._use_global_stats)
 
 # %% ../../nbs/03_models/00a_layers.ipynb #eb47a9dc
 def batch_norm(c: int, eps: float = 1e-5, momentum: float = 0.9, decay: bool = True) -> BatchNorm2D:
@@ -80,9 +90,10 @@ class SqueezeExcite(nn.Layer):
 # %% ../../nbs/03_models/00a_layers.ipynb #9a3e67c1
 def drop_path(x, prob: float, training: bool):
     "In training, zero each sample of x (N, C, H, W) with probability `prob` and divide the others by 1 − prob; else x itself."
-    if not training or not prob: return x
-    keep = 1 - prob
-    return x*(paddle.floor(paddle.rand([x.shape[0], 1, 1, 1]) + keep)/keep)
+    if not training or not prob:
+        return x
+    keep, shape = 1 - prob, [1, x.shape[1], 1, 1] if in_cnhw() else [x.shape[0], 1, 1, 1]
+    return x*(paddle.floor(paddle.rand(shape) + keep)/keep)
 
 # %% ../../nbs/03_models/00a_layers.ipynb #65a6370b
 def is_weight(p) -> bool:

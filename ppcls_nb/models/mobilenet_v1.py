@@ -31,6 +31,7 @@ VARIANTS = {'MobileNetV1' + ('' if scale == 1 else f"_x{str(scale).replace('.', 
 @register_model(VARIANTS)
 class MobileNetV1(Network):
     "MobileNet (https://arxiv.org/abs/1704.04861): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies the widths."
+    cnhw = True
 
     def __init__(self, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3):
         super().__init__()

@@ -36,6 +36,7 @@ VARIANTS = {'MobileNetV2' + ('' if scale == 1 else f"_x{str(scale).replace('.', 
 class MobileNetV2(Network):
     "MobileNetV2 (https://arxiv.org/abs/1801.04381): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies the widths."
     classifier, head = 'out', ('conv9', 'out')
+    cnhw = True
 
     def __init__(self, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3):
         super().__init__()

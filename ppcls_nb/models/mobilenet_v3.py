@@ -49,6 +49,7 @@ VARIANTS = {f"MobileNetV3_{size}_x{str(scale).replace('.', '_')}": dict(size=siz
 class MobileNetV3(Network):
     "MobileNetV3 (https://arxiv.org/abs/1905.02244): (N, in_channels, H, W) → logits (N, class_num). `size` 'small' or 'large', `scale` multiplies the widths."
     head = ('last_second_conv', 'last_conv', 'dropout', 'fc')
+    cnhw = True
 
     def __init__(self, size: str, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2):
         super().__init__()

@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'KINDS', 'register_model', 'list_models', 'model_class', 'set_lr_mult_list', 'build_model', 'Weights',
-           'fact_rows', 'register_weights', 'record_of', 'published']
+           'register_weights', 'record_of', 'published']
 
 # %% ../../nbs/03_models/01_registry.ipynb #89060723
-import csv
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from pathlib import Path
 import pandas as pd
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, fact_rows, nearest
 from ..data.imaug import presets
 from .layers import scale_lr
 
@@ -100,12 +98,6 @@ class Weights:
     def train_ops(self, **kw) -> list:
         "The documents' training pipeline in these weights' size, interpolation, mean and std; `kw` as in `presets.train_ops`, among them `size`, `before` and `after`."
         return presets.train_ops(**{**dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std), **kw})
-
-# %% ../../nbs/03_models/01_registry.ipynb #f1825451
-def fact_rows(name: str) -> list:
-    "The rows of the package's table `facts/NAME.csv`, as dictionaries column → text; an empty field is None."
-    with open(Path(find_spec('ppcls_nb').origin).parent/'facts'/f'{name}.csv', encoding='utf-8', newline='') as f:
-        return [{k: v or None for k, v in row.items()} for row in csv.DictReader(f)]
 
 # %% ../../nbs/03_models/01_registry.ipynb #3566422e
 WEIGHTS = {}

@@ -15,7 +15,7 @@ import paddle, pandas as pd
 from ..basics import PPClsError, nearest
 from . import build_model
 from .flops import flops_table
-from .registry import fact_rows
+from ..basics import fact_rows
 
 # %% ../../nbs/03_models/60_zoo.ipynb #02c21d99
 @contextmanager

@@ -1,0 +1,70 @@
+"What `import ppcls_nb` does to a process and to those that it starts (nbs/01_data/00_package.ipynb)."
+import os
+import subprocess
+import sys
+
+import pytest
+
+import ppcls_nb
+
+SHOW = 'import os, {modules}; print(os.environ.get("MKL_DEBUG_CPU_TYPE"), os.environ["OMP_NUM_THREADS"])'
+NEEDS_PATH = ppcls_nb.set_mkl_path({}, ppcls_nb.processor()) == '5'
+
+
+def run(code, **env):
+    "A new Python process without the variables that the package sets; `env` is added."
+    plain = {k: v for k, v in os.environ.items() if k not in ('MKL_DEBUG_CPU_TYPE', 'OMP_NUM_THREADS')}
+    return subprocess.run([sys.executable, '-c', code], env=plain | env, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize('value', ['', '0', '4'])
+def test_the_users_own_path_wins(value):
+    assert run(SHOW.format(modules='ppcls_nb'), MKL_DEBUG_CPU_TYPE=value).stdout.split(' ')[0] == value
+
+
+def test_path_of_this_processor_is_inherited():
+    expected = '5' if NEEDS_PATH else 'None'
+    inner = SHOW.format(modules='sys').replace('"', "'")
+    code = f'import ppcls_nb, subprocess, sys; print(subprocess.run([sys.executable, "-c", "{inner}"], capture_output=True, text=True).stdout)'
+    assert run(SHOW.format(modules='ppcls_nb')).stdout.split()[0] == expected
+    assert run(code).stdout.split()[0] == expected
+
+
+@pytest.mark.skipif(not NEEDS_PATH, reason='MKL finds the fast path of this processor by itself')
+def test_paddle_first_is_said_once(tmp_path):
+    (tmp_path/'paddle.py').write_text('')
+    code = 'import paddle, ppcls_nb; import importlib; importlib.reload(ppcls_nb)'
+    done = run(code, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert done.stderr.count('paddle was imported before ppcls_nb') == 1
+    assert 'imported before' not in run(code, MKL_DEBUG_CPU_TYPE='0', PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])).stderr
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('vendor_id : GenuineIntel\nflags : avx2 fma\n', None),
+    ('vendor_id : AuthenticAMD\nflags : avx2 fma\n', '5'),
+    ('vendor_id : HygonGenuine\nflags : avx2\n', '5'),
+    ('vendor_id : AuthenticAMD\nflags : avx fma\n', None),
+    ('vendor_id : AuthenticAMD\nflags : avx2_not_quite\n', None),
+    ('CPU implementer : 0x41\nFeatures : fp asimd\n', None),
+    ('', None)])
+def test_only_other_makers_processors_with_avx2(text, expected):
+    assert ppcls_nb.set_mkl_path({}, ppcls_nb.read_cpuinfo(text)) == expected
+
+
+@pytest.mark.parametrize('machine', ['aarch64', 'arm64', 'i686'])
+def test_other_architectures_are_left_alone(machine, monkeypatch):
+    monkeypatch.setattr('platform.machine', lambda: machine)
+    assert ppcls_nb.processor() == ('', False)
+
+
+def test_windows_describes_its_processor_in_the_environment(monkeypatch):
+    class Kernel:
+        def IsProcessorFeaturePresent(self, number): return number == 40
+    windll = type('Windll', (), {'kernel32': Kernel()})
+    monkeypatch.setattr('platform.machine', lambda: 'AMD64')
+    monkeypatch.setattr('ctypes.windll', windll, raising=False)
+    monkeypatch.setenv('PROCESSOR_IDENTIFIER', 'AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD')
+    monkeypatch.setattr(ppcls_nb.os, 'name', 'nt')
+    found = ppcls_nb.processor()
+    monkeypatch.setattr(ppcls_nb.os, 'name', 'posix')
+    assert found == ('AuthenticAMD', True)
