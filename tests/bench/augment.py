@@ -30,25 +30,25 @@ ALIKE = dict(standard=0.06, autoaugment=0.2, randaugment=0.2)                   
 HIDDEN = 0.04                   # and for the share that is hidden; of the original's operations RandomErasing is left out, since that of 2.2.1 erases next to nothing
 
 
-def installed(name, folder):
+def installed(name, folder, requirements=PEERS):
     "The Python of the peer's environment, which is made unless it is there, complete and of today's requirements."
-    home, wanted = folder/name, json.dumps(PEERS[name])
+    home, wanted = folder/name, json.dumps(requirements[name])
     python, stamp = home/('Scripts/python.exe' if os.name == 'nt' else 'bin/python'), home/'installed.json'
     if not stamp.is_file() or stamp.read_text() != wanted:
         print(f'installing {name} into {home}', flush=True)
         subprocess.run([sys.executable, '-m', 'venv', '--clear', home], check=True)
-        for arguments in PEERS[name]: subprocess.run([python, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check', *arguments], check=True)
+        for arguments in requirements[name]: subprocess.run([python, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check', *arguments], check=True)
         stamp.write_text(wanted)
     return str(python)
 
 
 class Contestant:
-    "A process of augment_peers.py; called with a question and its arguments, it returns the answer."
-    def __init__(self, name, python, folder, log):
+    "A process of `script`, beside this file; called with a question and its arguments, it returns the answer. `env`: what its environment has more."
+    def __init__(self, name, python, folder, log, script='augment_peers.py', batch=BATCH, env={}):
         threads = {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'MKL', 'OPENBLAS')}
-        command = [python, Path(__file__).with_name('augment_peers.py'), name, folder, str(BATCH)]
+        command = [python, Path(__file__).with_name(script), name, folder, str(batch)]
         self.name, self.log = name, log
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(log, 'w'), text=True, env=os.environ | threads)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(log, 'w'), text=True, env=os.environ | threads | env)
 
     def __call__(self, *question):
         self.process.stdin.write(json.dumps(question) + '\n')

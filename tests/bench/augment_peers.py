@@ -189,20 +189,25 @@ class Answers:
         return dict(kind=kind, mean=mean.tolist(), spread=np.sqrt(square/n - mean**2).tolist(), zero=float(zero/n))
 
 
-def main(name, folder, batch):
+def serve(make):
+    "Answer the questions of standard input, [method, argument, ...], with the methods of the object that `make` returns."
     answers = os.fdopen(os.dup(1), 'w')                                      # what the peers print goes to standard error instead
     os.dup2(2, 1)
-    random.seed(0); np.random.seed(0)
-    folder = Path(folder)
-    paths = [str(folder/line.rsplit(' ', 1)[0]) for line in (folder/'list.txt').read_text().splitlines()]
     asked = None
     for line in sys.stdin:
         try:
-            asked = asked or Answers(dict(ours=Ours, original=Original, albumentations=Albumentations, torchvision=TorchVision)[name](folder, paths, int(batch)))
+            asked = asked or make()
             question, *arguments = json.loads(line)
             answer = dict(answer=getattr(asked, question)(*arguments))
         except Exception: answer = dict(error=traceback.format_exc())
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def main(name, folder, batch):
+    random.seed(0); np.random.seed(0)
+    folder = Path(folder)
+    paths = [str(folder/line.rsplit(' ', 1)[0]) for line in (folder/'list.txt').read_text().splitlines()]
+    serve(lambda: Answers(dict(ours=Ours, original=Original, albumentations=Albumentations, torchvision=TorchVision)[name](folder, paths, int(batch))))
 
 
 if __name__ == '__main__': main(*sys.argv[1:])
