@@ -23,17 +23,12 @@ profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac
 
 test: $(READY)    ## every check: notebooks clean, export and README in sync, notebook tests, pytest (with the smoke tutorial)
-	@$(BIN)/python tests/checks.py clean
-	@$(BIN)/python tests/checks.py export
-	@$(BIN)/python tests/checks.py readme
-	@$(BIN)/python tests/checks.py notebooks
-	@echo "── pytest" && $(BIN)/python -m pytest --ignore tests/test_zoo.py
-	@echo "── the zoo, two shards" && OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_zoo.py -n 2 --dist loadgroup
+	@$(BIN)/python tests/checks.py all
 
 venv: $(READY)    ## .venv with the pinned requirements (PYTHON, PADDLE, VENV)
 
 lab: $(READY)     ## JupyterLab on nbs/
-	@$(BIN)/python -m jupyterlab nbs
+	@$(BIN)/python -c 'import ppcls_nb; from jupyterlab.labapp import main; main()' nbs
 
 export: $(READY)  ## clean the notebooks, then write ppcls_nb/ and README.md from them
 	@$(BIN)/nbdev_clean

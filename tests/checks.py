@@ -1,9 +1,9 @@
-"""What `make test` checks before pytest, one step a sub-command: clean, export, readme, notebooks. `write-readme` writes README.md.
+"""What `make test` checks: `all` runs every part, whatever fails. One part a sub-command: clean, export, readme, notebooks; `write-readme` writes README.md.
 
 Nothing here changes a notebook or the package: they are copied, the tools run on the copy, and the difference is printed. So it
 works with uncommitted edits and without git.
 """
-import argparse, difflib, os, posixpath, re, shutil, signal, subprocess, sys, tempfile, threading
+import argparse, difflib, os, posixpath, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,9 @@ def write_readme(root: Path = ROOT) -> bool:
 def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
     "nbdev_test passes for every library notebook, all within 20 minutes (tutorials are pytest's; a .notest file keeps a folder out)."
     code = 'from nbdev.test import nbdev_test; nbdev_test(do_print=True, timing=True)'
+    from ppcls_nb import set_mkl_path
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1', 'MPLBACKEND': 'agg'}      # notebooks run side by side, one a core
+    set_mkl_path(env)                                                                               # many of them import Paddle first
     process = subprocess.Popen([sys.executable, '-c', code], cwd=root, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     late, under_way, seen = threading.Event(), set(), 0
 
@@ -126,7 +128,30 @@ def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
     return not failed and not late.is_set() and seen > 0
 
 
-STEPS = {'clean': check_clean, 'export': check_export, 'readme': check_readme, 'notebooks': check_notebooks, 'write-readme': write_readme}
+def parts(root: Path = ROOT) -> dict:
+    "Name → (command, environment) of each part of `make test`, in order."
+    check, pytest = [sys.executable, str(root/'tests'/'checks.py')], [sys.executable, '-m', 'pytest']
+    zoo = ['tests/test_zoo.py', '-n', '2', '--dist', 'loadgroup']
+    return {**{name: ([*check, name], {}) for name in ('clean', 'export', 'readme', 'notebooks')},
+            'pytest': ([*pytest, '--ignore', 'tests/test_zoo.py'], {}),
+            'zoo': ([*pytest, *zoo], {'OMP_NUM_THREADS': '1'})}
+
+
+def check_all(root: Path = ROOT, todo: dict | None = None) -> bool:
+    "Every part, whatever fails before it; a line for each at the end."
+    results = []
+    for name, (command, env) in (parts(root) if todo is None else todo).items():
+        print(f'── {name}', flush=True)
+        since = time.monotonic()
+        code = subprocess.run(command, cwd=root, env=os.environ | env).returncode
+        results.append((name, code, time.monotonic() - since))
+    print('── summary')
+    for name, code, seconds in results:
+        print(f'{name:10s} {"ok" if code == 0 else f"FAILED (exit status {code})":26s} {seconds/60:5.1f} min')
+    return all(code == 0 for _, code, _ in results)
+
+
+STEPS = {'all': check_all, 'clean': check_clean, 'export': check_export, 'readme': check_readme, 'notebooks': check_notebooks, 'write-readme': write_readme}
 
 
 def main():

@@ -114,6 +114,21 @@ def test_no_notebook_at_all_is_a_failure(project):
     assert not checks.check_notebooks(project)
 
 
+def test_all_parts_run_and_one_failure_is_enough(tmp_path, capfd):
+    def python(code, **env): return [sys.executable, '-c', code], env
+    todo = {'first': python('print("one"); raise SystemExit(3)'), 'second': python('import os; print(os.environ["WORD"])', WORD='two'), 'third': python('1/0')}
+    assert not checks.check_all(tmp_path, todo)
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[-3:]] == [['first', 'FAILED'], ['second', 'ok'], ['third', 'FAILED']]
+    assert 'two' in lines and '(exit status 3)' in lines[-3]
+    assert checks.check_all(tmp_path, {'second': todo['second']})
+
+
+def test_parts_are_those_of_the_contributors_page():
+    page = (ROOT/'CONTRIBUTING.md').read_text()
+    assert [name for name in checks.parts() if f'**{name}**' not in page] == []
+
+
 def test_readme_opens_with_the_two_commands_and_its_links_lead_somewhere():
     text = (ROOT/'README.md').read_text()
     assert text.index('make tutorial') < text.index('make test') < text.index('| lesson |')

@@ -24,7 +24,7 @@ from ppcls_nb.models.image_filter import depthwise_filter
 from ppcls_nb.models.products import dense_matmul, depthwise_matmul
 from ppcls_nb.models.small_conv import Conv2D
 
-CHANNELS, LARGEST = 64, 3e7                      # of a depthwise layer; numbers in a map that is still timed
+CHANNELS, LARGEST = 64, 1e7                      # of a depthwise layer; numbers in a map, or in its patches, that are still timed
 DEPTHWISE = [(k, stride) for k in (3, 5) for stride in (1, 2)]
 DENSE = [(1, 1), (3, 1), (3, 2)]
 SIZES, BATCHES, DENSE_CHANNELS = (2, 4, 7, 8, 14, 16, 24, 32, 56, 112), (1, 8, 32, 128), (64, 256, 512)
@@ -93,6 +93,8 @@ def plan_dense(k: int, stride: int, rounds: int, batches) -> tuple:
     rows = []
     for n, size, channels in itertools.product(batches, SIZES[:6], DENSE_CHANNELS):
         out = (size + 2*(k//2) - k)//stride + 1
+        if n*out*out*k*k*channels > LARGEST:
+            continue
         rows.append(((n, size, out*out, channels), milliseconds(dense_forms(n, size, k, stride, channels), rounds)))
     return best_limit(rows, [1, 4, 9, 16, 49, 64, 196, 256], lambda limit, row: 'matrix' if row[2] <= limit else 'paddle'), None, rows
 
