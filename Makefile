@@ -5,7 +5,7 @@ PADDLE  ?= $(if $(filter gpu,$(PROFILE)),gpu,cpu)
 VENV    ?= .venv$(if $(filter-out cpu,$(PADDLE)),-$(PADDLE))
 SUFFIX  := $(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))$(if $(filter-out cpu gpu,$(PADDLE)),-$(PADDLE))
 OUTPUT  ?= output/tutorial$(SUFFIX)
-EXTRAS  := $(PADDLE),weights,notebook,watch,search,deploy,serve,dev,test
+EXTRAS  := $(PADDLE),weights,jpeg,notebook,watch,search,deploy,serve,dev,test
 READY   := $(VENV)/.ready-$(PADDLE)
 BIN     := $(VENV)/bin
 

@@ -12,6 +12,8 @@ from fastcore.basics import BasicRepr, store_attr
 from PIL import Image, ImageOps
 from ...basics import PPClsError
 from ..transform import transform
+try: import simplejpeg
+except ImportError: simplejpeg = None
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #ea6ad60b
 _SIZE_MARKS, _uint16 = frozenset(range(0xc0, 0xd0)) - {0xc4, 0xc8, 0xcc}, struct.Struct('>H').unpack_from
@@ -26,13 +28,13 @@ def _jpeg_header(data):
     return 0, 0, 0
 
 def _header(data):
-    "(width, height, is it a JPEG) of the bytes of a JPEG or PNG file, before EXIF turns it; zeros for other formats. PPClsError for a JPEG that has no end."
+    "(width, height, where a JPEG file says so, else 0) of the bytes of a JPEG or PNG file, before EXIF turns it; zeros for other formats. PPClsError for a JPEG that has no end."
     if data[:2] == b'\xff\xd8':
         w, h, at = _jpeg_header(data)
         if data.rfind(b'\xff\xd9', at) < 0: raise PPClsError(f'a JPEG file without its end, an incomplete copy perhaps ({len(data)} bytes)')
-        return w, h, True
-    if data[12:16] == b'IHDR' and len(data) > 24: return *struct.unpack_from('>II', data, 16), False
-    return 0, 0, False
+        return w, h, at
+    if data[12:16] == b'IHDR' and len(data) > 24: return *struct.unpack_from('>II', data, 16), 0
+    return 0, 0, 0
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #a495b6b4
 def _by_pillow(data):
@@ -43,6 +45,20 @@ def _by_pillow(data):
             return np.array(ImageOps.exif_transpose(img).convert('RGB'))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError): return None
 
+# %% ../../../nbs/02_augment/00_standard.ipynb #5a0c41e2
+_MORE_ROWS = 4                                                            # that interpolated colours look at
+
+def _plain(data, at):
+    "Is this a JPEG file that simplejpeg decodes as OpenCV does? `at`: where the segment with its size is."
+    return at and data[at+1] in (0xc0, 0xc1) and data[at+4] == 8 and data[at+9] in (1, 3) and data.find(b'Exif\0', 0, at) < 0
+
+def _top_rows(data, at, rows, to_rgb, fast):
+    "The first `rows` rows, or some more, of a plain JPEG file; None where the file is damaged."
+    cut = rows + _MORE_ROWS < _uint16(data, at+5)[0]
+    if cut: data = data[:at+5] + struct.pack('>H', rows + _MORE_ROWS) + data[at+7:]
+    try: return simplejpeg.decode_jpeg(data, 'RGB' if to_rgb else 'BGR', fastdct=fast, fastupsample=fast, strict=not cut)
+    except ValueError: return None
+
 # %% ../../../nbs/02_augment/00_standard.ipynb #867c13d1
 class DecodeImage(BasicRepr):
     """The bytes of an image file → uint8 (height, width, 3), RGB or, with `to_rgb=False`, BGR; (3, height, width) with `channel_first`.
@@ -51,20 +67,32 @@ class DecodeImage(BasicRepr):
     What cannot be decoded, is incomplete or has more than `max_pixels` (JPEG, PNG): PPClsError.
     `reduce_to`: a JPEG is decoded at 1/2, 1/4 or 1/8 when its short side keeps at least so many pixels:
     2 x `resize_short` for validation, 3.6 x `size` before `RandCropImage` (default scale).
+    `fast`: plain JPEG files with libjpeg-turbo's quicker, less exact frequencies and colours (needs simplejpeg).
     `to_np` is accepted for the documents' recipes; the result is a NumPy array either way."""
     fresh, max_pixels = True, 178_956_970                                 # the second is Pillow's limit
     _reduced = {1: 0, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-    def __init__(self, to_rgb: bool = True, to_np: bool = False, channel_first: bool = False, reduce_to: int | None = None):
+    def __init__(self, to_rgb: bool = True, to_np: bool = False, channel_first: bool = False, reduce_to: int | None = None, fast: bool = False):
         if reduce_to is not None and reduce_to < 1: raise PPClsError(f'DecodeImage: reduce_to {reduce_to}, expected the pixels that the short side keeps')
+        if fast and not simplejpeg: raise PPClsError('DecodeImage: fast needs simplejpeg, which is not installed: pip install ppcls_nb[jpeg]')
         store_attr()
     def __call__(self, data: bytes, rng=None) -> np.ndarray:
-        if isinstance(data, str): raise PPClsError("DecodeImage wants bytes, got text; open the file with mode 'rb'")
-        w, h, jpeg = _header(data)
-        if w*h > self.max_pixels: raise PPClsError(f'an image of {w} x {h} pixels, expected at most {self.max_pixels:,}')
-        by = next((k for k in (8, 4, 2) if -(-min(w, h)//k) >= self.reduce_to), 1) if jpeg and self.reduce_to else 1
-        img = self._decode(data, by)
-        if img is None: raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes)')
+        img = self.part(data)
         return img.transpose(2, 0, 1) if self.channel_first else img
+    def part(self, data, box=lambda w, h: (0, 0, w, h)):
+        "The part of the image, RGB or BGR (height, width, 3), whose (x, y, width, height) the function `box` of the image's width and height names."
+        if isinstance(data, str): raise PPClsError("DecodeImage wants bytes, got text; open the file with mode 'rb'")
+        w, h, at = _header(data)
+        if w*h > self.max_pixels: raise PPClsError(f'an image of {w} x {h} pixels, expected at most {self.max_pixels:,}')
+        by = next((k for k in (8, 4, 2) if -(-min(w, h)//k) >= self.reduce_to), 1) if at and self.reduce_to else 1
+        x, y, w, h = box(w, h) if (plain := simplejpeg and by == 1 and _plain(data, at)) else (0, 0, 0, 0)
+        img = _top_rows(data, at, y + h, self.to_rgb, self.fast) if plain else None
+        if img is None: img = self._decode(data, by)
+        if img is None: raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes)')
+        if not plain: x, y, w, h = box(*img.shape[1::-1])
+        return img[y:y+h, x:x+w]
+    def join(self, op):
+        "The operation that decodes and crops where `op` crops at random, else None."
+        return _DecodeCrop(self, op) if simplejpeg and type(self) is DecodeImage and type(op) is RandCropImage and not self.channel_first else None
     def _decode(self, data, by):
         turned_webp = data[12:16] == b'VP8X' and int.from_bytes(data[20:21], 'big') & 8
         if data and not turned_webp:
@@ -117,15 +145,25 @@ class RandCropImage(BasicRepr):
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]): raise PPClsError(f'RandCropImage: scale {scale} and ratio {ratio}, expected 0 < low ≤ high (scale ≤ 1)')
         self._wh = _wh(size, 'RandCropImage')
         store_attr()
-    def __call__(self, img, rng=None):
-        rng = rng or np.random.default_rng()
-        img_h, img_w = img.shape[:2]
+    def box(self, img_w, img_h, rng):
+        "(x, y, width, height) of a random part of an image of this width and height."
         ratio = rng.uniform(*self.ratio)
         fits = min(img_w/img_h/ratio, img_h/img_w*ratio)
         area = img_w*img_h*rng.uniform(min(self.scale[0], fits), min(self.scale[1], fits))
         w, h = max(1, int(math.sqrt(area*ratio))), max(1, int(math.sqrt(area/ratio)))
-        x, y = rng.integers(img_w-w+1), rng.integers(img_h-h+1)
+        return int(rng.integers(img_w-w+1)), int(rng.integers(img_h-h+1)), w, h
+    def __call__(self, img, rng=None):
+        x, y, w, h = self.box(*img.shape[1::-1], rng or np.random.default_rng())
         return _resize(img[y:y+h, x:x+w], self._wh, self.interpolation)
+
+# %% ../../../nbs/02_augment/00_standard.ipynb #5a0c41e4
+class _DecodeCrop(BasicRepr):
+    "`crop(decode(data), rng)` for a `DecodeImage` and a `RandCropImage`, without decoding the rows below the crop."
+    fresh = True
+    def __init__(self, decode, crop): store_attr()
+    def __call__(self, data, rng=None):
+        rng = rng or np.random.default_rng()
+        return _resize(self.decode.part(data, lambda w, h: self.crop.box(w, h, rng)), self.crop._wh, self.crop.interpolation)
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #3e0d6961
 class RandFlipImage(BasicRepr):
