@@ -60,14 +60,18 @@ class Ours:
         return ListDataset(self.folder, self.folder/'list.txt', [op if callable(op) else build_ops([op])[0] for op in recipe(pipeline)])
 
     def build(self, pipeline):
+        if pipeline == 'single':
+            from ppcls_nb.data.transform import transform
+            dataset, rng = self.dataset(pipeline), np.random.default_rng(0)
+            return lambda epoch, indices: [transform(read(dataset.paths[i]), dataset.transforms, rng) for i in indices]
         loader = self.loader(self.dataset(pipeline))
         return lambda epoch, indices: loader._arrays([(epoch, i) for i in indices])[0]
 
     def stages(self, pipeline, epoch, batches, clock):
         "Stage → µs an image, median over the batches: the operations one by one, each on what the one before has just left in the cache."
-        from ppcls_nb.data.transform import Painter
+        from ppcls_nb.data.transform import Painter, joined
         dataset, laps = self.dataset(pipeline), collections.defaultdict(list)
-        ops = [(type(op).__name__ if op is not mirror else 'mirror', op.paint if isinstance(op, Painter) else op) for op in dataset.ops(epoch)]
+        ops = [(type(op).__name__ if op is not mirror else 'mirror', op.paint if isinstance(op, Painter) else op) for op in joined(dataset.ops(epoch))]
         for indices in batches:
             spent, samples, since = collections.Counter(), [], clock()
             def lap(stage):
@@ -122,6 +126,7 @@ class Albumentations:
         crop, flip = (A.Resize(SIZE, SIZE), 1) if pipeline == 'fixed' else (A.RandomResizedCrop((SIZE, SIZE), scale=(.08, 1), ratio=(3/4, 4/3)), .5)
         compose = A.Compose([crop, A.HorizontalFlip(p=flip), A.Normalize(MEAN, STD)], seed=0)
         def sample(path): return compose(image=cv2.imdecode(np.frombuffer(read(path), np.uint8), cv2.IMREAD_COLOR_RGB))['image']
+        if pipeline == 'single': return lambda epoch, indices: [sample(self.paths[i]).transpose(2, 0, 1) for i in indices]
         return lambda epoch, indices: assemble([sample(self.paths[i]) for i in indices])
 
 
@@ -142,6 +147,7 @@ class TorchVision:
         one = v2.Compose(first + augment + [v2.PILToTensor()]*pillow)
         normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
         decode = (lambda path: Image.open(io.BytesIO(read(path))).convert('RGB')) if pillow else (lambda path: decode_image(path, ImageReadMode.RGB))
+        if pipeline == 'single': return lambda epoch, indices: [normalize(one(decode(self.paths[i]))).numpy() for i in indices]
         return lambda epoch, indices: normalize(torch.stack([one(decode(self.paths[i])) for i in indices])).numpy()
 
     def build(self, pipeline):
@@ -181,7 +187,7 @@ class Answers:
         total, square, zero, n, kind = np.zeros(3), np.zeros(3), 0, 0, None
         for epoch in epochs:
             for indices in batches:
-                x = self.batch(pipeline)(epoch, indices)
+                x = np.ascontiguousarray(self.batch(pipeline)(epoch, indices))
                 kind = kind or [list(x.shape), str(x.dtype), x.flags.c_contiguous]
                 zero, n = zero + (x == 0).all(1).sum(), n + x[:, 0].size
                 total, square = total + x.sum((0, 2, 3), dtype=np.float64), square + (x*x).sum((0, 2, 3), dtype=np.float64)
