@@ -35,14 +35,14 @@ ALIKE = dict(standard=0.06, single=0.06, autoaugment=0.2, randaugment=0.2)      
 HIDDEN = 0.04                   # and for the share that is hidden; of the original's operations RandomErasing is left out, since that of 2.2.1 erases next to nothing
 
 
-def installed(name, folder, requirements=PEERS):
+def installed(name, folder):
     "The Python of the peer's environment, which is made unless it is there, complete and of today's requirements."
-    home, wanted = folder/name, json.dumps(requirements[name])
+    home, wanted = folder/name, json.dumps(PEERS[name])
     python, stamp = home/('Scripts/python.exe' if os.name == 'nt' else 'bin/python'), home/'installed.json'
     if not stamp.is_file() or stamp.read_text() != wanted:
         print(f'installing {name} into {home}', flush=True)
         subprocess.run([sys.executable, '-m', 'venv', '--clear', home], check=True)
-        for arguments in requirements[name]: subprocess.run([python, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check', *arguments], check=True)
+        for arguments in PEERS[name]: subprocess.run([python, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check', *arguments], check=True)
         stamp.write_text(wanted)
     return str(python)
 

@@ -21,7 +21,6 @@ from ppcls_nb import usable_cores
 from torch_training_peer import NETWORKS
 from tqdm import tqdm
 
-TIMM = dict(timm=[['torch==2.14.1', 'torchvision==0.29.1', 'timm==1.0.31', f'numpy=={np.__version__}']])            # what pip is called with
 RIVALS = ['ours-plain', 'torch', 'torch-channels-last']
 SMALL, RESNET = {'torch': 1.3, 'torch-channels-last': 1.0, 'old': 0.98}, {'torch-channels-last': 0.9, 'old': 0.98}   # the ratios aimed at
 LIMITS = dict(logits=1e-4, gradients=0.1)      # |theirs − ours| / |ours| allowed; through ReLU's kinks, rounding alone moves gradients by up to 0.04 (in float64 they differ by 4e-8)
@@ -37,7 +36,7 @@ def processor():
 def start(args, folder):
     "Name → `Contestant`; ours first."
     names = ['ours', *args.against, *['old']*bool(args.old)]
-    peer = installed('timm', args.peers, TIMM) if any(name.startswith('torch') for name in names) else None
+    peer = installed('torch', args.peers) if any(name.startswith('torch') for name in names) else None
     for name in names:
         env = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1' if name == 'ours-one-thread' else str(args.threads))
         if name == 'old': env['PYTHONPATH'] = str(args.old.resolve())
