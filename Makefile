@@ -23,12 +23,7 @@ profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac
 
 test: $(READY)    ## every check: notebooks clean, export and README in sync, notebook tests, pytest (with the smoke tutorial)
-	@$(BIN)/python tests/checks.py clean
-	@$(BIN)/python tests/checks.py export
-	@$(BIN)/python tests/checks.py readme
-	@$(BIN)/python tests/checks.py notebooks
-	@echo "── pytest" && $(BIN)/python -m pytest --ignore tests/test_zoo.py
-	@echo "── the zoo, two shards" && OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_zoo.py -n 2 --dist loadgroup
+	@$(BIN)/python tests/checks.py all
 
 venv: $(READY)    ## .venv with the pinned requirements (PYTHON, PADDLE, VENV)
 

@@ -1,9 +1,9 @@
-"""What `make test` checks before pytest, one step a sub-command: clean, export, readme, notebooks. `write-readme` writes README.md.
+"""The checks of `make test`, one step a sub-command: clean, export, readme, notebooks; `all` is these, pytest and the zoo. `write-readme` writes README.md.
 
 Nothing here changes a notebook or the package: they are copied, the tools run on the copy, and the difference is printed. So it
 works with uncommitted edits and without git.
 """
-import argparse, difflib, os, posixpath, re, shutil, signal, subprocess, sys, tempfile, threading
+import argparse, difflib, os, posixpath, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +126,27 @@ def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
     return not failed and not late.is_set() and seen > 0
 
 
-STEPS = {'clean': check_clean, 'export': check_export, 'readme': check_readme, 'notebooks': check_notebooks, 'write-readme': write_readme}
+CHECKS = ('clean', 'export', 'readme', 'notebooks')
+PYTEST = (sys.executable, '-m', 'pytest')
+PARTS = {**{step: (sys.executable, 'tests/checks.py', step) for step in CHECKS},
+         'pytest': (*PYTEST, '--ignore', 'tests/test_zoo.py'),
+         'zoo': ('env', 'OMP_NUM_THREADS=1', *PYTEST, 'tests/test_zoo.py', '-n', '2', '--dist', 'loadgroup')}     # two shards
+
+
+def check_all(root: Path = ROOT, parts: dict = PARTS) -> bool:
+    "Every part runs, whatever fails; a line for each comes last."
+    lines, failed = [], False
+    for name, command in parts.items():
+        if name not in CHECKS: print(f'── {name}', flush=True)      # the checks print their own heading
+        start = time.perf_counter()
+        code = subprocess.run(command, cwd=root).returncode
+        failed |= code != 0
+        lines.append(f'{name:<10} {"FAILED" if code else "ok":<6} {time.perf_counter() - start:6.0f} s')
+    print('── summary', *lines, sep='\n', flush=True)
+    return not failed
+
+
+STEPS = {'clean': check_clean, 'export': check_export, 'readme': check_readme, 'notebooks': check_notebooks, 'all': check_all, 'write-readme': write_readme}
 
 
 def main():

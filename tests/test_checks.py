@@ -114,6 +114,28 @@ def test_no_notebook_at_all_is_a_failure(project):
     assert not checks.check_notebooks(project)
 
 
+def test_every_part_runs_whatever_fails_and_a_line_for_each_comes_last(tmp_path, capfd):
+    python = lambda code: (sys.executable, '-c', code)
+    parts = {'first': python('print("one")'), 'second': python('import sys; print("two"); sys.exit(3)'), 'third': python('print("three")')}
+    assert not checks.check_all(tmp_path, parts)
+    lines = capfd.readouterr().out.splitlines()
+    assert [line for line in lines if line in ('one', 'two', 'three')] == ['one', 'two', 'three']
+    assert [line.split()[:2] for line in lines[-3:]] == [['first', 'ok'], ['second', 'FAILED'], ['third', 'ok']]
+    assert all(line.endswith(' s') for line in lines[-3:])
+    assert checks.check_all(tmp_path, {'first': parts['first'], 'third': parts['third']})
+
+
+def test_a_part_that_a_signal_ends_has_failed(tmp_path):
+    assert not checks.check_all(tmp_path, {'killed': (sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)')})
+
+
+def test_make_test_runs_every_part():
+    made = subprocess.run(['make', '-n', 'test', 'READY='], cwd=ROOT, capture_output=True, text=True).stdout
+    assert 'tests/checks.py all' in made
+    assert list(checks.PARTS) == ['clean', 'export', 'readme', 'notebooks', 'pytest', 'zoo']
+    for name in checks.CHECKS: assert name in checks.STEPS
+
+
 def test_readme_opens_with_the_two_commands_and_its_links_lead_somewhere():
     text = (ROOT/'README.md').read_text()
     assert text.index('make tutorial') < text.index('make test') < text.index('| lesson |')
