@@ -124,6 +124,10 @@ def test_all_parts_run_and_one_failure_is_enough(tmp_path, capfd):
     assert checks.check_all(tmp_path, {'second': todo['second']})
 
 
+def test_a_part_that_a_signal_ends_has_failed(tmp_path):
+    assert not checks.check_all(tmp_path, {'killed': ([sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)'], {})})
+
+
 def test_parts_are_those_of_the_contributors_page():
     page = (ROOT/'CONTRIBUTING.md').read_text()
     assert [name for name in checks.parts() if f'**{name}**' not in page] == []

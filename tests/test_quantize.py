@@ -5,11 +5,11 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.datasets import read_list
 from ppcls_nb.data.imaug.presets import eval_ops
 from ppcls_nb.data.prepare import prepare_data
-from ppcls_nb.deploy.export import export_model, read_export
+from ppcls_nb.deploy.export import export_model, onnx_session, read_export
 from ppcls_nb.deploy.predict import Predictor, image_batches
-from ppcls_nb.deploy.quantize import export_quant_aware, learned_ranges, plain, quant_aware, quantize
+from ppcls_nb.deploy.quantize import calibrate, export_quant_aware, grid, input_names, learned_ranges, plain, quant_aware, quantize, write_int8
 from ppcls_nb.models import create_model
-from ppcls_nb.models.layers import conv2d
+from ppcls_nb.models.layers import ConvBN, conv2d
 
 pytestmark = pytest.mark.skipif(int(paddle.__version__.split('.')[0]) < 3, reason='paddle2onnx needs Paddle 3')
 OPS = eval_ops(32, 32)
@@ -44,15 +44,91 @@ def test_softmax_stays_float(pictures, tmp_path):
     p = Predictor(tmp_path/'int8', 'onnx').logits(x.numpy())
     assert report.size[1] < .5*report.size[0] and report.seen and np.allclose(p.sum(1), 1, atol=1e-5) and abs(p*256 - (p*256).round()).max() > .2
 
-def test_learned_ranges_reach_the_file(pictures, tmp_path):
-    "Every layer of a network with squeeze and excitation, hard-swish and a last linear layer is found again in the file, which rounds no more coarsely than training did."
-    net, x = settled('MobileNetV3_small_x0_35', pictures, 8)
+@pytest.fixture(scope='module')
+def deployed(pictures, tmp_path_factory):
+    "A network with squeeze and excitation, hard-swish and a last linear layer, trained with rounding: its layers as training computes them, and the folder of its 8-bit file."
+    folder = tmp_path_factory.mktemp('deployed')
+    net, x = settled('MobileNetV3_small_x0_35', pictures, 40)
     learn(quant_aware(net), x, 3, .0005)
-    rounded = net(x).numpy()
-    report = export_quant_aware(net, tmp_path/'int8', OPS, pictures, tests=pictures, runs=0, bar=False)
-    y = Predictor(tmp_path/'int8', 'onnx').logits(x.numpy())
-    assert relative(net(x).numpy(), y) < .1 and relative(rounded, y) < .5 and report.tests == 40
-    assert read_export(tmp_path/'int8').about['int8']['learned_ranges'] == 55
+    learned, layers = learned_ranges(net), {layer.plain[0].weight.name: layer for layer in net.sublayers() if hasattr(layer, 'plain')}
+    norms = {id(getattr(block, block.names[0])): getattr(block, block.names[1]) for block in net.sublayers() if isinstance(block, ConvBN)}
+    report = export_quant_aware(net, folder/'int8', OPS, pictures, tests=pictures, runs=0, bar=False)
+    export_model(net, folder/'float', OPS, onnx=True)
+    return dict(folder=folder, x=x.numpy(), learned=learned, report=report, layers={w: (layer, norms.get(id(layer))) for w, layer in layers.items()})
+
+@pytest.fixture(scope='module')
+def rounded_layers(deployed):
+    "{weight: what the file makes of that layer}: its input before and after rounding, scale and zero point of this, its weights, their scales, and its output."
+    import onnx, onnxruntime
+    model, inputs = onnx.load(str(deployed['folder']/'int8'/'inference.onnx')), input_names(deployed['folder']/'float'/'inference.onnx')
+    made, constant = {n.output[0]: n for n in model.graph.node}, {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    layers = [n for n in model.graph.node if n.op_type in ('Conv', 'Gemm', 'MatMul')]
+    rounding = [made[made[n.input[0]].input[0]] for n in layers]
+    assert [q.input[0] for q in rounding] == list(inputs.values())
+    known = {v.name for v in [*model.graph.input, *model.graph.output]}
+    wanted = list({name for n, q in zip(layers, rounding) for name in (q.input[0], n.input[0], n.output[0])} - known)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    entry = model.graph.input[0].name
+    seen = {entry: deployed['x'], **dict(zip(wanted, session.run(wanted, {entry: deployed['x']})))}
+    found = {}
+    for weight, n, q in zip(inputs, layers, rounding):
+        stored, scales = (constant[name] for name in made[n.input[1]].input[:2])
+        scale, zero = (constant[name].item() for name in q.input[1:3])
+        found[weight] = dict(before=seen[q.input[0]], after=seen[n.input[0]], output=seen[n.output[0]], scale=scale, zero=zero, stored=stored, scales=scales)
+    return found
+
+def test_every_learned_range_is_in_the_file(deployed, rounded_layers):
+    "Scale and zero point of every layer's input are those of its learned range."
+    assert rounded_layers.keys() == deployed['learned'].keys() and len(rounded_layers) == 55
+    assert read_export(deployed['folder']/'int8').about['int8']['learned_ranges'] == 55 and deployed['report'].tests == 40
+    for weight, layer in rounded_layers.items():
+        scale, zero = grid(*deployed['learned'][weight])
+        assert layer['scale'] == pytest.approx(scale, rel=1e-5) and layer['zero'] == zero, weight
+
+def test_the_file_rounds_inputs_as_training_does(deployed, rounded_layers):
+    "Where both round the same numbers they give the same; a number halfway between two steps may go either way."
+    for weight, layer in rounded_layers.items():
+        rounding = deployed['layers'][weight][0]._layer._fake_quant_input
+        steps = abs(rounding(paddle.to_tensor(layer['before'])).numpy() - layer['after'])/layer['scale']
+        assert steps.max() < 1.01 and (steps > .01).mean() < .001, weight
+
+def test_weights_in_the_file_are_half_a_step_off_at_most(deployed, rounded_layers):
+    "Batch norms are folded in, which scales every channel; its largest weight is step 127."
+    for weight, layer in rounded_layers.items():
+        wrapper, norm = deployed['layers'][weight]
+        w, scales = wrapper.plain[0].weight.numpy(), layer['scales']
+        if norm is not None: w = w*(norm.weight/(norm._variance + norm._epsilon).sqrt()).numpy()[:, None, None, None]
+        largest = abs(w).max((1, 2, 3) if w.ndim == 4 else 0)
+        assert np.allclose(scales, largest/127, rtol=1e-4), weight
+        if w.ndim == 4: scales = scales[:, None, None, None]
+        assert (abs(layer['stored']*scales - w) <= .501*scales).all(), weight
+
+def test_every_layer_computes_what_it_was_trained_to(deployed, rounded_layers):
+    "From the same rounded input, the layer with its batch norm as in training and as in the file: these differ by half a step of the bias (the input's step times the weights'), and by a step of a weight that lies halfway between two."
+    for weight, layer in rounded_layers.items():
+        wrapper, norm = deployed['layers'][weight]
+        y = wrapper(paddle.to_tensor(layer['after']))
+        y = (y if norm is None else norm(y)).numpy()
+        if layer['output'].min() >= 0: y = y.clip(0)                  # the quantizer puts a ReLU into the layer before it
+        w, stored = wrapper.plain[0].weight, layer['stored']
+        rest = (0, *range(2, y.ndim))
+        others = (1, 2, 3) if w.ndim == 4 else 0                      # axes of a weight that are not its output channels
+        steps = abs(wrapper._layer._fake_quant_weight(w).numpy())/abs(w.numpy()).max(others, keepdims=True)*127
+        ties = (steps.round() != abs(stored.astype(int))).sum(others)
+        limit = layer['scales']*(.501*layer['scale'] + ties*abs(layer['after']).max()) + 1e-4*abs(y).max()
+        assert ties.sum() <= 1e-4*w.size + 1 and (abs(y - layer['output']).max(rest) <= limit).all(), weight
+
+def test_products_of_eight_bits_do_not_overflow(tmp_path):
+    "The largest products, in pairs, are beyond 16 bits; x86 processors without VNNI instructions add them there if ONNX Runtime is not told otherwise."
+    import onnx
+    x, w = np.ones([2, 64, 8, 8], np.float32), onnx.numpy_helper.from_array(np.ones([64, 64, 1, 1], np.float32), 'w')
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['N', 64, 8, 8]) for name in 'xy']
+    graph = onnx.helper.make_graph([onnx.helper.make_node('Conv', ['x', 'w'], ['y'], 'conv')], 'products', ends[:1], ends[1:], [w])
+    file = tmp_path/'float.onnx'
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8), file)
+    write_int8(file, tmp_path/'int8.onnx', calibrate(file, [x]))
+    assert abs(onnx_session(tmp_path/'int8.onnx')(x) - 64).max() < 64/255
 
 def test_same_padding_is_rounded_too():
     "Layers that pad as TensorFlow does give about the same, rounded."

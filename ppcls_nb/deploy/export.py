@@ -169,11 +169,12 @@ class Exported:
         return next((self.folder/n for n in names if n in self.files), None)
 
 # %% ../../nbs/07_deploy/00_export.ipynb #354208a9
-def onnx_session(file, threads: int | None = None):
-    "ONNX Runtime for the network in `file` (.onnx, .ort) on the CPU: a function of float32 images (N, 3, H, W) that gives the outputs. What it cannot read raises its own exception."
+def onnx_session(file, threads: int | None = None, exact: bool = True):
+    "ONNX Runtime for the network in `file` (.onnx, .ort) on the CPU: a function of float32 images (N, 3, H, W) that gives the outputs. `exact`: sums of 8-bit products do not overflow; needless where weights have 7 bits. What it cannot read raises its own exception."
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or usual_threads(), 3
+    options.add_session_config_entry('session.x64quantprecision', str(int(exact)))
     session = onnxruntime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]

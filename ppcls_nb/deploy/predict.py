@@ -111,7 +111,7 @@ def _onnx(record, threads):
     "ONNX Runtime."
     if not (file := record.file('inference.onnx')): raise PPClsError(f'{record.folder}: has no inference.onnx; export it again with --onnx')
     _package('onnxruntime', 'onnx')
-    try: return onnx_session(file, threads)
+    try: return onnx_session(file, threads, exact=not record.about.get('int8', {}).get('seven_bits'))
     except Exception as e: raise PPClsError(f'{file}: ONNX Runtime cannot read it: {e}') from e
 
 def _openvino(record, threads):

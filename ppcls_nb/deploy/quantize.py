@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'grid', 'fake_quant', 'weight_error', 'float_graph', 'calibrate', 'write_int8', 'Quantized', 'speed_ratio',
-           'quantize', 'input_names', 'narrowed', 'quant_aware', 'learned_ranges', 'plain', 'export_quant_aware']
+           'quantize', 'input_names', 'with_learned', 'InputRounding', 'quant_aware', 'learned_ranges', 'plain',
+           'export_quant_aware']
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #1fb18062
 import io, logging, os, tempfile, time
@@ -181,7 +182,7 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
     """Write the network exported into folder `source` with 8-bit weights and activations into `folder`, all or nothing; what it cost is in the `Quantized` that is returned.
 
     `images`: paths, bytes or uint8 RGB arrays, of which `count` (at most 32 for entropy) calibrate by `method` ('minmax', 'percentile' or 'entropy'). `tests`: other images to compare on (default: the rest), `labels` theirs (or those of `images`).
-    `ranges`: of the inputs of some layers, {name of their weight: largest absolute value}, as `learned_ranges` gives them. `seven_bits`: for processors without VNNI. `max_drop`: points of top-1 to lose without a warning.
+    `ranges`: of the inputs of some layers, {name of their weight: (lowest, highest)}, as `learned_ranges` gives them. `seven_bits`: for processors without VNNI. `max_drop`: points of top-1 to lose without a warning.
     `runs`: pairs of runs for the speed, 0 for none. An image that cannot be read is a `BadImage`; a folder that is no export, or quantized, a `PPClsError`. Source: documents 5.3."""
     if method not in METHODS: raise PPClsError(nearest(method, METHODS, 'calibration method'))
     record, count = read_export(source), min(count, 32) if method == 'entropy' else count
@@ -192,9 +193,9 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
         raw, folded = float_graph(record, tmp)
         batches = tqdm(image_batches(seen, record.ops(), batch_size), 'calibrate', -(-len(seen)//batch_size), leave=False, disable=not bar)
         found = calibrate(folded, (arrays for _, arrays in batches), method)
-        write_int8(folded, new/'inference.onnx', narrowed(found, input_names(raw), ranges) if ranges else found, seven_bits)
+        write_int8(folded, new/'inference.onnx', with_learned(found, input_names(raw), ranges) if ranges else found, seven_bits)
         before = replace(record, folder=raw.parent, files={'inference.onnx': ''})
-        after = replace(record, versions={**record.versions, 'onnxruntime': _version()}, about={**record.about, 'int8': {'method': method, 'images': len(seen), 'learned_ranges': len(ranges or ())}})
+        after = replace(record, versions={**record.versions, 'onnxruntime': _version()}, about={**record.about, 'int8': {'method': method, 'images': len(seen), 'learned_ranges': len(ranges or ()), 'seven_bits': seven_bits}})
         after.save(new)
         agreement, top1, speed = _measure(before, after, tests, labels, batch_size, runs, bar)
         size = raw.stat().st_size, (new/'inference.onnx').stat().st_size
@@ -215,12 +216,39 @@ def input_names(file) -> dict:
         return name
     return {origin(n.input[1]): origin(n.input[0]) for n in nodes if n.op_type in ('Conv', 'MatMul', 'Gemm')}
 
-def narrowed(found: dict, inputs: dict, learned: dict) -> dict:
-    "Calibrated ranges `found`, cut off at ± the learned ones (the largest, where several layers read one activation)."
+def with_learned(found: dict, inputs: dict, learned: dict) -> dict:
+    "Calibrated ranges `found`, with the learned ones {weight: (lowest, highest)} in their place where there are any; the widest, where several layers read one activation."
     if lost := [w for w in learned if inputs.get(w) not in found]: raise PPClsError(f'quantize: {len(lost)} of {len(learned)} layers with learned ranges are not in the ONNX network: {[(w, inputs.get(w)) for w in lost]}')
-    limit = {}
-    for w, a in learned.items(): limit[inputs[w]] = max(a, limit.get(inputs[w], 0.))
-    return {k: (max(low, -limit[k]), min(high, limit[k])) if k in limit else (low, high) for k, (low, high) in found.items()}
+    lows, highs = zip(*learned.values())
+    read = [inputs[w] for w in learned]
+    both = {k: (min(v for v, name in zip(lows, read) if name == k), max(v for v, name in zip(highs, read) if name == k)) for k in read}
+    return {**found, **both}
+
+# %% ../../nbs/07_deploy/03_quantize.ipynb #5d0c7e1a
+class InputRounding(nn.Layer):
+    "Rounds its input to the 256 steps of a range that training learns: moving averages of each batch's lowest and highest value. The gradient is that of the identity (arXiv:1308.3432); before the first batch nothing is rounded."
+    def __init__(self, rate: float = .9):
+        super().__init__()
+        self.rate = rate
+        self.register_buffer('total', paddle.zeros([2]))         # of lowest and highest values, older ones times `rate`, `rate`², …
+        self.register_buffer('count', paddle.zeros([1]))         # of batches, likewise
+
+    def range(self) -> tuple:
+        "(lowest, highest) value of the grid, float32 tensors of one number; lowest ≤ 0 ≤ highest."
+        return tuple((self.total/self.count.clip(min=1e-9)).split(2))
+
+    def forward(self, x):
+        if self.training:
+            ends = paddle.stack([x.detach().min().clip(max=0), x.detach().max().clip(min=0)]).astype('float32')
+            self.total.set_value(self.rate*self.total + ends)
+            self.count.set_value(self.rate*self.count + 1)
+        elif not self.count: return x
+        low, high = self.range()
+        scale = (high - low)/255
+        scale = paddle.where(scale > 0, scale, paddle.ones_like(scale))
+        zero = (-low/scale).round()
+        with paddle.no_grad(): change = scale*((x/scale).round().clip(-zero, 255 - zero)) - x
+        return x + change.astype(x.dtype)
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #00e80ccb
 def _wrapped(model):
@@ -233,17 +261,14 @@ def quant_aware(model: nn.Layer) -> nn.Layer:
     if _wrapped(model): raise PPClsError('quant_aware: this network is prepared already')
     layers = {name: layer for name, layer in model.named_sublayers() if isinstance(layer, (nn.Conv2D, nn.Linear))}
     if not layers: raise PPClsError(f'quant_aware: {type(model).__name__} has no convolution or linear layer inside')
-    ImperativeQuantAware(weight_quantize_type='channel_wise_abs_max', activation_quantize_type='moving_average_abs_max', quantizable_layer_type=['Conv2D', 'Linear'], onnx_format=True).quantize(model)
+    ImperativeQuantAware(weight_quantize_type='channel_wise_abs_max', act_quantize_layer=InputRounding, quantizable_layer_type=['Conv2D', 'Linear'], onnx_format=True).quantize(model)
     wrappers = dict(model.named_sublayers())
-    for name, layer in layers.items():
-        wrappers[name].plain = (layer,)                                       # in a tuple: no sublayer of it
-        seen = wrappers[name]._layer._fake_quant_input
-        for x in (seen._state, seen._accum): x.set_value(paddle.zeros_like(x))
+    for name, layer in layers.items(): wrappers[name].plain = (layer,)        # in a tuple: no sublayer of it
     return model
 
 def learned_ranges(model: nn.Layer) -> dict:
-    "{name of a layer's weight: largest absolute input that its rounding knows} of a network that `quant_aware` has prepared."
-    return {child.plain[0].weight.name: child._layer._fake_quant_input._scale.item() for _, _, child in _wrapped(model)}
+    "{name of a layer's weight: (lowest, highest) input that its rounding knows} of a network that `quant_aware` has prepared."
+    return {child.plain[0].weight.name: tuple(t.item() for t in child._layer._fake_quant_input.range()) for _, _, child in _wrapped(model)}
 
 def plain(model: nn.Layer) -> nn.Layer:
     "Undo `quant_aware`, in place: the layers as they were, with the weights as they are now."
