@@ -89,7 +89,6 @@ class Fail(Callback):
     def __init__(self, how): self.how = how
     def before_step(self, t):
         if t.step < 3 or t.rank == 0: return
-        print('now', time.time(), flush=True)
         if self.how == 'raise': raise RuntimeError('boom in rank 1')
         if self.how == 'kill': os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
@@ -195,8 +194,7 @@ def test_all_processes_stop_with_the_same_error(two):
 @pytest.mark.parametrize('how', ['raise', 'kill', 'hang'])
 def test_a_process_that_fails_ends_the_job_and_its_error_is_seen(how, data, tmp_path):
     code, printed, log1 = launch('harm', data, how, folder=tmp_path)
-    took = time.time() - float(log1.split('now ')[1].split()[0])
-    assert code != 0 and took < 30, printed
+    assert code != 0, printed
     assert 'epoch:0' not in printed
     if how == 'raise': assert 'boom in rank 1' in log1 and 'rank 1 status failed' in printed and 'boom in rank 1' in printed
     if how == 'kill': assert 'rank 1 status failed' in printed

@@ -75,7 +75,7 @@ def test_a_kernelspec_of_another_environment_is_not_used(write, tmp_path, monkey
 def test_cell_timeout_keeps_the_notebook_and_says_where(write, tmp_path, log):
     path = write('slow', 'import os, pathlib; pathlib.Path("pid").write_text(str(os.getpid()))', 'import time; time.sleep(100)')
     result = run_notebook(path, tmp_path/'out.ipynb', cell_timeout=2, screen=Screen(log))
-    assert result.status == 'timeout' and result.seconds < 30
+    assert result.status == 'timeout'
     assert 'slow.ipynb: timeout in cell In [3]' in log.getvalue() and '│ import time; time.sleep(100)' in log.getvalue()
     assert 'not finished within 2 s' in log.getvalue() and f'kept: {tmp_path}/out.ipynb' in log.getvalue()
     assert outputs(result.out)[-1].ename == 'CellTimeoutError'
