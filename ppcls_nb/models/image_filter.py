@@ -104,10 +104,10 @@ class DepthwiseFilter(PyLayer):
     "Depthwise convolution by `filter_channels`, see `depthwise_filter`."
     @staticmethod
     def forward(ctx, x, weight, stride, pads, oh, ow, cnhw):
+        ctx.needed = not x.stop_gradient, not weight.stop_gradient
+        ctx.arguments = stride, pads, cnhw
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        ctx.arguments = stride, pads, cnhw
-        ctx.needed = not x.stop_gradient, not weight.stop_gradient
         batch, channels = (1, 0) if cnhw else (0, 1)
         shape = [0, 0, oh, ow]
         shape[batch], shape[channels] = x.shape[batch], x.shape[channels]
