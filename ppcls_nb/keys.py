@@ -44,13 +44,16 @@ class ArchitectureConf:
     """A network's name and arguments; `TEACHER_distill_STUDENT` names two, `A+B_distill_STUDENT` several teachers.
 
     `teacher_params` and `teacher_size` (pixels) are the teacher's: one for all, or a list with one for each; `teacher_weights` a list of their shares.
-    `teacher_engine`: auto, eager or inference, see `Teacher`. `lr_mult` maps name patterns to learning rate multipliers."""
+    `teacher_engine`: auto, eager or inference, see `Teacher`. `teacher_answers`: live (for the crops that the student sees) or stored (once for each
+    image and its mirror image, after the operations `teacher_transforms`, default: those of VALID; see `distill.stored`). `lr_mult` maps name patterns to learning rate multipliers."""
     name: str = MISSING
     params: dict[str, Any] = field(default_factory=dict)
     teacher_params: Any = None
     teacher_size: Any = None
     teacher_weights: list[float] | None = None
     teacher_engine: str = 'auto'
+    teacher_answers: str = 'live'
+    teacher_transforms: list[Any] = field(default_factory=list)
     lr_mult: dict[str, float] = field(default_factory=dict)
 
 @dataclass
@@ -99,7 +102,7 @@ class Config:
     """A recipe: the keys of the documents' tables and of files of their time.
 
     Added are `seed`, `data_name`, `distill`, `leakage`, `fix`, `accumulate`, `clip`, `early_stopping`, `lr_scaling`, `no_weight_decay`, `use_sync_bn`, and in sections
-    `lr_mult`, `teacher_params`, `teacher_size`, `teacher_weights`, `teacher_engine`, `skip_bad`."""
+    `lr_mult`, `teacher_params`, `teacher_size`, `teacher_weights`, `teacher_engine`, `teacher_answers`, `teacher_transforms`, `skip_bad`."""
     ARCHITECTURE: ArchitectureConf = field(default_factory=ArchitectureConf)
     LEARNING_RATE: FunctionConf = field(default_factory=FunctionConf)
     OPTIMIZER: OptimizerConf = field(default_factory=OptimizerConf)
@@ -174,7 +177,8 @@ def check_keys(given: dict, fail, kind=Config, path=()):
 # %% ../nbs/08_cli/00_keys.ipynb #cde32bfe
 AT_LEAST = {'epochs': 0, 'valid_interval': 1, 'save_interval': 0, 'topk': 1, 'classes_num': 1, 'accumulate': 1, 'lr_scaling': 1,
             'TRAIN.batch_size': 1, 'VALID.batch_size': 1, 'TRAIN.num_workers': 0, 'VALID.num_workers': 0}
-CHOICES = {'mode': ('train', 'valid', 'eval'), 'leakage': ('auto', 'same', 'near', 'off', False), 'fix': (True, False, 'batch_norm'), 'ARCHITECTURE.teacher_engine': ENGINES}      # YAML reads off as False
+CHOICES = {'mode': ('train', 'valid', 'eval'), 'leakage': ('auto', 'same', 'near', 'off', False), 'fix': (True, False, 'batch_norm'), 'ARCHITECTURE.teacher_engine': ENGINES,
+           'ARCHITECTURE.teacher_answers': ('live', 'stored')}      # YAML reads off as False
 OLD_NETWORKS = {'ShuffleNetV2': 'ShuffleNetV2_x1_0', 'ResNet_ACNet': 'ResNet50_ACNet'}
 
 def value_at(keys, *path):

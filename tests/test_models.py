@@ -107,7 +107,7 @@ def test_lite0_file_is_the_published_one_and_converts_whole(tmp_path, monkeypatc
     record = weights_info(LITE0)
     file = package_file(*record.package)
     assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.split('-')[-1])     # torch hub's convention: the name carries it
-    model = create_model('EfficientNetB0_small', pretrained=LITE0)
+    model = create_model('EfficientNetLite0', pretrained=LITE0)
     assert model.load_report.complete and not model.load_report.unexpected
     assert fetch_weights(record) == tmp_path/'weights'/f'{LITE0}.pdparams'                         # cached, in Paddle's format
     raw = read_arrays(file)
@@ -124,7 +124,7 @@ def test_lite0_recognizes_real_photographs():
     labels = np.array([label for _, label in files])
 
     def score(**changes):
-        model = create_model('EfficientNetB0_small', pretrained=LITE0, **{k: changes.pop(k) for k in ('act', 'padding') if k in changes})
+        model = create_model('EfficientNetLite0', pretrained=LITE0, **{k: changes.pop(k) for k in ('act', 'padding') if k in changes})
         model.eval()
         r = weights_info(LITE0).__class__(**{**{k: getattr(record, k) for k in record.__dataclass_fields__}, **changes})
         x = np.stack([prepared(f, r) for f, _ in files])

@@ -10,8 +10,8 @@ import inspect, json, os, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 import cv2
-from ..basics import PPClsError, nearest
-from .flowers102 import data_folder, download_flowers102, find_flowers102, make_lists
+from ..basics import PPClsError, atomic_path, nearest
+from .flowers102 import data_folder, download_flowers102, find_flowers102, flower_names, make_lists
 from .petals import make_petals, petals_key
 
 # %% ../../nbs/01_data/05_prepare.ipynb #b4158b85
@@ -33,6 +33,7 @@ class DataInfo:
     class_num: int                               # labels are 0 … class_num-1
     counts: dict = field(default_factory=dict)   # lines per list: {'train': 1020, …}
     image_size: str = ''                         # width x height of the first training image; others may differ
+    classes: list = field(default_factory=list)  # a name for each class, also in lists/classes.txt
 
 # %% ../../nbs/01_data/05_prepare.ipynb #d47506ac
 def _info(root: Path, why: str, ours: Path) -> DataInfo:
@@ -46,7 +47,12 @@ def _info(root: Path, why: str, ours: Path) -> DataInfo:
     img = cv2.imread(str(first))
     if img is None: raise PPClsError(f'{first}: not an image that OpenCV can decode')
     labels = [int(line.rsplit(' ', 1)[1]) for name in ('train', 'val', 'extra') for line in rows[name]]
-    return DataInfo(data_name(root), root, lists, why, max(labels) + 1, {k: len(v) for k, v in rows.items()}, f'{img.shape[1]} x {img.shape[0]}')
+    name, class_num = data_name(root), max(labels) + 1
+    classes = flower_names() if name == 'flowers102' and class_num == 102 else [f'flower {i}' for i in range(class_num)]
+    with atomic_path(lists/'classes.txt') as tmp:
+        tmp.write_text(''.join(f'{i} {c}\n' for i, c in enumerate(classes)))
+    counts = {k: len(v) for k, v in rows.items()}
+    return DataInfo(name, root, lists, why, class_num, counts, f'{img.shape[1]} x {img.shape[0]}', classes)
 
 # %% ../../nbs/01_data/05_prepare.ipynb #55fb651d
 def prepare_data(data: str = 'auto', root='data', petals: dict | None = None) -> DataInfo:

@@ -100,13 +100,15 @@ def _probabilities(answer, n: int, softmax: bool, first='') -> np.ndarray:
         raise PPClsError('the teacher answers with something that does not add up to 1: expected probabilities, or softmax=True for logits')
     return softmax_of(z, 1) if softmax else z
 
-def _score(ask, files, ops, batch_size, num_workers, softmax, bar):
+def _score(ask, files, ops, batch_size, num_workers, softmax, bar, mirror=False):
     "One shard: names, probabilities (N, C) and [(name, reason)] of what could not be read; `ask` turns a tensor of images into the teacher's answer."
     loader, names, probs = _images(files, ops, batch_size, num_workers), [], []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for images, numbers in loader:
-            probs.append(_probabilities(ask(images), len(images), softmax, files[int(numbers[0])]))
+            views = [images, images.flip(-1)] if mirror else [images]
+            answers = [_probabilities(ask(view), len(view), softmax, files[int(numbers[0])]) for view in views]
+            probs.append(np.mean(answers, 0))
             names += [files[i] for i in numbers.tolist()]
             bar.update(len(images))
     bar.update(len(files) - len(names))
@@ -129,7 +131,7 @@ def _compare(folder: Path, wanted: dict) -> dict | None:
     if not file.is_file():
         if any(folder.glob('shard-*.npz')): raise PPClsError(f'{file}: missing, so nobody knows whose shards these are; take another folder')
         return None
-    try: found = json.loads(file.read_text(encoding='utf-8'))
+    try: found = {'mirror': False, **json.loads(file.read_text(encoding='utf-8'))}
     except ValueError as e: raise PPClsError(f'{file}: not a manifest of soft labels ({e}); take another folder') from e
     short = lambda value: str(value) if len(str(value)) < 40 else f'{str(value)[:12]}…'
     for key, value in wanted.items():
@@ -189,13 +191,14 @@ def finish(self: SoftLabels):
 
 # %% ../../nbs/05_distill/02_select.ipynb #1cbf4529
 def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: int = 4096, dtype: str = 'float16', top: int | None = None, softmax: bool = True,
-                name: str | None = None, engine: str = 'auto', num_workers: int = 0, rank: int = 0, ranks: int = 1, progress: bool = True) -> SoftLabels:
+                name: str | None = None, engine: str = 'auto', num_workers: int = 0, rank: int = 0, ranks: int = 1, progress: bool = True, mirror: bool = False) -> SoftLabels:
     """Let `teacher` label the images `files` through `ops`, shard by shard of `shard_size` images, into `folder`.
 
     The same call goes on where an earlier one was stopped, and the files are the same bit for bit. `teacher`: a network, an `Engine` or any function of float32
     (N, 3, H, W) that gives logits (N, C), or, with `softmax=False`, probabilities; `name` tells it from others (default: `fingerprint`). `files`: a list, or anything that
     can be iterated over twice (`ListedFiles`); an image that cannot be read is left out and entered into failed.csv. `dtype`: 'float16' (error at most p/2048 or 3e-8) or
     'float32'; `top`: store that many best classes only. `engine`: for a network, see `Frozen.prepare`. Process `rank` of `ranks` does every ranks-th shard.
+    `mirror`: store the mean of the probabilities of the image and of its mirror image, at twice the time.
     PPClsError: an empty pool, no readable image, a folder of another teacher, other ops or another list. Source: documents 3.2.2."""
     if dtype not in DTYPES: raise PPClsError(f'dtype {dtype}: expected one of {", ".join(DTYPES)}')
     if min(batch_size, shard_size, 1 if top is None else top) < 1: raise PPClsError(f'batch_size {batch_size}, shard_size {shard_size}, top {top}: expected 1 or more')
@@ -203,7 +206,7 @@ def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: i
     folder, frozen = Path(folder), Frozen(teacher) if isinstance(teacher, paddle.nn.Layer) else None
     n, checksum = _checked(files)
     wanted = dict(teacher=name or fingerprint(teacher), ops=[_told(op) for op in ops], images=n, list=checksum, batch_size=batch_size,
-                  shard_size=shard_size, dtype=dtype, top=top, softmax=softmax)
+                  shard_size=shard_size, dtype=dtype, top=top, softmax=softmax, mirror=mirror)
     found = _compare(folder, wanted | dict(engine=engine if frozen and engine != 'auto' else None))
     todo = [s for s in range(-(-n//shard_size))[rank::ranks] if not (folder/f'shard-{s:06}.npz').is_file()]
     if todo and frozen:
@@ -227,7 +230,7 @@ def _label(out: SoftLabels, ask, files, ops, todo, softmax, num_workers, bar):
             chunk = [str(f) for f in islice(names, m['shard_size'])]
             if s not in wanted: continue
             for left in out.folder.glob(f'.{out.shard_file(s).name}.*.tmp'): left.unlink(missing_ok=True)      # of a killed process
-            arrays = _pack(*_score(ask, chunk, ops, m['batch_size'], num_workers, softmax, bar), m['top'], m['dtype'])
+            arrays = _pack(*_score(ask, chunk, ops, m['batch_size'], num_workers, softmax, bar, m['mirror']), m['top'], m['dtype'])
             with atomic_path(out.shard_file(s)) as tmp, open(tmp, 'wb') as f: np.savez(f, **arrays)
 
 # %% ../../nbs/05_distill/02_select.ipynb #83498617

@@ -1,0 +1,149 @@
+"""The search behind the cpu profile of the tutorials: trials on a fifth of the training list that is held out, never on the validation list.
+
+python tests/bench/tutorial_search.py DATA OUT [--fold 0] [--trials NAME ...] [--table FILE.csv]
+
+DATA is a folder of flowers102 or flowers102_64. Each fold holds out another fifth of the images of each class of train_list.txt; the rest trains, and the
+student of a distillation also sees the unlabelled extra images. A trial is a role of the profile with some changes (TRIALS below); a student names the
+trial that trained its teacher, and a trial with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that
+is finished is not repeated. `--table` writes what all finished trials reached, with the machine, as CSV.
+"""
+import argparse
+import csv
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+
+import ppcls_nb  # before paddle: chooses threads and MKL's path
+from ppcls_nb.basics import PPClsError, atomic_path
+from ppcls_nb.config import Trainer, load_profile
+from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.notebooks import machine_facts
+from ppcls_nb.train import load_run
+
+PROFILES = Path(__file__).resolve().parents[2]/'nbs'/'00_tutorials'/'profiles'
+FOLDS = 5
+
+
+def crops(size, low):
+    "Training operations for `size` pixels, with crops of at least the share `low` of the image."
+    normalize = {'NormalizeImage': dict(scale='1./255.', mean=[0.5]*3, std=[0.5]*3, order='')}
+    crop = {'RandCropImage': dict(size=size, scale=[low, 1.0], interpolation=2)}
+    return [{'DecodeImage': {}}, crop, {'RandFlipImage': {'flip_code': 1}}, normalize, {'ToCHWImage': {}}]
+
+
+def middle(size, interpolation=2):
+    "Validation operations for `size` pixels."
+    ops = crops(size, 1)
+    return [ops[0], {'ResizeImage': dict(resize_short=size, interpolation=interpolation)}, {'CropImage': dict(size=size)}, *ops[3:]]
+
+
+def erasing(size, low):
+    "As `crops`, with RandomErasing after the normalization."
+    ops = crops(size, low)
+    return [*ops[:4], {'RandomErasing': {'EPSILON': 0.5}}, ops[4]]
+
+
+def server(size, low=0.3, **changes):
+    "A trial of the teacher's role at `size` pixels."
+    return dict(role='server_random_erasing', image_shape=[3, size, size], **{'TRAIN.transforms': erasing(size, low), 'VALID.transforms': middle(size)}, **changes)
+
+
+def mobile(role, size=64, low=0.3, **changes):
+    "A trial of one of the mobile roles at `size` pixels."
+    return dict(role=role, image_shape=[3, size, size], **{'TRAIN.transforms': crops(size, low), 'VALID.transforms': middle(size)}, **changes)
+
+
+def student(teacher, teacher_size=96, **changes):
+    "A trial of the distillation from the trial `teacher`."
+    return mobile('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)}, **changes)
+
+
+LR, MOMENTUM, LAYERS = 'LEARNING_RATE.params.lr', 'ARCHITECTURE.params', 'ARCHITECTURE.lr_mult'
+TRIALS = {
+    'server_96': server(96),
+    'server_96_lr.05': server(96, **{LR: 0.05}),
+    'server_96_bn.9': server(96, **{MOMENTUM: {'bn_momentum': 0.9}}),
+    'server_96_one_rate': server(96, **{LAYERS: {}}),
+    'server_128': server(128),
+    'mobile_64': mobile('mobile_finetune'),
+    'mobile_64_bn.9': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.9, 'drop_connect': 0.}}),
+    'mobile_64_bn.97': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.97}}),
+    'mobile_64_lr.05': mobile('mobile_finetune', **{LR: 0.05}),
+    'mobile_64_crop.5': mobile('mobile_finetune', low=0.5),
+}
+
+
+def hold_out(info, fold: int, folder: Path):
+    "`info` with lists in `folder`, in which the images number `fold`, `fold` + 5, … of each class of the training list are the validation list."
+    rows = {name: (info.lists/f'{name}_list.txt').read_text().splitlines() for name in ('train', 'extra')}
+    seen, parts = defaultdict(int), {'train': [], 'val': []}
+    for row in rows['train']:
+        label = row.rsplit(' ', 1)[1]
+        parts['val' if seen[label] % FOLDS == fold else 'train'].append(row)
+        seen[label] += 1
+    parts.update(extra=rows['extra'], train_extra=parts['train'] + rows['extra'])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in parts.items():
+        with atomic_path(folder/f'{name}_list.txt') as tmp:
+            tmp.write_text('\n'.join(lines) + '\n')
+    info.lists, info.counts = folder, {name: len(lines) for name, lines in parts.items()}
+    return info
+
+
+def run_trial(name: str, profile, info, folder: Path):
+    "Train the trial `name` in `folder/name`, after those that it needs."
+    if name not in TRIALS:
+        raise PPClsError(f"unknown trial '{name}', expected one of {', '.join(TRIALS)}")
+    changes = dict(TRIALS[name])
+    role, teacher, start = (changes.pop(key, None) for key in ('role', 'teacher', 'start'))
+    for needed in filter(None, (teacher, start)):
+        run_trial(needed, profile, info, folder)
+    conf = profile.recipe(role, info, **changes)
+    first = str(folder/start/'last') if start else conf.pretrained_model
+    conf.pretrained_model = [str(folder/teacher/'last'), first] if teacher else first
+    Trainer.from_config(conf, run=folder/name).fit(conf.epochs)
+
+
+def table(out: Path) -> list:
+    "A row for each finished trial of each fold."
+    machine, rows = machine_facts(), []
+    for fold in sorted(out.glob('fold-*')):
+        for name, trial in TRIALS.items():
+            try:
+                run = load_run(fold/name)
+            except PPClsError:
+                continue
+            if run.predictions is None:
+                continue
+            last = next(r for r in reversed(run.rows) if 'valid_total' in r)
+            rows.append(dict(trial=name, role=trial['role'], fold=fold.name.removeprefix('fold-'), steps=run.steps(), correct=run.correct(), images=run.total(),
+                             loss=round(last['valid_loss'], 4), minutes=round(run.seconds()/60, 1), processor=machine['processor'],
+                             paddle=machine['paddle'], date=date.today().isoformat()))
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('data')
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--fold', type=int, default=0, choices=range(FOLDS), help='which fifth is held out, and the seed (%(default)s)')
+    parser.add_argument('--trials', nargs='*', default=list(TRIALS), metavar='NAME', help='default: all of them')
+    parser.add_argument('--table', type=Path, help='write this CSV file')
+    args = parser.parse_args()
+    profile = load_profile('cpu', PROFILES, seed=args.fold)
+    folder = args.out/f'fold-{args.fold}'
+    info = hold_out(prepare_data(args.data, args.out/'data', {}), args.fold, folder/'lists')
+    for name in args.trials:
+        run_trial(name, profile, info, folder)
+    rows = table(args.out)
+    for row in rows:
+        print(f"{row['trial']:28} fold {row['fold']}  {row['steps']:5} steps  {row['correct']}/{row['images']}  loss {row['loss']:.3f}  {row['minutes']:5.1f} min")
+    if args.table and rows:
+        with atomic_path(args.table) as tmp, open(tmp, 'w', newline='') as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == '__main__':
+    main()
