@@ -6,14 +6,12 @@ import paddle
 import pytest
 from omegaconf import OmegaConf
 
-from ppcls_nb.config import Trainer, load_config, load_profile
+from ppcls_nb.config import ROLES, Trainer, load_config, load_profile
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights
 
 PROFILES = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'/'profiles'
-RECIPES = ['ResNet50_vd', 'ResNet50_vd_finetune', 'ResNet50_vd_ssld_finetune', 'MobileNetV3_large_x1_0_finetune',
-           'ResNet50_vd_ssld_random_erasing_finetune', 'R50_vd_distill_MV3_large_x1_0']
 DATA_KEYS = ('classes_num', 'data_name', 'total_images', 'TRAIN.file_list', 'TRAIN.data_dir', 'VALID.file_list', 'VALID.data_dir', 'save_interval')
 
 
@@ -39,12 +37,12 @@ def flat(conf, prefix=''):
     return out
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
-def test_gpu_changes_no_setting_of_the_documents(recipe, info):
-    ours = flat(OmegaConf.to_container(load_profile('gpu', PROFILES).recipe(recipe, info)))
-    theirs = flat(OmegaConf.to_container(load_config(f'quick_start/{recipe}')))
+@pytest.mark.parametrize('role', ROLES)
+def test_gpu_changes_no_setting_of_the_documents(role, info):
+    ours = flat(OmegaConf.to_container(load_profile('gpu', PROFILES).recipe(role, info)))
+    theirs = flat(OmegaConf.to_container(load_config(f'quick_start/{ROLES[role]}')))
     changed = {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)} - set(DATA_KEYS)
-    assert changed <= ({'distill', 'distill.kind'} if recipe.startswith('R50') else set())     # which divergence: the documents' programs'
+    assert changed <= ({'distill', 'distill.kind'} if role == 'mobile_distilled' else set())     # which divergence: the documents' programs'
 
 
 def one_step(trainer):
@@ -55,20 +53,20 @@ def one_step(trainer):
     return [k for k, p in trainer.model.named_parameters() if (p.numpy() != before[k]).any()]
 
 
-@pytest.mark.parametrize('profile,recipe', [(p, r) for p in ('gpu', 'cpu') for r in RECIPES])
-def test_every_recipe_builds_and_takes_a_step(profile, recipe, info, official, tmp_path, monkeypatch):
+@pytest.mark.parametrize('profile,role', [(p, r) for p in ('gpu', 'cpu', 'smoke') for r in ROLES])
+def test_every_recipe_builds_and_takes_a_step(profile, role, info, official, tmp_path, monkeypatch):
     monkeypatch.setenv('PPCLS_HOME', str(official))
     changes = {'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.batch_size': 2}
     p = load_profile(profile, PROFILES)
-    conf = p.recipe(recipe, info, **changes)
-    if conf.use_distillation:      # lesson 6 puts the runs of lessons 5 and 4 here
+    conf = p.recipe(role, info, **changes)
+    start = conf.pretrained_model
+    if conf.use_distillation:      # lesson 6 puts the run of lesson 5 here
         names, arch = conf.ARCHITECTURE.name.split('_distill_'), conf.ARCHITECTURE
         teacher = create_model(names[0], class_num=3, **(arch.teacher_params or {}))
-        warm = save_weights(tmp_path/'mobile.pdparams', create_model(names[1], class_num=3))
-        start = str(warm) if conf.pretrained_model[1] == 'warm' else conf.pretrained_model[1]
+        start = conf.pretrained_model if isinstance(conf.pretrained_model, str) else conf.pretrained_model[1]
         conf.pretrained_model = [str(save_weights(tmp_path/'teacher.pdparams', teacher)), start]
     trainer = Trainer.from_config(conf, bar=False)
-    if conf.pretrained_model: assert trainer.model.load_report.body_complete
+    if start: assert trainer.model.load_report.body_complete
     assert next(iter(trainer.data.train))[0].shape == [2, *conf.image_shape]
     moved = one_step(trainer)
     assert len(moved) > 0.9*sum(not p.stop_gradient for p in trainer.model.parameters()) and np.isfinite(trainer.loss_value.item())
@@ -77,5 +75,5 @@ def test_every_recipe_builds_and_takes_a_step(profile, recipe, info, official, t
 def test_cpu_and_smoke_use_the_same_layers_for_ssld():
     "The multipliers by layer of lesson 3 are the documents' five values on the network that the profile trains."
     for name in ('cpu', 'smoke'):
-        mult = load_profile(name, PROFILES).recipes['ResNet50_vd_ssld_finetune']['ARCHITECTURE.lr_mult']
-        assert sorted(mult.values()) == [0.2, 0.4, 0.6] == sorted(set(load_config('ResNet50_vd_ssld_finetune').ARCHITECTURE.params.lr_mult_list))
+        mult = load_profile(name, PROFILES).recipes['server_by_layer']['ARCHITECTURE.lr_mult']
+        assert sorted(set(mult.values())) == [0.2, 0.4, 0.6] == sorted(set(load_config('ResNet50_vd_ssld_finetune').ARCHITECTURE.params.lr_mult_list))

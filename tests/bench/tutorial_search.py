@@ -61,15 +61,16 @@ def student(teacher, teacher_size=96, **changes):
 LR, MOMENTUM, LAYERS = 'LEARNING_RATE.params.lr', 'ARCHITECTURE.params', 'ARCHITECTURE.lr_mult'
 TRIALS = {
     'server_96': server(96),
-    'server_96_lr.05': server(96, **{LR: 0.05}),
-    'server_96_bn.9': server(96, **{MOMENTUM: {'bn_momentum': 0.9}}),
-    'server_96_one_rate': server(96, **{LAYERS: {}}),
-    'server_128': server(128),
+    'server_96_12_epochs': server(96, epochs=12),
+    'server_96_12_lr.05': server(96, epochs=12, **{LR: 0.05}),
+    'server_96_12_bn.9': server(96, epochs=12, **{MOMENTUM: {'bn_momentum': 0.9}}),
+    'server_96_12_one_rate': server(96, epochs=12, **{LAYERS: {}}),
     'mobile_64': mobile('mobile_finetune'),
     'mobile_64_bn.9': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.9, 'drop_connect': 0.}}),
     'mobile_64_bn.97': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.97}}),
     'mobile_64_lr.05': mobile('mobile_finetune', **{LR: 0.05}),
-    'mobile_64_crop.5': mobile('mobile_finetune', low=0.5),
+    'mobile_48': mobile('mobile_finetune', 48),
+    'mobile_48_bn.97': mobile('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
 }
 
 
