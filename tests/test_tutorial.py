@@ -1,10 +1,13 @@
 "The whole tutorial with the smoke profile, as `make tutorial PROFILE=smoke` runs it: every notebook executes, and what it leaves is complete."
+import csv
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from ppcls_nb.ledger import CLAIMS, TITLES, claim_table, main as ppcls_ledger, read_ledger
 from ppcls_nb.notebooks import declared_parameters, expected_seconds, read_profile, run_course
 
 NBS = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'
@@ -79,3 +82,73 @@ def test_a_second_run_finds_its_training_done(tutorial):
     assert [r.status for r in again] == ['ok']*len(STEMS)
     assert len(before) >= 6 and all('seconds' in rows for rows in before.values())
     assert epochs(output) == before
+
+
+NOISE = re.compile(r'Warning|OMP_NUM_THREADS|ccache|IProgress|GREP_OPTIONS|^[WIE]\d{4} |interpolation mode', flags=re.M)
+
+
+def outputs(output):
+    "(notebook, cell, output) of everything that the executed notebooks show."
+    for file in sorted((output/'notebooks').glob('*.ipynb')):
+        for cell in json.loads(file.read_text())['cells']:
+            for shown in cell.get('outputs', []):
+                yield file.stem, ''.join(cell['source']), shown
+
+
+def test_nothing_but_the_lesson_is_printed(tutorial):
+    for stem, source, shown in outputs(tutorial[0]):
+        text = ''.join(shown.get('text', ''))
+        assert not NOISE.search(text), f'{stem}: {source[:60]} printed {text[:200]}'
+        assert '\r' not in text, f'{stem}: a progress bar is left in the notebook'
+
+
+def test_neighbouring_streams_are_one(tutorial):
+    for file in (tutorial[0]/'notebooks').glob('*.ipynb'):
+        for cell in json.loads(file.read_text())['cells']:
+            kinds = [shown['output_type'] for shown in cell.get('outputs', [])]
+            assert ('stream', 'stream') not in list(zip(kinds, kinds[1:])), f'{file.stem}: {"".join(cell["source"])[:60]}'
+
+
+def test_the_lessons_have_their_pictures(tutorial):
+    drawn = [(stem, source) for stem, source, shown in outputs(tutorial[0]) if 'image/png' in shown.get('data', {})]
+    for stem in ('01_scratch', '02_finetune', '04_mobile', '06_distill', '07_compare'):
+        assert any(s == stem and 'plot_predictions' in source for s, source in drawn), f'{stem}: no grid of predictions'
+    for stem, call in (('05_random_erasing', 'plot_top_losses'), ('05_random_erasing', 'plot_confused_pairs'), ('07_compare', 'grad_cam')):
+        assert any(s == stem and call in source for s, source in drawn), f'{stem}: no picture of {call}'
+    assert sum(s == '00_prepare' for s, _ in drawn) >= 2
+
+
+def test_the_report_opens_with_pictures_and_one_table(tutorial):
+    results = (tutorial[0]/'report.html').read_text().partition('id="00_prepare"')[0].partition('id="results"')[2]
+    assert results.count('data:image/png;base64,') >= 3
+    assert results.count('class="dataframe"') == 1
+    assert 'not measured here' in results
+
+
+def test_a_seed_becomes_a_ledger(tutorial):
+    output, _ = tutorial
+    assert ppcls_ledger([str(output), '--profile', 'smoke']) == 0
+    ledger = read_ledger(output/'ledger.json')
+    assert list(ledger['roles']) == list(TITLES) and ledger['seeds'] == [0]
+    assert set(claim_table(ledger).verdict) <= {'gains', 'loses', 'undecided'}
+    shown = json.loads((output/'results.json').read_text())
+    assert shown['roles'] == ledger['roles'] and shown['claims'] == ledger['claims']
+
+
+def test_the_ledger_of_the_repository_is_whole():
+    ledger = read_ledger(NBS/'ledger_cpu.json')
+    assert len(set(ledger['seeds'])) >= 3 and ledger['profile'] == 'cpu' and ledger['data'] == 'flowers102'
+    assert list(ledger['roles']) == list(TITLES)
+    assert all(len(role['correct']) == len(ledger['seeds']) and role['images'] == 1020 for role in ledger['roles'].values())
+    assert all(ledger[key] for key in ('processor', 'cores', 'paddle', 'date', 'ppcls_nb'))
+    steps = {role: ledger['roles'][role]['steps'] for role in ('mobile_alone', 'mobile_distilled')}
+    assert abs(steps['mobile_alone'] - steps['mobile_distilled']) <= 16
+    readme = (NBS.parent.parent/'README.md').read_text()
+    assert all(f'| {claim.change} |' in readme for claim in CLAIMS)
+
+
+def test_the_search_is_on_record():
+    with open(NBS/'search.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len({row['trial'] for row in rows}) >= 10
+    assert all(0 < int(row['correct']) <= int(row['images']) < 1020 for row in rows)

@@ -9,20 +9,20 @@ __all__ = ['watching', 'flops_table', 'count_flops']
 import math, paddle, pandas as pd
 from contextlib import contextmanager
 from paddle import nn
+from .network import evaluating
 
 # %% ../../nbs/03_models/00d_flops.ipynb #d2f49f71
 @contextmanager
 def watching(model, kinds, hook):
     "Inside the `with`, `model` evaluates and `hook(name, layer, output)` is called after each of its layers of the classes `kinds`; afterwards everything is as before."
-    modes = [(l, l.training) for l in model.sublayers(include_self=True)]
     watch = lambda name: lambda layer, x, y: hook(name, layer, y)
     hooks = [l.register_forward_post_hook(watch(n)) for n, l in model.named_sublayers(include_self=True) if isinstance(l, kinds)]
     try:
-        model.eval()
-        with paddle.no_grad(): yield model
+        with evaluating(model), paddle.no_grad():
+            yield model
     finally:
-        for h in hooks: h.remove()
-        for layer, mode in modes: layer.training = mode
+        for h in hooks:
+            h.remove()
 
 # %% ../../nbs/03_models/00d_flops.ipynb #3a90e790
 def flops_table(model, size=224, in_channels: int = 3) -> pd.DataFrame:

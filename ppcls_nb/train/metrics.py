@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 from paddle.nn import functional as F
 from ..data.loader import EpochSampler
+from ..models.network import evaluating
 
 # %% ../../nbs/04_train/02_metrics.ipynb #70d27d9f
 def topk_hits(logits, labels, ks=(1, 5)) -> np.ndarray:
@@ -116,10 +117,6 @@ def evaluate(model, loader, loss=None, ks=(1, 5), detail=False) -> Evaluation:
     `detail` keeps each image's probability and cross entropy.
 
     In several processes (`paddle.distributed`), whose loaders divide the images (`make_loader(…, rank=…, ranks=…)`), all of them must call it, and all get the same result."""
-    mode = model.training
-    model.eval()
-    try:
-        with paddle.no_grad(): rows = [_row(model(images), labels, loss, ks, detail) for images, labels in loader]
-    finally:
-        if mode: model.train()
+    with evaluating(model), paddle.no_grad():
+        rows = [_row(model(images), labels, loss, ks, detail) for images, labels in loader]
     return _collect(_gather((rows, _indices(loader)), loader), ks, loss is not None)

@@ -9,6 +9,7 @@ is finished is not repeated. `--table` writes what all finished trials reached, 
 """
 import argparse
 import csv
+import shutil
 from collections import defaultdict
 from datetime import date
 from pathlib import Path
@@ -54,7 +55,7 @@ def mobile(role, size=64, low=0.3, **changes):
 
 
 def student(teacher, teacher_size=96, **changes):
-    "A trial of the distillation from the trial `teacher`."
+    "A trial of the distillation from the trial `teacher`, at `size` pixels."
     return mobile('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)}, **changes)
 
 
@@ -68,9 +69,16 @@ TRIALS = {
     'mobile_64': mobile('mobile_finetune'),
     'mobile_64_bn.9': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.9, 'drop_connect': 0.}}),
     'mobile_64_bn.97': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.97}}),
-    'mobile_64_lr.05': mobile('mobile_finetune', **{LR: 0.05}),
     'mobile_48': mobile('mobile_finetune', 48),
     'mobile_48_bn.97': mobile('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
+    'alone_48': mobile('mobile_alone', 48, epochs=50, valid_interval=10),
+    'distilled_48': student('server_96', size=48, epochs=6),
+    'distilled_48_lr.1': student('server_96', size=48, epochs=6, **{LR: 0.1}),
+    'distilled_48_warm': student('server_96', size=48, epochs=6, start='mobile_48'),
+    'distilled_48_crop.5': student('server_96', size=48, low=0.5, epochs=6),
+    'distilled_48_js': student('server_96', size=48, epochs=6, distill={'kind': 'js'}),
+    'distilled_48_T2': student('server_96', size=48, epochs=6, distill={'kind': 'ce', 'temperature': 2.0}),
+    'distilled_48_9_epochs': student('server_96', size=48, epochs=9),
 }
 
 
@@ -91,6 +99,12 @@ def hold_out(info, fold: int, folder: Path):
     return info
 
 
+def copy_once(source: Path, target: Path):
+    "Copy the folder `source`, if there is one, to `target`, if there is none."
+    if source.is_dir() and not target.exists():
+        shutil.copytree(source, target)
+
+
 def run_trial(name: str, profile, info, folder: Path):
     "Train the trial `name` in `folder/name`, after those that it needs."
     if name not in TRIALS:
@@ -102,7 +116,12 @@ def run_trial(name: str, profile, info, folder: Path):
     conf = profile.recipe(role, info, **changes)
     first = str(folder/start/'last') if start else conf.pretrained_model
     conf.pretrained_model = [str(folder/teacher/'last'), first] if teacher else first
+    own, common = folder/name/'teacher_answers', folder/f'answers-{teacher}'
+    if teacher:
+        copy_once(common, own)
     Trainer.from_config(conf, run=folder/name).fit(conf.epochs)
+    if teacher:
+        copy_once(own, common)
 
 
 def table(out: Path) -> list:
