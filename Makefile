@@ -16,7 +16,7 @@ help:             ## this list
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
 	@echo "variables: PROFILE=smoke|cpu|gpu  DATA=folder  OUTPUT=folder  PADDLE=cpu|cpu26|gpu  PYTHON=python3.11  VENV=folder"
 
-tutorial: profile $(READY) ## the eight notebooks of nbs/00_tutorials, then output/tutorial/report.html (PROFILE, DATA, OUTPUT)
+tutorial: profile $(READY) ## the nine notebooks of nbs/00_tutorials, then output/tutorial/report.html (PROFILE, DATA, OUTPUT)
 	@$(BIN)/ppcls-run nbs/00_tutorials -f nbs/00_tutorials/profiles/$(PROFILE).yaml $(if $(DATA),-p data='$(DATA)') -o '$(OUTPUT)'
 
 profile:
