@@ -26,7 +26,7 @@ from .data.prepare import DataInfo
 from .distill.duplicates import check_leakage
 from .distill.fix import Fix
 from .distill.ssld import Teacher
-from .distill.stored import StoredTeacher, number_images, stored_answers
+from .distill.stored import StoredTeacher, number_images, sharpen, stored_answers
 from .models import create_model, list_pretrained, set_lr_mult, weights_info
 from .keys import AMPConf, network_names
 from .recipe import CONFIGS, Config, find_config, list_configs, load_config, require
@@ -173,7 +173,8 @@ def store_answers(conf, teacher: Teacher, data: Data, run=None) -> StoredTeacher
     with tempfile.TemporaryDirectory() as tmp:
         for n, frozen in enumerate(teacher.frozen):
             folder = Path(run or tmp)/'teacher_answers'/str(n)
-            answers.append(stored_answers(frozen.model, dataset.paths, ops, folder, engine=arch.teacher_engine, num_workers=conf.TRAIN.num_workers))
+            found = stored_answers(frozen.model, dataset.paths, ops, folder, engine=arch.teacher_engine, num_workers=conf.TRAIN.num_workers)
+            answers.append(sharpen(found, arch.teacher_sharpening))
     return StoredTeacher([f.model for f in teacher.frozen], answers, weights=teacher.weights)
 
 # %% ../nbs/08_cli/00a_config.ipynb #4da50b81

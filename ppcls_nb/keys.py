@@ -45,7 +45,8 @@ class ArchitectureConf:
 
     `teacher_params` and `teacher_size` (pixels) are the teacher's: one for all, or a list with one for each; `teacher_weights` a list of their shares.
     `teacher_engine`: auto, eager or inference, see `Teacher`. `teacher_answers`: live (for the crops that the student sees) or stored (once for each
-    image and its mirror image, after the operations `teacher_transforms`, default: those of VALID; see `distill.stored`). `lr_mult` maps name patterns to learning rate multipliers."""
+    image and its mirror image, after the operations `teacher_transforms`, default: those of VALID, and sharpened at the temperature
+    `teacher_sharpening`; see `distill.stored`). `lr_mult` maps name patterns to learning rate multipliers."""
     name: str = MISSING
     params: dict[str, Any] = field(default_factory=dict)
     teacher_params: Any = None
@@ -54,6 +55,7 @@ class ArchitectureConf:
     teacher_engine: str = 'auto'
     teacher_answers: str = 'live'
     teacher_transforms: list[Any] = field(default_factory=list)
+    teacher_sharpening: float = 1.0
     lr_mult: dict[str, float] = field(default_factory=dict)
 
 @dataclass
@@ -102,7 +104,7 @@ class Config:
     """A recipe: the keys of the documents' tables and of files of their time.
 
     Added are `seed`, `data_name`, `distill`, `leakage`, `fix`, `accumulate`, `clip`, `early_stopping`, `lr_scaling`, `no_weight_decay`, `use_sync_bn`, and in sections
-    `lr_mult`, `teacher_params`, `teacher_size`, `teacher_weights`, `teacher_engine`, `teacher_answers`, `teacher_transforms`, `skip_bad`."""
+    `lr_mult`, `teacher_params`, `teacher_size`, `teacher_weights`, `teacher_engine`, `teacher_answers`, `teacher_transforms`, `teacher_sharpening`, `skip_bad`."""
     ARCHITECTURE: ArchitectureConf = field(default_factory=ArchitectureConf)
     LEARNING_RATE: FunctionConf = field(default_factory=FunctionConf)
     OPTIMIZER: OptimizerConf = field(default_factory=OptimizerConf)

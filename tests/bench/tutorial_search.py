@@ -59,7 +59,8 @@ def student(teacher, teacher_size=96, **changes):
     return mobile('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)}, **changes)
 
 
-LR, MOMENTUM, LAYERS = 'LEARNING_RATE.params.lr', 'ARCHITECTURE.params', 'ARCHITECTURE.lr_mult'
+LR, MOMENTUM, LAYERS, SHARP = 'LEARNING_RATE.params.lr', 'ARCHITECTURE.params', 'ARCHITECTURE.lr_mult', 'ARCHITECTURE.teacher_sharpening'
+NO_DROP = {'bn_momentum': 0.97, 'dropout': 0.0, 'drop_connect': 0.0}
 TRIALS = {
     'server_96': server(96),
     'server_96_12_epochs': server(96, epochs=12),
@@ -74,11 +75,12 @@ TRIALS = {
     'alone_48': mobile('mobile_alone', 48, epochs=50, valid_interval=10),
     'distilled_48': student('server_96', size=48, epochs=6),
     'distilled_48_lr.1': student('server_96', size=48, epochs=6, **{LR: 0.1}),
+    'distilled_48_sharp': student('server_96', size=48, epochs=6, **{SHARP: 0.5}),
+    'distilled_48_sharp_lr.02': student('server_96', size=48, epochs=6, **{SHARP: 0.5, LR: 0.02}),
+    'distilled_48_sharp_nodrop': student('server_96', size=48, low=0.5, epochs=6, **{SHARP: 0.5, MOMENTUM: NO_DROP}),
     'distilled_48_warm': student('server_96', size=48, epochs=6, start='mobile_48'),
-    'distilled_48_crop.5': student('server_96', size=48, low=0.5, epochs=6),
-    'distilled_48_js': student('server_96', size=48, epochs=6, distill={'kind': 'js'}),
-    'distilled_48_T2': student('server_96', size=48, epochs=6, distill={'kind': 'ce', 'temperature': 2.0}),
-    'distilled_48_9_epochs': student('server_96', size=48, epochs=9),
+    'distilled_48_warm_sharp': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP}),
+    'distilled_48_9_epochs': student('server_96', size=48, low=0.5, epochs=9, **{SHARP: 0.5, MOMENTUM: NO_DROP}),
 }
 
 
