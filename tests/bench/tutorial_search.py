@@ -74,7 +74,6 @@ TRIALS = {
     'mobile_48_bn.97': mobile('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
     'alone_48': mobile('mobile_alone', 48, epochs=50, valid_interval=10),
     'distilled_48': student('server_96', size=48, epochs=6),
-    'distilled_48_lr.1': student('server_96', size=48, epochs=6, **{LR: 0.1}),
     'distilled_48_sharp': student('server_96', size=48, epochs=6, **{SHARP: 0.5}),
     'distilled_48_sharp_lr.02': student('server_96', size=48, epochs=6, **{SHARP: 0.5, LR: 0.02}),
     'distilled_48_sharp_nodrop': student('server_96', size=48, low=0.5, epochs=6, **{SHARP: 0.5, MOMENTUM: NO_DROP}),
@@ -111,6 +110,8 @@ def run_trial(name: str, profile, info, folder: Path):
     "Train the trial `name` in `folder/name`, after those that it needs."
     if name not in TRIALS:
         raise PPClsError(f"unknown trial '{name}', expected one of {', '.join(TRIALS)}")
+    if (folder/name/'predictions.npz').is_file():
+        return
     changes = dict(TRIALS[name])
     role, teacher, start = (changes.pop(key, None) for key in ('role', 'teacher', 'start'))
     for needed in filter(None, (teacher, start)):
