@@ -69,6 +69,8 @@ def test_eval_gives_the_number_of_the_log(run, home, which, capsys, tmp_path):
     report = json.loads((tmp_path/'report'/'report.json').read_text(encoding='utf-8'))
     assert code == 0 and not err and 'the same' in out and (report['total'], report['top1_correct'], report['loss']) == (12, row['valid_top1_correct'], row['valid_loss'])
     assert report['classes'] == ['red lily', 'rose', 'tulip'] and all(Path(t['file']).is_file() for t in report['top_losses'])
+    figures = {'classes', 'confusion', 'reliability', 'top_losses', 'predictions', 'confused_pairs', 'grad_cam'}
+    assert {f.stem for f in (tmp_path/'report').glob('*.png')} == figures and all(f'{name}.png\n' in out for name in figures)
     code, out, err = ppcls(capsys, 'eval', '-c', home/'small.yaml', '--data', home/'garden', '-o', f'pretrained_model={run/which}')
     assert code == 0 and f"({row['valid_top1_correct']}/12)" in out and f"loss:{row['valid_loss']:.4f}" in out
 

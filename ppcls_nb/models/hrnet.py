@@ -128,4 +128,4 @@ class HRNet(Network):
         for conv, x in zip(self.cls_head_conv_list, coarser): y = x + conv(y)
         return self.fc(self.conv_last(y).mean([2, 3]))
 
-    def forward(self, x): return self.logits(self.features(x))
+    def logits_of(self, maps: list): return self.logits(maps)

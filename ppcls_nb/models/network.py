@@ -52,7 +52,11 @@ class Network(nn.Layer):
             maps = self.features(swap_batch(x))
         return [swap_batch(m) for m in maps]
 
-    def forward(self, x): return self.logits(self.stage_maps(x)[-1])
+    def logits_of(self, maps: list):
+        "The logits for the outputs of all stages. As a rule the head reads the last one."
+        return self.logits(maps[-1])
+
+    def forward(self, x): return self.logits_of(self.stage_maps(x))
 
 # %% ../../nbs/03_models/00c_network.ipynb #5a283b8f
 def maps_at(ends, blocks, x) -> list:

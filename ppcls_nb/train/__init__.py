@@ -8,7 +8,8 @@ __all__ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'bui
            'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress',
            'RunFolder', 'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog',
            'PeakMemory', 'Scalars', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference',
-           'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'Distributed', 'init_distributed']
+           'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam',
+           'plot_grad_cam', 'Distributed', 'init_distributed']
 
 # %% ../../nbs/04_train/09_train.ipynb #52934335
 from .losses import CELoss, DIVERGENCES, JSDivLoss, divergence
@@ -25,6 +26,8 @@ from .watch import CSVLog, PeakMemory, Scalars, Timer
 from .lr_finder import lr_find
 from .runs import Run, compare, load_run, paired_difference, plot_curves
 from .interpret import Interpretation, calibration, confusion_matrix
+from .pictures import plot_predictions
+from .grad_cam import grad_cam, plot_grad_cam
 from .distributed import Distributed, init_distributed
 
-_all_ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr', 'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog', 'PeakMemory', 'Scalars', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'Distributed', 'init_distributed']
+_all_ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr', 'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog', 'PeakMemory', 'Scalars', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam', 'Distributed', 'init_distributed']
