@@ -286,9 +286,13 @@ class Profile:
         always = {'seed': self.seed, 'save_interval': 0}
         return use_data(load_config(f'quick_start/{ROLES[role]}', always, self.common, self.recipes.get(role) or {}, overrides), info)
 
-    def run(self, name: str) -> Path:
-        "The folder of the run `name`."
-        return Path(self.output)/'runs'/name
+    def run(self, role: str) -> Path:
+        "The folder of the run of `role`."
+        return Path(self.output)/'runs'/role
+
+    def weights(self, source: str) -> str:
+        "What a recipe's `pretrained_model` names: where `source` is a role, the last weights of its run, else `source` itself."
+        return str(self.run(source)/'last') if source in ROLES else source
 
 # %% ../nbs/08_cli/00a_config.ipynb #06f93869
 def load_profile(name: str, folder='profiles', **given) -> Profile:

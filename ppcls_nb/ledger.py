@@ -41,7 +41,7 @@ class Claim:
 
 CLAIMS = [Claim('pretrained weights', 'server_scratch', 'server_finetune'),
           Claim('learning rates by layer', 'server_finetune', 'server_by_layer'),
-          Claim('RandomErasing', 'server_by_layer', 'server_random_erasing'),
+          Claim('RandomErasing, trained longer', 'server_by_layer', 'server_random_erasing'),
           Claim('distillation, at equal steps', 'mobile_alone', 'mobile_distilled'),
           Claim('distillation, over the finetuned one', 'mobile_finetune', 'mobile_distilled')]
 

@@ -57,14 +57,14 @@ def one_step(trainer):
 def test_every_recipe_builds_and_takes_a_step(profile, role, info, official, tmp_path, monkeypatch):
     monkeypatch.setenv('PPCLS_HOME', str(official))
     changes = {'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.batch_size': 2}
-    p = load_profile(profile, PROFILES)
+    p = load_profile(profile, PROFILES, output=str(tmp_path))
     conf = p.recipe(role, info, **changes)
-    start = conf.pretrained_model
-    if conf.use_distillation:      # lesson 6 puts the run of lesson 5 here
-        names, arch = conf.ARCHITECTURE.name.split('_distill_'), conf.ARCHITECTURE
-        teacher = create_model(names[0], class_num=3, **(arch.teacher_params or {}))
-        start = conf.pretrained_model if isinstance(conf.pretrained_model, str) else conf.pretrained_model[1]
-        conf.pretrained_model = [str(save_weights(tmp_path/'teacher.pdparams', teacher)), start]
+    server, mobile = p.recipe('server_finetune', info).ARCHITECTURE, p.recipe('mobile_finetune', info).ARCHITECTURE
+    for run, arch in (('server_random_erasing', server), ('mobile_finetune', mobile)):      # what lessons 4 and 5 leave
+        save_weights(p.run(run)/'last.pdparams', create_model(arch.name, class_num=3))
+    start = conf.pretrained_model[1] if conf.use_distillation else conf.pretrained_model
+    start = start and p.weights(start)
+    conf.pretrained_model = [p.weights('server_random_erasing'), start] if conf.use_distillation else start
     trainer = Trainer.from_config(conf, bar=False)
     if start: assert trainer.model.load_report.body_complete
     assert next(iter(trainer.data.train))[0].shape == [2, *conf.image_shape]

@@ -62,8 +62,9 @@ class StoredTeacher(Teacher):
         dataset = getattr(t.data.train, 'dataset', None)
         labels = getattr(dataset, 'labels', None)
         rows = len(self.answers[0])
-        if labels is None or len(labels) != rows or (np.asarray(labels) != np.arange(rows)).any():
-            raise PPClsError(f'StoredTeacher: answers for {rows} images; the labels of the training data must be 0…{rows - 1}, see number_images')
+        if labels is not None and not np.array_equal(labels, np.arange(rows)):
+            raise PPClsError(f'StoredTeacher: answers for {rows} images; the labels of the training data must be 0…{rows - 1}, '
+                             'see number_images')
 
     def before_step(self, t):
         t.target = self(t.labels)

@@ -73,13 +73,15 @@ TRIALS = {
     'mobile_48': mobile('mobile_finetune', 48),
     'mobile_48_bn.97': mobile('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
     'alone_48': mobile('mobile_alone', 48, epochs=50, valid_interval=10),
+    'alone_48_warm': mobile('mobile_alone', 48, epochs=50, valid_interval=10, start='mobile_48'),
     'distilled_48': student('server_96', size=48, epochs=6),
     'distilled_48_sharp': student('server_96', size=48, epochs=6, **{SHARP: 0.5}),
     'distilled_48_sharp_lr.02': student('server_96', size=48, epochs=6, **{SHARP: 0.5, LR: 0.02}),
     'distilled_48_sharp_nodrop': student('server_96', size=48, low=0.5, epochs=6, **{SHARP: 0.5, MOMENTUM: NO_DROP}),
     'distilled_48_warm': student('server_96', size=48, epochs=6, start='mobile_48'),
     'distilled_48_warm_sharp': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP}),
-    'distilled_48_9_epochs': student('server_96', size=48, low=0.5, epochs=9, **{SHARP: 0.5, MOMENTUM: NO_DROP}),
+    'distilled_48_warm_sharp_lr.02': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP, LR: 0.02}),
+    'distilled_48_warm_9_epochs': student('server_96', size=48, low=0.5, epochs=9, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP}),
 }
 
 
