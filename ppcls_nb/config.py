@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from .basics import PPClsError, nearest
 from .data.datasets import BadImage, ListDataset
 from .data.imaug import build_mix, build_ops, eval_ops, train_ops
+from .data.imaug.presets import interpolation_number
 from .data.loader import make_loader
 from .data.prepare import DataInfo
 from .distill.duplicates import check_leakage
@@ -80,12 +81,13 @@ def build_transforms(reader, conf, train: bool) -> list:
         if record: return record.train_ops() if train else record.eval_ops()
         return (train_ops if train else eval_ops)(conf.image_shape[-1])
     ops = build_ops(OmegaConf.to_container(reader.transforms))
-    modes = lambda ops: {type(op).__name__: cv2.INTER_LINEAR if op.interpolation is None else op.interpolation for op in ops if hasattr(op, 'interpolation')}
-    if record:
-        wanted = modes(record.eval_ops())['ResizeImage']
-        for name, mode in modes(ops).items():
-            part = 'TRAIN' if train else 'VALID'
-            if mode != wanted: print(f'{part}.transforms: {name} has interpolation {mode}, {record.tag} was trained with {wanted}; write interpolation: {wanted}')
+    wanted = interpolation_number(record.interpolation) if record else None
+    if wanted not in (None, cv2.INTER_LINEAR):
+        silent = [type(op).__name__ for op in ops if getattr(op, 'interpolation', wanted) is None]
+        part = 'TRAIN' if train else 'VALID'
+        if silent:
+            print(f"{part}.transforms: {' and '.join(silent)} without interpolation, which means linear; "
+                  f'{record.tag} was trained with {wanted}: write interpolation: {wanted}')
     return ops
 
 # %% ../nbs/08_cli/00a_config.ipynb #17bb4a34
