@@ -5,6 +5,7 @@ PADDLE  ?= $(if $(filter gpu,$(PROFILE)),gpu,cpu)
 VENV    ?= .venv$(if $(filter-out cpu,$(PADDLE)),-$(PADDLE))
 SUFFIX  := $(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))$(if $(filter-out cpu gpu,$(PADDLE)),-$(PADDLE))
 OUTPUT  ?= output/tutorial$(SUFFIX)
+SEEDS   ?= 1
 EXTRAS  := $(PADDLE),weights,jpeg,notebook,watch,search,deploy,serve,dev,test
 READY   := $(VENV)/.ready-$(PADDLE)
 BIN     := $(VENV)/bin
@@ -14,10 +15,12 @@ BIN     := $(VENV)/bin
 
 help:             ## this list
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo "variables: PROFILE=smoke|cpu|gpu  DATA=folder  OUTPUT=folder  PADDLE=cpu|cpu26|gpu  PYTHON=python3.11  VENV=folder"
+	@echo "variables: PROFILE=smoke|cpu|gpu  DATA=folder  OUTPUT=folder  SEEDS=3  PADDLE=cpu|cpu26|gpu  PYTHON=python3.11  VENV=folder"
 
-tutorial: profile $(READY) ## the nine notebooks of nbs/00_tutorials, then output/tutorial/report.html (PROFILE, DATA, OUTPUT)
-	@$(BIN)/ppcls-run nbs/00_tutorials -f nbs/00_tutorials/profiles/$(PROFILE).yaml $(if $(DATA),-p data='$(DATA)') -o '$(OUTPUT)'
+tutorial: profile $(READY) ## the nine notebooks of nbs/00_tutorials, then output/tutorial/report.html (PROFILE, DATA, OUTPUT, SEEDS)
+	@$(BIN)/ppcls-run nbs/00_tutorials -f nbs/00_tutorials/profiles/$(PROFILE).yaml $(if $(DATA),-p data='$(DATA)') \
+	  -o '$(OUTPUT)' --seeds '$(SEEDS)'
+	@if [ '$(SEEDS)' -gt 1 ]; then $(BIN)/ppcls-ledger '$(OUTPUT)' '$(OUTPUT)'/seed-* --profile '$(PROFILE)'; fi
 
 profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac

@@ -6,8 +6,8 @@
 __all__ = ['FEW', 'ROLES', 'use_data', 'resolve_pretrained', 'sources_of', 'record_of_recipe', 'build_transforms', 'share',
            'build_loader', 'build_data', 'choose_device', 'build_models', 'of_each_teacher', 'build_teacher',
            'teacher_of_recipe', 'store_answers', 'leakage_of_recipe', 'warn_of_leakage', 'build_mixing',
-           'optimizer_of_recipe', 'amp_of_recipe', 'callbacks_of_recipe', 'Profile', 'load_profile', 'CONFIGS',
-           'Config', 'find_config', 'list_configs', 'load_config', 'require', 'Trainer']
+           'optimizer_of_recipe', 'amp_of_recipe', 'callbacks_of_recipe', 'Profile', 'find_profile', 'merge_overrides',
+           'load_profile', 'CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config', 'require', 'Trainer']
 
 # %% ../nbs/08_cli/00a_config.ipynb #25b38dba
 import tempfile
@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from .basics import PPClsError, nearest
 from .data.datasets import BadImage, ListDataset
 from .data.imaug import build_mix, build_ops, eval_ops, train_ops
+from .data.imaug.presets import interpolation_number
 from .data.loader import make_loader
 from .data.prepare import DataInfo
 from .distill.duplicates import check_leakage
@@ -29,7 +30,7 @@ from .distill.ssld import Teacher
 from .distill.stored import StoredTeacher, number_images, sharpen, stored_answers
 from .models import create_model, list_pretrained, set_lr_mult, weights_info
 from .keys import AMPConf, network_names
-from .recipe import CONFIGS, Config, find_config, list_configs, load_config, require
+from .recipe import CONFIGS, Config, find_config, list_configs, load_config, pairs, require
 from .train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 from .train.control import EMA, Accumulate, Clip, EarlyStopping
 from .train.distributed import Distributed, init_distributed
@@ -80,12 +81,13 @@ def build_transforms(reader, conf, train: bool) -> list:
         if record: return record.train_ops() if train else record.eval_ops()
         return (train_ops if train else eval_ops)(conf.image_shape[-1])
     ops = build_ops(OmegaConf.to_container(reader.transforms))
-    modes = lambda ops: {type(op).__name__: cv2.INTER_LINEAR if op.interpolation is None else op.interpolation for op in ops if hasattr(op, 'interpolation')}
-    if record:
-        wanted = modes(record.eval_ops())['ResizeImage']
-        for name, mode in modes(ops).items():
-            part = 'TRAIN' if train else 'VALID'
-            if mode != wanted: print(f'{part}.transforms: {name} has interpolation {mode}, {record.tag} was trained with {wanted}; write interpolation: {wanted}')
+    wanted = interpolation_number(record.interpolation) if record else None
+    if wanted not in (None, cv2.INTER_LINEAR):
+        silent = [type(op).__name__ for op in ops if getattr(op, 'interpolation', wanted) is None]
+        part = 'TRAIN' if train else 'VALID'
+        if silent:
+            print(f"{part}.transforms: {' and '.join(silent)} without interpolation, which means linear; "
+                  f'{record.tag} was trained with {wanted}: write interpolation: {wanted}')
     return ops
 
 # %% ../nbs/08_cli/00a_config.ipynb #17bb4a34
@@ -295,13 +297,37 @@ class Profile:
         return str(self.run(source)/'last') if source in ROLES else source
 
 # %% ../nbs/08_cli/00a_config.ipynb #06f93869
-def load_profile(name: str, folder='profiles', **given) -> Profile:
-    "Read `folder`/`name`.yaml; whatever of `given` is not None replaces the file's value (papermill's injected parameters)."
-    path = Path(folder)/f'{name}.yaml'
-    if not path.is_file(): raise PPClsError(nearest(name, [p.stem for p in Path(folder).glob('*.yaml')], 'profile'))
+def find_profile(profile: str, folder='profiles') -> Path:
+    "The YAML file that `profile` means: a path that ends in .yaml, or the name of a file in `folder`."
+    path = Path(profile)
+    if path.suffix != '.yaml':
+        path = Path(folder)/f'{profile}.yaml'
+    if path.is_file():
+        return path
+    others = [p.stem for p in path.parent.glob('*.yaml')]
+    if not others:
+        raise PPClsError(f'{path}: no such profile file')
+    raise PPClsError(nearest(path.stem, others, 'profile'))
+
+def merge_overrides(below: dict, above: dict, deep: bool = False) -> dict:
+    "`above` (a mapping, or a list of 'KEY=VALUE') laid over `below`, key by key; `deep`: their values are such overrides again."
+    below, above = pairs(below or {}), pairs(above or {})
+    return below | {k: merge_overrides(below[k], v) if deep and k in below else v for k, v in above.items()}
+
+def load_profile(profile: str, folder='profiles', **given) -> Profile:
+    """Read a profile: the name of a file in `folder`, or a path that ends in .yaml.
+
+    Whatever of `given` is not None wins over the file: `petals`, `common` and each role of `recipes` key by key, anything else as a whole."""
+    path = find_profile(profile, folder)
     known = [f.name for f in fields(Profile)]
-    values = {**yaml.safe_load(path.read_text()), **{k: v for k, v in given.items() if v is not None}}
-    for key in values:
-        if key not in known: raise PPClsError(f'{path}: {nearest(key, known, "key")}')
-    if values['profile'] != name: raise PPClsError(f"{path}: its profile is '{values['profile']}', the lesson was told '{name}'")
-    return Profile(**values)
+    given = {k: v for k, v in given.items() if v is not None}
+    values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    for key in [*values, *given]:
+        if key not in known:
+            raise PPClsError(f'{path}: {nearest(key, known, "key")}')
+    if values.get('profile') != path.stem:
+        raise PPClsError(f"{path}: its profile is '{values.get('profile')}', expected '{path.stem}', the name of the file")
+    for key in ('petals', 'common', 'recipes'):
+        if key in given:
+            given[key] = merge_overrides(values.get(key), given[key], deep=key == 'recipes')
+    return Profile(**{**values, **given})

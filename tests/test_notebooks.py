@@ -1,5 +1,6 @@
 "The notebook runner: every refusal and every way to fail, with tiny notebooks."
 import io, json, os, signal, subprocess, sys, time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -7,7 +8,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ppcls_nb import notebooks
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.notebooks import Screen, main, run_course, run_notebook
+from ppcls_nb.notebooks import (Course, Progress, RunResult, Screen, Steps, earlier_runs, main, read_bar, record_time, run_course, run_notebook,
+                                seed_folders, time_left)
 
 
 @pytest.fixture
@@ -191,3 +193,239 @@ def test_interrupted_run_leaves_no_kernel_and_says_how_to_go_on(write, tmp_path,
     assert not any(map(alive, pids))
     assert (tmp_path/'out'/'notebooks'/'00_long.ipynb').exists()
     assert [r['status'] for r in json.loads((tmp_path/'out'/'timings.json').read_text())['notebooks']['00_long']] == ['stopped']
+
+
+# ── what is saved
+
+def test_bars_leave_no_trace_in_the_saved_notebook(write, tmp_path, log):
+    bar = 'from tqdm import tqdm\nimport sys\nfor n in tqdm(range(3), "scratch", leave=False, mininterval=0): print("epoch", n, flush=True)'
+    failing = 'import sys; print("one", flush=True); print("two", file=sys.stderr, flush=True); print("three"); 1/0'
+    result = run_notebook(write('bar', bar, failing), tmp_path/'out.ipynb', screen=Screen(log))
+    first, second, error = outputs(result.out)
+    assert (first.name, first.text) == ('stdout', 'epoch 0\nepoch 1\nepoch 2\n')
+    assert second.text == 'one\ntwo\nthree\n'
+    assert error.ename == 'ZeroDivisionError'
+
+
+# ── time left, in simulated time
+
+@pytest.mark.parametrize('text, expected', [
+    ('server:  45%|####5     | 460/1020 [00:12<00:15, 35.2 images/s, epoch 0 loss 2.301]', ('server', 460, 1020, True)),
+    ('server:   0%|          | 0/1020 [00:00<?, ? images/s]', ('server', 0, 1020, False)),
+    ('100%|##########| 3/3 [00:00<00:00]', ('', 3, 3, False)),
+    ('flowers:  12%|#1        | 41.2M/345M [00:12<01:15, 4.02MB/s]', None),
+    ('epoch 3: 45% of the images', None),
+    ('', None)])
+def test_bars_are_read(text, expected): assert read_bar(text) == expected
+
+
+def bar(title, done, total): return f'{title}: {100*done//total}%|##   | {done}/{total} [00:12<00:15, 35.2 images/s, epoch 0 loss 2.301]'
+
+
+class Machine:
+    "Runs a course in simulated time: it trains at `rate` images a second and collects (seconds left said, seconds left in truth)."
+    def __init__(self, work, rate, **options):
+        self.now, self.rate, self.said = 0., rate, []
+        self.progress = Progress([Path(f'{n}.ipynb') for n in work], work,
+                                 timer=lambda: self.now, **options)
+
+    def wait(self, seconds):
+        for _ in range(int(seconds)):
+            self.now += 1
+            self.said.append((self.now, self.progress.left(), self.progress()))
+
+    def notebook(self, name, *trainings, before=5, after=5):
+        self.progress.begin(Path(f'{name}.ipynb'), 9)
+        self.wait(before)
+        for n, images in enumerate(trainings):
+            for done in range(0, images + 1, self.rate):
+                self.progress.see([], bar(f'run {n}', done, images))
+                self.wait(1)
+            self.progress.see([], '     ')
+            self.wait(after)
+        self.progress.finish(RunResult(None, None, 0., 'ok'))
+
+
+WORK = {'00_prepare': 20, '01_scratch': 150, '02_finetune': 150, '06_distill': 600}
+
+
+def lessons(machine):
+    machine.notebook('00_prepare', before=30)
+    machine.notebook('01_scratch', 15000)
+    machine.notebook('02_finetune', 15000)
+    machine.notebook('06_distill', 20000, 20000, 20000)
+    return [(now, left, line) for now, left, line in machine.said], machine.now
+
+
+@pytest.mark.parametrize('rate', [25, 100, 500])
+def test_estimate_comes_from_this_machine(rate):
+    "From the second notebook on it is within a quarter of the truth on slow and on fast machines, and before the first step nothing is said."
+    said, end = lessons(Machine(WORK, rate))
+    first = next(n for n, (_, left, _) in enumerate(said) if left is not None)
+    assert all('unknown until the first steps are measured' in line for _, _, line in said[:first])
+    assert 30 < said[first][0] < 45
+    second = next(n for n, (_, _, line) in enumerate(said) if '02_finetune' in line)
+    for now, left, line in said[second:]:
+        if end - now > 60: assert 0.75*(end - now) < left < 1.35*(end - now) + 30, (now, end - now, left)
+    assert all(end - now <= 35 for now, _, line in said if 'nearly done' in line)
+
+
+def test_a_training_that_hangs_is_not_nearly_done():
+    machine = Machine({'a': 100}, 100)
+    machine.progress.begin(Path('a.ipynb'), 3)
+    for done in (0, 900): machine.progress.see([], bar('run', done, 1000)); machine.wait(10)
+    before = machine.progress.left()
+    machine.wait(1000)
+    assert machine.progress.left() > 10*before
+    machine.progress.see([], '    ')
+    machine.wait(500)
+    assert 'nearly done' not in machine.progress()
+
+
+def test_a_resumed_training_tells_the_pace_of_the_whole():
+    steps = Steps()
+    for now, done in ((100, 600), (120, 800)): steps.see_bar(bar('run', done, 1000), now)
+    assert steps.times(120) == (60, 20)
+    assert not steps.resumed
+    steps.see_line('run: resumed, 3 of 5 epochs are done')
+    assert steps.resumed and not steps.finished
+    steps.see_line('other: resumed, 5 of 5 epochs are done')
+    assert steps.finished
+
+
+def test_trainings_found_finished_say_nothing_about_the_machine():
+    machine = Machine({'a': 100, 'b': 100}, 100)
+    machine.progress.begin(Path('a.ipynb'), 3)
+    machine.progress.see(['run: resumed, 20 of 20 epochs are done'])
+    machine.wait(5)
+    machine.progress.finish(RunResult(None, None, 0., 'ok'))
+    assert machine.progress.told == []
+
+
+def test_quick_notebooks_and_further_seeds_count():
+    work = {'a': 100, 'b': 100}
+    assert time_left(work, [(200, 100)], [], 'a', 10, quick={'a': 30, 'b': 40}) == 60
+    assert time_left(work, [(200, 100)], [], 'a', 10, courses=2) == 190 + 200 + 800
+    assert time_left(work, [(200, 100)], [], 'a', 10, steps=(0, 150), quick={'a': 30}) == 190 + 200      # it trains after all
+    assert time_left({}, [], [], 'a', 10) is None
+
+
+def test_a_quiet_download_is_not_a_training():
+    steps = Steps()
+    for now, done in ((0, 0), (10, 50)): steps.see_bar(f'petals: 20%|##   | {done}/240 [00:03<00:10, 79 images/s]', now)
+    assert steps.times(10) is None and steps.seconds() == 0
+
+
+def test_only_rows_of_this_machine_with_these_settings_tell(tmp_path, monkeypatch):
+    file, row = tmp_path/'timings.json', dict(settings='s', resumed=False, training=8)
+    def note(stem, seconds, status='ok', **more): record_time(file, RunResult(tmp_path/f'{stem}.ipynb', None, seconds, status), **{**row, **more})
+    monkeypatch.setattr(notebooks, 'machine_facts', lambda: {'cores': 64})
+    note('a', 1)
+    monkeypatch.setattr(notebooks, 'machine_facts', lambda: {'cores': 2})
+    for args in (('b', 10), ('b', 11), ('b', 3, 'failed')): note(*args)
+    note('c', 2, resumed=True)
+    note('d', 2, settings='other')
+    assert {stem: r['seconds'] for stem, r in earlier_runs(file, 's').items()} == {'b': 11}
+    assert json.loads(file.read_text())['notebooks']['a'][0]['machine'] == {'cores': 64}
+    assert earlier_runs(tmp_path/'none.json', 's') == {}
+
+
+# ── what a notebook is given
+
+LESSON = 'profile = "cpu"\nseed = None\ncommon = None\nrecipes = None\noutput = ""'
+
+
+def test_a_lesson_gets_the_profiles_name_and_not_its_contents(write, tmp_path, log):
+    lesson = write('course/00_a', 'print([profile, seed, common, recipes])', parameters=LESSON)
+    own, mine = lesson.parent/'profiles'/'tiny.yaml', tmp_path/'mine.yaml'
+    own.parent.mkdir()
+    own.write_text('profile: tiny\nseed: 0\ncommon: {epochs: 1}\nrecipes: {a: {b: 1}}\n')
+    mine.write_text(own.read_text().replace('tiny', 'mine'))
+    run_course(lesson, own, tmp_path/'out', report=False, screen=Screen(log))
+    assert "['tiny', None, None, None]" in log.getvalue()
+    injected = nbformat.read(tmp_path/'out'/'notebooks'/'00_a.ipynb', as_version=4).cells[2].source
+    assert 'epochs' not in injected and 'output = ' in injected
+    run_course(lesson, mine, tmp_path/'out', {'recipes': {'a': {'c': 2}}}, report=False, screen=Screen(log))
+    assert str([str(mine), None, None, {'a': {'c': 2}}]) in log.getvalue()
+
+
+def test_a_plain_file_of_values_is_given_in_full(write, tmp_path):
+    path = write('a', '1', parameters='steps, rate = 1, 2\nrate = 1')
+    (tmp_path/'cpu.yaml').write_text('rate: 3\n')
+    assert Course([path], tmp_path/'cpu.yaml', tmp_path/'out', {}).given(path) == {'rate': 3}
+
+
+def test_a_relative_data_folder_of_the_file_is_given_absolute(write, tmp_path, monkeypatch):
+    path = write('a', '1', parameters='profile = ""\ndata = None')
+    (tmp_path/'mine.yaml').write_text('profile: mine\ndata: photos\n')
+    (tmp_path/'photos').mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Course([path], 'mine.yaml', tmp_path/'out', {}).given(path) == {'profile': str(tmp_path/'mine.yaml'), 'data': str(tmp_path/'photos')}
+
+
+# ── seeds
+
+@pytest.fixture
+def seeded(write, tmp_path):
+    "A course of two notebooks, the last of which leaves `results.json`, and a function that runs it for some seeds and returns what was shown."
+    write('course/00_a', 'import os\nprint("first", seed)\nif os.path.exists("broken") and seed == 1: 1/0',
+          parameters='seed = 0\noutput = ""')
+    course = write('course/01_b', 'open(f"{output}/results.json", "w").write("{}"); print("second", seed)', parameters='seed = 0\noutput = ""').parent
+
+    def run(*options, seeds=3):
+        log = io.StringIO()
+        run_course(course, None, tmp_path/'out', dict(options), screen=Screen(log), seeds=seeds)
+        return log.getvalue()
+    run.course, run.output = course, tmp_path/'out'
+    return run
+
+
+def test_seeds_have_their_folders_and_are_run_once(seeded):
+    shown = seeded()
+    folders = seed_folders(seeded.output, 3, 0)
+    assert [n for n in range(3) if f'first {n}' in shown and f'second {n}' in shown] == [0, 1, 2]
+    assert '[seed 2 of 3] [1/2] 00_a, cell 0 of' in shown
+    assert shown.endswith(''.join(f'seed {n}: {f}\n' for n, f in enumerate(folders)))
+    assert all((f/'timings.json').is_file() and (f/'notebooks'/'01_b.ipynb').is_file() for f in folders)
+    assert [(f/'report.html').is_file() for f in folders] == [True, False, False]
+    again = seeded()
+    assert 'first' not in again and again.count('is complete') == 3
+
+
+def test_seeds_go_on_where_they_failed(seeded):
+    (seeded.course/'broken').touch()
+    shown = seeded()
+    assert 'second 0' in shown and 'ZeroDivisionError' in shown and 'first 2' not in shown
+    (seeded.course/'broken').unlink()
+    shown = seeded()
+    assert 'first 0' not in shown and 'second 1' in shown and 'second 2' in shown
+
+
+def test_one_seed_is_continued_by_more(seeded):
+    assert 'seed 0' not in seeded(seeds=1)
+    (seeded.output/'report.html').unlink()
+    shown = seeded(seeds=2)
+    assert '[seed 1 of 2] seed 0 is complete' in shown and 'second 1' in shown and 'first 0' not in shown
+    assert (seeded.output/'report.html').is_file()
+    assert 'first 0' in seeded(seeds=1)                  # one seed is always run, as the user said
+
+
+@pytest.mark.parametrize('change', ['notebook', 'parameter', 'results'])
+def test_what_has_changed_is_run_again(seeded, change):
+    seeded(seeds=2)
+    if change == 'notebook':
+        path = seeded.course/'00_a.ipynb'
+        path.write_text(path.read_text().replace('first', 'other'))
+    if change == 'results': (seeded.output/'results.json').unlink()
+    shown = seeded(('seed', 4), seeds=2) if change == 'parameter' else seeded(seeds=2)
+    assert {'notebook': 'other 1', 'parameter': 'second 5', 'results': 'second 0'}[change] in shown
+
+
+def test_wrong_seeds_are_refused(write, tmp_path, capsys):
+    course, plain = write('course/00_a', '1', parameters='seed = 0\noutput = ""'), write('plain', '1')
+    def refused(*args): return main([*map(str, args), '-o', str(tmp_path/'out')]) == 2 and capsys.readouterr().err.strip()
+    assert refused(course, '--seeds', 0) == 'ppcls-run: seeds is 0: expected how many to run, 1 or more'
+    assert "unknown parameter 'seed'" in refused(plain, '--seeds', 2)
+    assert 'parameter output with several seeds' in refused(course, '--seeds', 2, '-p', 'output=x')
+    assert "seed is 'many': expected a whole number" in refused(course, '--seeds', 2, '-p', 'seed=many')
+    assert not (tmp_path/'out').exists()

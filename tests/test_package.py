@@ -8,12 +8,13 @@ import pytest
 import ppcls_nb
 
 SHOW = 'import os, {modules}; print(os.environ.get("MKL_DEBUG_CPU_TYPE"), os.environ["OMP_NUM_THREADS"])'
+SET = ('MKL_DEBUG_CPU_TYPE', 'OMP_NUM_THREADS', 'GLOG_minloglevel')
 NEEDS_PATH = ppcls_nb.set_mkl_path({}, ppcls_nb.processor()) == '5'
 
 
 def run(code, **env):
     "A new Python process without the variables that the package sets; `env` is added."
-    plain = {k: v for k, v in os.environ.items() if k not in ('MKL_DEBUG_CPU_TYPE', 'OMP_NUM_THREADS')}
+    plain = {k: v for k, v in os.environ.items() if k not in SET}
     return subprocess.run([sys.executable, '-c', code], env=plain | env, capture_output=True, text=True, check=True)
 
 
@@ -68,3 +69,43 @@ def test_windows_describes_its_processor_in_the_environment(monkeypatch):
     found = ppcls_nb.processor()
     monkeypatch.setattr(ppcls_nb.os, 'name', 'posix')
     assert found == ('AuthenticAMD', True)
+
+
+NETWORK = '''
+import ppcls_nb, paddle
+from ppcls_nb.models import create_model
+from ppcls_nb.train import CELoss, build_optimizer, build_schedule
+model = create_model('EfficientNetB0_small', class_num=3)
+optimizer = build_optimizer('Momentum', model.parameters(), build_schedule('Cosine', 1, 1, lr=0.1), momentum=0.9)
+CELoss(0.1)(model(paddle.rand([2, 3, 32, 32])), paddle.to_tensor([0, 2])).backward()
+optimizer.step()
+paddle.rand([2, 3]).std([1])            # Paddle itself divides integers here and logs that it does
+from tqdm import auto
+'''
+
+
+def test_import_and_training_are_quiet():
+    done = run(NETWORK, OMP_NUM_THREADS='2', GREP_OPTIONS='--color=auto')
+    assert done.stdout == ''
+    assert done.stderr == ''
+
+
+def test_other_warnings_are_still_heard():
+    done = run('import ppcls_nb, warnings; warnings.warn("No ccache anywhere"); print("OMP_NUM_THREADS set to 2")')
+    assert 'No ccache anywhere' in done.stderr
+    assert done.stdout == 'OMP_NUM_THREADS set to 2\n'
+
+
+def test_import_leaves_paddle_alone():
+    code = 'import ppcls_nb, os, sys; assert not any(m.startswith("paddle") for m in sys.modules); print(os.environ["GLOG_minloglevel"])'
+    assert run(code).stdout == '2\n'
+
+
+def test_grep_options_and_threads_are_there_after_the_import():
+    code = 'import ppcls_nb, paddle, os; print(os.environ["GREP_OPTIONS"], os.environ["OMP_NUM_THREADS"], hasattr(paddle.base, "print"))'
+    assert run(code, GREP_OPTIONS='-i', OMP_NUM_THREADS='2').stdout == '-i 2 False\n'
+
+
+def test_a_second_import_hook_is_not_added():
+    code = 'import ppcls_nb, importlib, sys; importlib.reload(ppcls_nb); print(sum(type(f).__name__ == "QuietPaddle" for f in sys.meta_path))'
+    assert run(code).stdout == '1\n'

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 import cv2
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from ..basics import PPClsError, atomic_path
 from .datasets import read_list
 from .imaug.standard import DecodeImage

@@ -33,7 +33,7 @@ def _fetch(url: str, part: Path, desc: str):
         r.raise_for_status()
         if r.status_code != 206: have = 0
         total = have + int(r.headers['Content-Length']) if 'Content-Length' in r.headers else None
-        with open(part, 'ab' if have else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=desc) as bar:
+        with open(part, 'ab' if have else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=desc, leave=False) as bar:
             for block in r.iter_content(1 << 13): bar.update(f.write(block))
     if total and part.stat().st_size < total: raise requests.ConnectionError('the connection was closed early')
 
@@ -79,7 +79,7 @@ def _extract(archive: Path, folder: Path, desc: str):
     "Write the members of `archive` into the empty `folder`."
     folder = folder.resolve()
     with tarfile.open(archive) as tar:
-        for m in tqdm(tar, desc, unit=' files'):
+        for m in tqdm(tar, desc, leave=False, unit=' files'):
             target = (folder/m.name).resolve()
             if not (m.isreg() or m.isdir()) or not target.is_relative_to(folder):
                 raise PPClsError(f"{archive}: refused, '{m.name}' is not a plain file or folder inside the archive")

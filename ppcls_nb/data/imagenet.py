@@ -34,7 +34,7 @@ def _images(tar, folder: Path, archive: str, desc: str | None = None):
     part = folder.with_name(f'.{folder.name}.part')
     if part.exists(): shutil.rmtree(part)
     part.mkdir(parents=True)
-    for m in tqdm(tar, desc=desc, unit=' images', disable=desc is None):
+    for m in tqdm(tar, desc=desc, unit=' images', leave=False, disable=desc is None):
         name = m.name.removeprefix('./')
         if m.isdir() and name in ('', '.'): continue
         if not (m.isreg() and re.fullmatch(r'[\w-][\w.-]*\.jpe?g', name, re.I)): raise PPClsError(f"{archive}: refused, '{m.name}' is not an image")

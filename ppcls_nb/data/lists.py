@@ -251,7 +251,7 @@ def _undecodable(good, decode, num_workers: int, desc: str):
         except (PPClsError, OSError, cv2.error) as e: return entry[1], entry[0], str(getattr(e, 'strerror', None) or e), 'error'
     files = {path: n for n, path, _ in reversed(good)}
     rows = []
-    with ThreadPool(max(1, num_workers)) as pool, tqdm(total=len(files), unit=' images', desc=desc) as bar:
+    with ThreadPool(max(1, num_workers)) as pool, tqdm(total=len(files), unit=' images', desc=desc, leave=False) as bar:
         for row in pool.imap(why, reversed(files.items()), chunksize=8):
             bar.update()
             if row: rows.append(row)
@@ -278,7 +278,7 @@ def _digests(paths) -> dict:
     sizes = {p: os.path.getsize(p) for p in paths}
     alike = Counter(sizes.values())
     out = {}
-    for p in tqdm([p for p in sizes if alike[sizes[p]] > 1], desc='comparing', unit=' images'):
+    for p in tqdm([p for p in sizes if alike[sizes[p]] > 1], desc='comparing', unit=' images', leave=False):
         with open(p, 'rb') as f: out[p] = hashlib.blake2b(f.read()).digest()
     return out
 

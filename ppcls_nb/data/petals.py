@@ -302,7 +302,7 @@ def _draw_all(folder, classes, per_class, size, seed, progress):
     labels, ids = _plan(classes, per_class)
     species = [make_species(c, seed) for c in range(classes)]
     (folder/'jpg').mkdir()
-    for n, label in enumerate(tqdm(labels.tolist(), 'petals', unit=' images', disable=not progress), 1):
+    for n, label in enumerate(tqdm(labels.tolist(), 'petals', unit=' images', leave=False, disable=not progress), 1):
         rng = np.random.default_rng([seed, 3, label-1, (n-1) % sum(per_class)])
         jpg = cv2.imencode('.jpg', draw_scene(species[label-1], rng, size, species), [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
         (folder/f'jpg/image_{n:05d}.jpg').write_bytes(jpg.tobytes())

@@ -12,7 +12,7 @@ import multiprocessing, os, time
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 import numpy as np, paddle, pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from ..basics import PPClsError, nearest
 from .choice import available_engines, remember_engine, remembered_engine, usual_engine
 from .export import Exported, read_export

@@ -16,7 +16,7 @@ from inspect import signature
 from pathlib import Path
 import numpy as np, paddle
 from paddle import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from ..basics import PPClsError, nearest
 from .export import PARTS, Exported, atomic_folder, export_model, read_export, to_onnx
 from .predict import Predictor, image_batches

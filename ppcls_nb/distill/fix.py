@@ -8,7 +8,7 @@ __all__ = ['NORMS', 'head_of', 'last_batch_norm', 'freeze_but_classifier', 'Fix'
 # %% ../../nbs/05_distill/03_fix.ipynb #7b2f8f8f
 import numpy as np, paddle
 from paddle import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from ..basics import PPClsError, nearest
 from ..data.datasets import ImageDataset
 from ..data.imaug.presets import eval_ops, test_size
