@@ -20,7 +20,7 @@ help:             ## this list
 tutorial: profile $(READY) ## the nine notebooks of nbs/00_tutorials, then output/tutorial/report.html (PROFILE, DATA, OUTPUT, SEEDS)
 	@$(BIN)/ppcls-run nbs/00_tutorials -f nbs/00_tutorials/profiles/$(PROFILE).yaml $(if $(DATA),-p data='$(DATA)') \
 	  -o '$(OUTPUT)' --seeds '$(SEEDS)'
-	@if [ '$(SEEDS)' -gt 1 ]; then $(BIN)/ppcls-ledger '$(OUTPUT)' '$(OUTPUT)'/seed-* --profile '$(PROFILE)'; fi
+	@if [ '$(SEEDS)' -gt 1 ]; then $(BIN)/ppcls-ledger '$(OUTPUT)' --seeds '$(SEEDS)' --profile '$(PROFILE)'; fi
 
 profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac

@@ -19,7 +19,7 @@ import numpy as np, pandas as pd
 
 from . import __version__
 from .basics import PPClsError, atomic_path
-from .notebooks import machine_facts
+from .notebooks import machine_facts, seed_folders
 from .train.runs import load_run, paired_difference
 
 # %% ../nbs/08_cli/03_ledger.ipynb #c87d304c
@@ -185,12 +185,17 @@ def write_ledger(file, ledger: dict) -> Path:
 def main(argv=None) -> int:
     "The command `ppcls-ledger`; returns its exit code."
     parser = argparse.ArgumentParser(prog='ppcls-ledger', description='Compare the seeds of a tutorial, and write what they say together.')
-    parser.add_argument('folders', nargs='+', help='the output folder of each seed')
+    parser.add_argument('folders', nargs='+', help='the output folder of each seed; with --seeds the first one')
+    parser.add_argument('--seeds', type=int, help='take this many seeds, as `ppcls-run --seeds` leaves them in one folder')
     parser.add_argument('--profile', default='', help='the name of the profile, for the record')
     parser.add_argument('--out', help='the file to write (default: ledger.json in the first folder)')
     args = parser.parse_args(argv)
     try:
-        ledger = measure(args.folders, args.profile)
+        folders = args.folders
+        if args.seeds:
+            first = load_run(Path(folders[0])/'runs'/'server_scratch').config['seed']
+            folders = seed_folders(folders[0], args.seeds, first)
+        ledger = measure(folders, args.profile)
         file = write_ledger(args.out or Path(args.folders[0])/'ledger.json', ledger)
     except PPClsError as e:
         print(f'ppcls-ledger: {e}', file=sys.stderr)
