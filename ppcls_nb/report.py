@@ -111,8 +111,12 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; font-variant-numeric: tabular-nums }
 table, th, td { border: 0 } th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left }
 .dataframe td, .dataframe thead th { text-align: right } thead th { border-bottom: 2px solid var(--line) }
-.facts th { color: var(--soft); font-weight: normal } #results { border: 0; margin-top: 0 } #results .dataframe { font-size: .8rem } #results .dataframe :is(td, th) { padding: .3rem .45rem } #results pre { white-space: pre-wrap } #results img { max-width: 56rem; width: 100% }
+.facts { color: var(--soft); font-size: .85rem; margin: -.5rem 0 1rem }
+#results { border: 0; margin-top: 0 } #results .dataframe { font-size: .85rem }
+#results .dataframe :is(td, th) { padding: .3rem .45rem; overflow-wrap: anywhere }
+#results pre { white-space: pre-wrap } #results img { max-width: 56rem; width: 100% }
 section:not(#results) { max-width: 56rem } .failed { color: var(--mark) }
+@media (max-width: 30rem) { #results .dataframe { font-size: .7rem } #results .dataframe :is(td, th) { padding: .3rem .2rem } }
 @media (max-width: 60rem) { body { display: block } nav { position: static; height: auto; border-right: 0; border-bottom: 1px solid var(--line) } main { padding: 1rem } }
 @media print { body { display: block } nav { display: none } }
 '''
@@ -134,21 +138,21 @@ def _contents(titles: dict, times: dict) -> str:
 
 # %% ../nbs/08_cli/00a_report.ipynb #9f990f10
 def write_report(notebooks, out_html, title: str = 'Report', facts: dict = None) -> Path:
-    "Write the executed `notebooks` (paths, in order) as one self-contained page; `facts` is a table of names and values under the title."
+    "Write the executed `notebooks` (paths, in order) as one self-contained page; `facts` are names and values for the line under the title."
     paths = [Path(p) for p in notebooks]
     if not paths: raise PPClsError(f'{out_html}: no executed notebooks to report on')
     missing = [p for p in paths if not p.is_file()]
     if missing: raise PPClsError(f'{missing[0]}: no such notebook; the report needs executed ones')
     nbs = {p.stem: nbformat.read(p, as_version=4) for p in paths}
     titles = {stem: notebook_title(nb, stem) for stem, nb in nbs.items()}
-    rows = ''.join(f'<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>' for k, v in (facts or {}).items())
+    line = ' · '.join(f'{k} {v}' for k, v in (facts or {}).items())
     results = ''.join(to_fragment(results_of(nb), code=False) for nb in nbs.values() if results_of(nb).cells)
     sections = ''.join(f'<section id="{html.escape(stem)}">{to_fragment(nb)}</section>\n' for stem, nb in nbs.items())
     page = f'''<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title><style>{_css}{HtmlFormatter(nobackground=True).get_style_defs('.highlight')}</style></head>
 <body><nav><strong><a href="#results">Results</a></strong>{_contents(titles, {s: _minutes(nb) for s, nb in nbs.items()})}</nav>
-<main><section id="results"><h1>{html.escape(title)}</h1><table class="facts">{rows}</table>{results}</section>
+<main><section id="results"><h1>{html.escape(title)}</h1><p class="facts">{html.escape(line)}</p>{results}</section>
 {sections}</main></body></html>
 '''
     with atomic_path(out_html) as tmp: tmp.write_text(page, encoding='utf-8')
