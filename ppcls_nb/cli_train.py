@@ -148,7 +148,7 @@ def _log_row(run, weights: Path):
 
 @command('eval', option('-c', '--config', metavar='RECIPE', help='with -o pretrained_model=PATH'), option('--run', metavar='FOLDER', help='a run folder, instead of -c'),
          option('--weights', choices=('best', 'last'), help="which of the run's weights (best)"), *RECIPE,
-         option('--report', metavar='DIR', help='save figures and JSON there: classes, confusions, calibration, top losses, a sample of the answers, confused pairs, Grad-CAM'),
+         option('--report', metavar='DIR', help='save figures and JSON there: classes, confusions, calibration, examples, top losses, Grad-CAM'),
          option('--classes', metavar='FILE', help='names for the report, a line each'))
 def eval_(args):
     "Evaluate weights on a recipe's validation images; those of a run give the number in its log."
@@ -172,8 +172,9 @@ def _evaluate(args, first):
         same = (row['valid_total'], row['valid_top1_correct']) == (result.metric.total, result.metric.correct[1])
         print(f"the training log has {row['valid_top1_correct']}/{row['valid_total']} in epoch {row['epoch']}, " + ('the same' if same else 'which differs: other images, operations or settings'))
     if args.report and first:
-        told = lib.Interpretation(result, class_names(conf, run, args.classes), conf.classes_num, loader.dataset.paths, name)
-        print(*told.save(args.report), *told.save_pictures(args.report, model, loader.dataset.transforms), sep='\n')
+        names, data = class_names(conf, run, args.classes), loader.dataset
+        told = lib.Interpretation(result, names, conf.classes_num, data.paths, name)
+        print(*told.save(args.report), *told.save_pictures(args.report, model, data.transforms), sep='\n')
 
 # %% ../nbs/08_cli/09b_train_commands.ipynb #a692ef2f
 def _foreign(name, weights):

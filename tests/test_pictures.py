@@ -1,16 +1,18 @@
-"Pictures of an evaluation and Grad-CAM: any number of images, names of any length, every family of the zoo, and the derivatives measured."
+"Pictures of an evaluation, and Grad-CAM: few images, long names, every family of the zoo, derivatives measured."
 import cv2, matplotlib.pyplot as plt, numpy as np, paddle, pytest
 from paddle import nn
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug.standard import DecodeImage, NormalizeImage, ResizeImage, ToCHWImage
 from ppcls_nb.models import build_model, list_models, model_info
-from ppcls_nb.models.layers import ConvBN, is_weight
+from ppcls_nb.models.layers import ConvBN
 from ppcls_nb.models.network import FeatureNet, Network, computes_in_cnhw
 from ppcls_nb.models.small_conv import Conv2D
 from ppcls_nb.train import Evaluation, Interpretation, TopK, grad_cam, plot_grad_cam, plot_predictions
 from ppcls_nb.train.grad_cam import as_picture, class_map, map_weights, overlay, prepare_pictures
 from ppcls_nb.train.pictures import RIGHT, UNKNOWN, WRONG, shorten
+
+LABELS, PREDICTIONS = [0, 1, 2]*2 + [0, 1], [0, 1, 1]*2 + [2, 1]
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +45,14 @@ def told_of(files, labels, predictions, classes, detail=True):
     probs = np.linspace(.9, .5, len(labels), dtype=np.float32)
     losses = np.where(labels == predictions, -np.log(probs), 3).astype(np.float32)
     details = (probs, losses) if detail else ()
-    result = Evaluation(TopK(), None, labels, predictions, (labels == predictions)[:, None], np.arange(len(labels)), *details)
+    hits, indices = (labels == predictions)[:, None], np.arange(len(labels))
+    result = Evaluation(TopK(), None, labels, predictions, hits, indices, *details)
     return Interpretation(result, classes, paths=files)
 
 
 @pytest.mark.parametrize('n, columns, expected', [(1, 6, 1), (7, 3, 7), (8, 1, 8), (100, 6, 8)])
 def test_as_many_predictions_as_there_are(files, n, columns, expected):
-    told = told_of(files, [0, 1, 2]*2 + [0, 1], [0, 1, 1]*2 + [2, 1], ['a', 'b', 'c'])
+    told = told_of(files, LABELS, PREDICTIONS, ['a', 'b', 'c'])
     assert len(titles(told.plot_predictions(n, columns=columns))) == expected
 
 
@@ -57,8 +60,10 @@ def test_titles_say_answer_probability_and_truth(files):
     name = 'a name of a class that no picture is wide enough for'
     told = told_of(files[:3], [0, 1, 0], [0, 0, 1], [name, 'b'])
     axes = drawn(told.plot_predictions())
-    assert [ax.get_title() for ax in axes] == [f'{shorten(name, 20)} 0.90', f'{shorten(name, 20)} 0.70\nis b', f'b 0.50\nis {shorten(name)}']
-    assert [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, WRONG] and len(shorten(name)) <= 24 and shorten(name)[-1] == '…'
+    short = shorten(name, 20)
+    assert [ax.get_title() for ax in axes] == [f'{short} 0.90', f'{short} 0.70\nis b', f'b 0.50\nis {shorten(name)}']
+    assert [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, WRONG]
+    assert len(short) <= 20 and len(shorten(name)) <= 24 and shorten(name)[-1] == '…'
     plain = told_of(files[:3], [0, 1, 0], [0, 0, 1], None, detail=False)
     assert titles(plain.plot_predictions()) == ['0', '0\nis 1', '1\nis 0']
 
@@ -85,12 +90,14 @@ def test_wrong_answers_are_refused(arguments, message):
 
 
 def test_confused_pairs_add_up_both_directions(files):
-    told = told_of(files, [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 0, 0, 1, 3, 2, 3], None)
+    answers = [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 0, 0, 1, 3, 2, 3]
+    told = told_of(files, *answers, None)
     assert told.confused_pairs().values.tolist() == [[1, 0, 2, 1], [2, 3, 1, 0]] and len(told.confused_pairs(1)) == 1
     assert [p.tolist() for p in told.pair_examples(1, 0)] == [[2, 3], [0, 1]]
-    assert titles(told.plot_confused_pairs(1)) == ['1\n→ 0 0.79', '1\n→ 0 0.73', '0\nrecognised 0.90', '0\n→ 1 0.84']
-    assert len(titles(told.plot_confused_pairs())) == 6                          # the second pair has one image on each side
-    plain = told_of(files, [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 0, 0, 1, 3, 2, 3], None, detail=False)
+    first = ['1\n→ 0 0.79', '1\n→ 0 0.73', '0\nrecognised 0.90', '0\n→ 1 0.84']
+    assert titles(told.plot_confused_pairs(1)) == first
+    assert len(titles(told.plot_confused_pairs())) == 6               # the second pair has one image on each side
+    plain = told_of(files, *answers, None, detail=False)
     assert titles(plain.plot_confused_pairs(1))[0] == '1\n→ 0'
 
 
@@ -105,7 +112,8 @@ def test_no_confusion_is_said_in_a_sentence(files):
     assert not drawn(figure) and 'No image' in figure.get_suptitle() and not len(told.confused_pairs())
 
 
-@pytest.mark.parametrize('method, arguments', [('plot_predictions', ()), ('plot_confused_pairs', ()), ('plot_grad_cam', (None, ()))])
+@pytest.mark.parametrize('method, arguments', [
+    ('plot_predictions', ()), ('plot_confused_pairs', ()), ('plot_grad_cam', (None, ()))])
 def test_without_files_there_are_no_pictures(files, method, arguments):
     told = told_of(None, [0, 1], [1, 1], None)
     with pytest.raises(PPClsError, match=f'{method}: .*paths=dataset.paths'): getattr(told, method)(*arguments)
@@ -163,7 +171,7 @@ def test_a_map_that_is_scaled_changes_the_logit_by_map_times_gradient(two, stage
     two.eval()
     images = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
     maps, weights, _ = map_weights(two, images, 1, stage)
-    flat = np.broadcast_to(maps.mean((2, 3), keepdims=True), maps.shape).copy()   # constant maps: their mean times the derivative
+    flat = np.broadcast_to(maps.mean((2, 3), keepdims=True), maps.shape).copy()   # in constant maps the means suffice
     e, x = 1e-2, paddle.to_tensor(flat)
     x.stop_gradient = False
     gradient, = paddle.grad(two.logits(two.two(x) if stage == 0 else x)[:, 1].sum(), x)
@@ -189,8 +197,11 @@ def test_the_model_is_as_before(two):
         a, b = (grad_cam(two, images, stage=stage) for _ in range(2))
         assert (a == b).all()                                                     # without dropout
     with pytest.raises(PPClsError): grad_cam(two, images, 99)
-    assert [layer.training for layer in two.sublayers(include_self=True)] == modes and [p.stop_gradient for p in two.parameters()] == frozen
-    for k, p in two.named_parameters(): assert (p.grad is None) == (gradients[k] is None) and (p.grad is None or (p.grad.numpy() == gradients[k]).all())
+    assert [layer.training for layer in two.sublayers(include_self=True)] == modes
+    assert [p.stop_gradient for p in two.parameters()] == frozen
+    for k, p in two.named_parameters():
+        assert (p.grad is None) == (gradients[k] is None)
+        assert p.grad is None or (p.grad.numpy() == gradients[k]).all()
     for k, v in two.state_dict().items(): assert (v.numpy() == state[k]).all()
 
 
@@ -217,13 +228,14 @@ def test_classes_by_default_one_for_all_and_one_each(two):
     assert (grad_cam(two, images, 2) == grad_cam(two, images, [2, 2, 2])).all()
 
 
-@pytest.mark.parametrize('images, more, message', [
-    (np.zeros((3, 16, 16)), {}, r'images of shape \(3, 16, 16\)'), (np.zeros((0, 3, 16, 16)), {}, 'N of 1 or more'),
-    (np.zeros((1, 3, 16, 16)), dict(stage=2), 'no stage 2'), (np.zeros((1, 3, 16, 16)), dict(stage=.5), 'no stage 0.5'),
-    (np.zeros((2, 3, 16, 16)), dict(classes=[1, 5]), 'classes 1 to 5; expected 0…4'), (np.zeros((2, 3, 16, 16)), dict(classes=-1), 'classes -1'),
-    (np.zeros((2, 3, 16, 16)), dict(classes=[.5, 1.]), 'float64'), (np.zeros((2, 3, 16, 16)), dict(classes=[1]), 'each of 2 images')])
-def test_wrong_arguments(two, images, more, message):
-    with pytest.raises(PPClsError, match=message): grad_cam(two, images, **more)
+@pytest.mark.parametrize('shape, more, message', [
+    ((3, 16, 16), {}, r'images of shape \(3, 16, 16\)'), ((0, 3, 16, 16), {}, 'N of 1 or more'),
+    ((1, 3, 16, 16), dict(stage=2), 'no stage 2'), ((1, 3, 16, 16), dict(stage=.5), 'no stage 0.5'),
+    ((2, 3, 16, 16), dict(classes=[1, 5]), 'classes 1 to 5; expected 0…4'),
+    ((2, 3, 16, 16), dict(classes=-1), 'classes -1'),
+    ((2, 3, 16, 16), dict(classes=[.5, 1.]), 'float64'), ((2, 3, 16, 16), dict(classes=[1]), 'each of 2 images')])
+def test_wrong_arguments(two, shape, more, message):
+    with pytest.raises(PPClsError, match=message): grad_cam(two, np.zeros(shape), **more)
 
 
 @pytest.mark.parametrize('model', [nn.Linear(2, 2), FeatureNet(Two())], ids=['layer', 'features'])
@@ -240,7 +252,8 @@ def smallest():
     "The network with the fewest weights of each family."
     from official import FACTS
     names = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
-    return sorted({model_info(n)['family']: n for n in sorted(names, key=lambda n: -FACTS.get(n, {}).get('total', 0))}.values())
+    largest_first = sorted(names, key=lambda n: -FACTS.get(n, {}).get('total', 0))
+    return sorted({model_info(n)['family']: n for n in largest_first}.values())
 
 
 def smaller(name):
@@ -257,13 +270,15 @@ def test_every_family_has_maps_of_all_its_stages(name):
     for stage in (-1, 0):
         maps, weights, logits = map_weights(model, images, 1, stage)
         assert maps.shape[:2] == weights.shape == (2, model.channels[stage]) and logits.shape == (2, 6)
-        assert np.isfinite(weights).all() and (weights.any() or 'Squeeze' in name)         # SqueezeNet's logits may be 0, behind a ReLU
+        assert np.isfinite(weights).all()
+        assert weights.any() or 'Squeeze' in name                                # whose logits may be 0, behind a ReLU
         heat = class_map(maps, weights, size)
         assert heat.shape == (2, *size) and heat.dtype == np.float32 and np.isfinite(heat).all() and heat.min() >= 0
         assert all(h.max() in (0, 1) for h in heat)
-    assert model.training and not [k for k, p in model.named_parameters() if is_weight(p) and p.grad is not None]
+    assert model.training and all(p.grad is None for p in model.parameters())
     model.eval()
-    with paddle.no_grad(): np.testing.assert_allclose(model(paddle.to_tensor(images)).numpy(), logits, rtol=1e-3, atol=1e-4)
+    with paddle.no_grad(): expected = model(paddle.to_tensor(images)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
 # -- pictures with maps
@@ -274,10 +289,12 @@ def test_pictures_are_what_was_there_before_normalizing(files):
     late = [DecodeImage(), ResizeImage(size=[16, 12]), ToCHWImage(), NormalizeImage(order='chw')]
     images, pictures = prepare_pictures(files[:3], ops)
     again, same = prepare_pictures(files[:3], late)
-    assert images.shape == (3, 3, 12, 16) and images.dtype == np.float32 and all(p.shape == (12, 16, 3) and p.dtype == np.uint8 for p in pictures)
+    assert images.shape == (3, 3, 12, 16) and images.dtype == np.float32
+    assert all(p.shape == (12, 16, 3) and p.dtype == np.uint8 for p in pictures)
     np.testing.assert_allclose(images, again, atol=1e-6)
     assert all((a == b).all() for a, b in zip(pictures, same))
-    plain, stretched = prepare_pictures(files[:3], [*ops[:2], ToCHWImage(), lambda x, rng: x.astype(np.float32)])
+    as_float = lambda x, rng: x.astype(np.float32)
+    plain, stretched = prepare_pictures(files[:3], [*ops[:2], ToCHWImage(), as_float])
     assert all((s.min(), s.max()) == (0, 255) and s.shape == (12, 16, 3) for s in stretched)
 
 
@@ -297,12 +314,13 @@ def test_grad_cam_figures(two, files):
     ops = [DecodeImage(), ResizeImage(size=[16, 16]), NormalizeImage(order=''), ToCHWImage()]
     images, pictures = prepare_pictures(files[:3], ops)
     axes = drawn(plot_grad_cam(two, images, pictures, [0, 1, 2], list('abcde'), [0, 0, 2]))
-    assert [ax.get_title().split()[0] for ax in axes] == ['a', 'b', 'c'] and [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, RIGHT]
-    told = told_of(files, [0, 1, 2]*2 + [0, 1], [0, 1, 1]*2 + [2, 1], list('abcde'))
+    assert [ax.get_title().split()[0] for ax in axes] == ['a', 'b', 'c']
+    assert [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, RIGHT]
+    told = told_of(files, LABELS, PREDICTIONS, list('abcde'))
     for n, expected in ((1, 3), (3, 9), (100, 24)): assert len(titles(told.plot_grad_cam(two, ops, n))) == expected
     first = titles(told.plot_grad_cam(two, ops, 1))
     assert first == ['c', '→ b 0.79', 'c 0.05']
-    plain = told_of(files, [0, 1, 2]*2 + [0, 1], [0, 1, 1]*2 + [2, 1], list('abcde'), detail=False)
+    plain = told_of(files, LABELS, PREDICTIONS, list('abcde'), detail=False)
     with pytest.raises(PPClsError, match='detail=True'): plain.plot_grad_cam(two, ops)
 
 
@@ -311,6 +329,7 @@ def test_grad_cam_figures(two, files):
     (nn.Linear(2, 2), True, ['predictions', 'confused_pairs']), (None, True, ['predictions', 'confused_pairs'])])
 def test_a_folder_of_pictures(files, tmp_path, model, detail, names):
     ops = [DecodeImage(), ResizeImage(size=[16, 16]), NormalizeImage(order=''), ToCHWImage()]
-    told = told_of(files, [0, 1, 2]*2 + [0, 1], [0, 1, 1]*2 + [2, 1], list('abcde'), detail)
+    told = told_of(files, LABELS, PREDICTIONS, list('abcde'), detail)
     assert [f.stem for f in told.save_pictures(tmp_path/'a'/'b', model, ops)] == names
-    assert sorted(f.name for f in (tmp_path/'a'/'b').iterdir()) == sorted(f'{n}.png' for n in names) and not plt.get_fignums()
+    assert sorted(f.name for f in (tmp_path/'a'/'b').iterdir()) == sorted(f'{n}.png' for n in names)
+    assert not plt.get_fignums()

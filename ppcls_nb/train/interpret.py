@@ -98,9 +98,9 @@ def plot_confusion(self: Interpretation, ax=None):
 # %% ../../nbs/04_train/07_interpret.ipynb #5b2ead44
 @patch
 def largest_losses(self: Interpretation, n: int) -> np.ndarray:
-    "Where in the evaluation the `n` images with the largest cross entropy are, largest first: int `(n,)`, fewer where there are fewer."
+    "Positions in the evaluation of the `n` images with the largest cross entropy, largest first: int `(n,)`."
     if self.result.losses is None:
-        raise PPClsError('top_losses: the evaluation has no losses of single images; expected one of evaluate(…, detail=True)')
+        raise PPClsError('top_losses: no losses of single images are known; expected an evaluate(…, detail=True)')
     return np.argsort(-self.result.losses, kind='stable')[:n]
 
 @patch
@@ -113,9 +113,10 @@ def top_losses(self: Interpretation, n: int = 20) -> pd.DataFrame:
 
 @patch
 def files_for(self: Interpretation, method: str) -> list:
-    "The image files of the evaluated images, in the evaluation's order, for `method`, which the PPClsError names where they are not known."
+    "The files of the evaluated images; where they are not known a PPClsError says so in the name of `method`."
     if not self.paths:
-        raise PPClsError(f'{method}: the image files are not known; expected Interpretation(…, paths=dataset.paths) and an evaluation over a Loader')
+        expected = 'Interpretation(…, paths=dataset.paths) and an evaluation over a Loader'
+        raise PPClsError(f'{method}: the image files are not known; expected {expected}')
     return self.paths
 
 @patch
@@ -177,7 +178,7 @@ def report(self: Interpretation, n: int = 50) -> dict:
     return out
 
 def save_figures(folder, figures: dict) -> list:
-    "Draw each of `figures` {name: function that returns a figure}, write it as NAME.png into `folder` and close it; returns the paths."
+    "Draw `figures` {name: function that returns a figure}, write them as NAME.png into `folder`; returns the paths."
     files = [Path(folder)/f'{name}.png' for name in figures]
     for file, draw in zip(files, figures.values()):
         fig = draw()
