@@ -132,7 +132,7 @@ def prepare_process():
     Warns where Paddle may have chosen MKL's path already."""
     set_threads()
     quiet_logs()
-    if not any(type(finder).__name__ == 'QuietPaddle' for finder in sys.meta_path):     # by name: a reload makes a new class
+    if not any(type(f).__name__ == 'QuietPaddle' for f in sys.meta_path):     # by name: a reload makes a new class
         sys.meta_path.insert(0, QuietPaddle())
     before = os.environ.get('MKL_DEBUG_CPU_TYPE')
     if set_mkl_path() != before and 'paddle' in sys.modules:

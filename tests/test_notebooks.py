@@ -6,10 +6,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ppcls_nb import notebooks
+from ppcls_nb import execute, timing
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.notebooks import (Course, Progress, RunResult, Screen, Steps, earlier_runs, main, read_bar, record_time, run_course, run_notebook,
-                                seed_folders, time_left)
+from ppcls_nb.execute import RunResult, Screen, run_notebook
+from ppcls_nb.notebooks import Course, main, run_course, seed_folders
+from ppcls_nb.timing import Progress, Steps, earlier_runs, read_bar, record_time, time_left
 
 
 @pytest.fixture
@@ -85,22 +86,22 @@ def test_cell_timeout_keeps_the_notebook_and_says_where(write, tmp_path, log):
 
 
 def test_kernel_that_never_answers_is_tried_again_then_given_up(write, tmp_path, log, monkeypatch):
-    monkeypatch.setattr(notebooks, 'kernel_command', lambda: [sys.executable, '-c', 'import time; time.sleep(100)'])
+    monkeypatch.setattr(execute, 'kernel_command', lambda: [sys.executable, '-c', 'import time; time.sleep(100)'])
     result = run_notebook(write('a', 'print(1)'), tmp_path/'out.ipynb', kernel_timeout=1, screen=Screen(log))
     assert result.status == 'no kernel' and "didn't respond in 1 seconds" in result.error
     assert 'attempt 1 of 2' in log.getvalue() and 'attempt 2 of 2' in log.getvalue() and 'attempt 3' not in log.getvalue()
 
 
 def test_kernel_that_cannot_start_says_why(write, tmp_path, log, monkeypatch):
-    monkeypatch.setattr(notebooks, 'kernel_command', lambda: [sys.executable, '-m', 'no_such_kernel'])
+    monkeypatch.setattr(execute, 'kernel_command', lambda: [sys.executable, '-m', 'no_such_kernel'])
     assert run_notebook(write('a', 'print(1)'), tmp_path/'out.ipynb', screen=Screen(log)).status == 'no kernel'
     assert log.getvalue().count('No module named no_such_kernel') == 1
 
 
 def test_kernel_that_starts_at_the_second_attempt_is_fine(write, tmp_path, log, monkeypatch):
-    commands = iter([[sys.executable, '-c', 'raise SystemExit(1)'], notebooks.kernel_command()])
+    commands = iter([[sys.executable, '-c', 'raise SystemExit(1)'], execute.kernel_command()])
     first = next(commands)
-    monkeypatch.setattr(notebooks, 'kernel_command', lambda: first if 'attempt 1' not in log.getvalue() else second)
+    monkeypatch.setattr(execute, 'kernel_command', lambda: first if 'attempt 1' not in log.getvalue() else second)
     second = next(commands)
     result = run_notebook(write('a', 'print("once")'), tmp_path/'out.ipynb', screen=Screen(log))
     assert result.ok and log.getvalue().count('once') == 1
@@ -186,7 +187,7 @@ def test_interrupted_run_leaves_no_kernel_and_says_how_to_go_on(write, tmp_path,
         pids = (course/'pids').read_text().split()
         assert all(map(alive, pids))
         run.send_signal(signum)
-        _, errors = run.communicate(timeout=30)
+        _, errors = run.communicate()
     finally: run.kill()
     assert run.returncode == 130
     assert 'ppcls-run: stopped. The same command goes on where this one was' in errors and 'Traceback' not in errors
@@ -198,7 +199,8 @@ def test_interrupted_run_leaves_no_kernel_and_says_how_to_go_on(write, tmp_path,
 # ── what is saved
 
 def test_bars_leave_no_trace_in_the_saved_notebook(write, tmp_path, log):
-    bar = 'from tqdm import tqdm\nimport sys\nfor n in tqdm(range(3), "scratch", leave=False, mininterval=0): print("epoch", n, flush=True)'
+    bar = ('from tqdm import tqdm\n'
+           'for n in tqdm(range(3), "scratch", leave=False, mininterval=0): print("epoch", n, flush=True)')
     failing = 'import sys; print("one", flush=True); print("two", file=sys.stderr, flush=True); print("three"); 1/0'
     result = run_notebook(write('bar', bar, failing), tmp_path/'out.ipynb', screen=Screen(log))
     first, second, error = outputs(result.out)
@@ -219,15 +221,15 @@ def test_bars_leave_no_trace_in_the_saved_notebook(write, tmp_path, log):
 def test_bars_are_read(text, expected): assert read_bar(text) == expected
 
 
-def bar(title, done, total): return f'{title}: {100*done//total}%|##   | {done}/{total} [00:12<00:15, 35.2 images/s, epoch 0 loss 2.301]'
+def bar(title, done, total):
+    return f'{title}: {100*done//total}%|##   | {done}/{total} [00:12<00:15, 35.2 images/s, epoch 0 loss 2.301]'
 
 
 class Machine:
-    "Runs a course in simulated time: it trains at `rate` images a second and collects (seconds left said, seconds left in truth)."
+    "Runs a course in simulated time at `rate` images a second; `said` is (time, seconds left as estimated, line) each second."
     def __init__(self, work, rate, **options):
         self.now, self.rate, self.said = 0., rate, []
-        self.progress = Progress([Path(f'{n}.ipynb') for n in work], work,
-                                 timer=lambda: self.now, **options)
+        self.progress = Progress([Path(f'{n}.ipynb') for n in work], work, timer=lambda: self.now, **options)
 
     def wait(self, seconds):
         for _ in range(int(seconds)):
@@ -254,26 +256,29 @@ def lessons(machine):
     machine.notebook('01_scratch', 15000)
     machine.notebook('02_finetune', 15000)
     machine.notebook('06_distill', 20000, 20000, 20000)
-    return [(now, left, line) for now, left, line in machine.said], machine.now
+    return machine.said, machine.now
 
 
 @pytest.mark.parametrize('rate', [25, 100, 500])
 def test_estimate_comes_from_this_machine(rate):
-    "From the second notebook on it is within a quarter of the truth on slow and on fast machines, and before the first step nothing is said."
+    "Before the first step nothing is said; from the second notebook on it is near the truth, on slow and on fast machines."
     said, end = lessons(Machine(WORK, rate))
     first = next(n for n, (_, left, _) in enumerate(said) if left is not None)
     assert all('unknown until the first steps are measured' in line for _, _, line in said[:first])
     assert 30 < said[first][0] < 45
     second = next(n for n, (_, _, line) in enumerate(said) if '02_finetune' in line)
     for now, left, line in said[second:]:
-        if end - now > 60: assert 0.75*(end - now) < left < 1.35*(end - now) + 30, (now, end - now, left)
+        if end - now > 60:
+            assert 0.75*(end - now) < left < 1.35*(end - now) + 30, (now, end - now, left)
     assert all(end - now <= 35 for now, _, line in said if 'nearly done' in line)
 
 
 def test_a_training_that_hangs_is_not_nearly_done():
     machine = Machine({'a': 100}, 100)
     machine.progress.begin(Path('a.ipynb'), 3)
-    for done in (0, 900): machine.progress.see([], bar('run', done, 1000)); machine.wait(10)
+    for done in (0, 900):
+        machine.progress.see([], bar('run', done, 1000))
+        machine.wait(10)
     before = machine.progress.left()
     machine.wait(1000)
     assert machine.progress.left() > 10*before
@@ -306,22 +311,25 @@ def test_quick_notebooks_and_further_seeds_count():
     work = {'a': 100, 'b': 100}
     assert time_left(work, [(200, 100)], [], 'a', 10, quick={'a': 30, 'b': 40}) == 60
     assert time_left(work, [(200, 100)], [], 'a', 10, courses=2) == 190 + 200 + 800
-    assert time_left(work, [(200, 100)], [], 'a', 10, steps=(0, 150), quick={'a': 30}) == 190 + 200      # it trains after all
+    assert time_left(work, [(200, 100)], [], 'a', 10, steps=(0, 150), quick={'a': 30}) == 190 + 200     # it trains after all
     assert time_left({}, [], [], 'a', 10) is None
 
 
 def test_a_quiet_download_is_not_a_training():
     steps = Steps()
-    for now, done in ((0, 0), (10, 50)): steps.see_bar(f'petals: 20%|##   | {done}/240 [00:03<00:10, 79 images/s]', now)
+    for now, done in ((0, 0), (10, 50)):
+        steps.see_bar(f'petals: 20%|##   | {done}/240 [00:03<00:10, 79 images/s]', now)
     assert steps.times(10) is None and steps.seconds() == 0
 
 
 def test_only_rows_of_this_machine_with_these_settings_tell(tmp_path, monkeypatch):
     file, row = tmp_path/'timings.json', dict(settings='s', resumed=False, training=8)
-    def note(stem, seconds, status='ok', **more): record_time(file, RunResult(tmp_path/f'{stem}.ipynb', None, seconds, status), **{**row, **more})
-    monkeypatch.setattr(notebooks, 'machine_facts', lambda: {'cores': 64})
+
+    def note(stem, seconds, status='ok', **more):
+        record_time(file, RunResult(tmp_path/f'{stem}.ipynb', None, seconds, status), **{**row, **more})
+    monkeypatch.setattr(timing, 'machine_facts', lambda: {'cores': 64})
     note('a', 1)
-    monkeypatch.setattr(notebooks, 'machine_facts', lambda: {'cores': 2})
+    monkeypatch.setattr(timing, 'machine_facts', lambda: {'cores': 2})
     for args in (('b', 10), ('b', 11), ('b', 3, 'failed')): note(*args)
     note('c', 2, resumed=True)
     note('d', 2, settings='other')
@@ -360,17 +368,19 @@ def test_a_relative_data_folder_of_the_file_is_given_absolute(write, tmp_path, m
     (tmp_path/'mine.yaml').write_text('profile: mine\ndata: photos\n')
     (tmp_path/'photos').mkdir()
     monkeypatch.chdir(tmp_path)
-    assert Course([path], 'mine.yaml', tmp_path/'out', {}).given(path) == {'profile': str(tmp_path/'mine.yaml'), 'data': str(tmp_path/'photos')}
+    given = Course([path], 'mine.yaml', tmp_path/'out', {}).given(path)
+    assert given == {'profile': str(tmp_path/'mine.yaml'), 'data': str(tmp_path/'photos')}
 
 
 # ── seeds
 
 @pytest.fixture
 def seeded(write, tmp_path):
-    "A course of two notebooks, the last of which leaves `results.json`, and a function that runs it for some seeds and returns what was shown."
+    "A function that runs a course of two notebooks, the last of which leaves `results.json`, and returns what was shown."
     write('course/00_a', 'import os\nprint("first", seed)\nif os.path.exists("broken") and seed == 1: 1/0',
           parameters='seed = 0\noutput = ""')
-    course = write('course/01_b', 'open(f"{output}/results.json", "w").write("{}"); print("second", seed)', parameters='seed = 0\noutput = ""').parent
+    last = 'print("second", seed)\nopen(f"{output}/results.json", "w").write("{}")'
+    course = write('course/01_b', last, parameters='seed = 0\noutput = ""').parent
 
     def run(*options, seeds=3):
         log = io.StringIO()
@@ -422,8 +432,12 @@ def test_what_has_changed_is_run_again(seeded, change):
 
 
 def test_wrong_seeds_are_refused(write, tmp_path, capsys):
-    course, plain = write('course/00_a', '1', parameters='seed = 0\noutput = ""'), write('plain', '1')
-    def refused(*args): return main([*map(str, args), '-o', str(tmp_path/'out')]) == 2 and capsys.readouterr().err.strip()
+    course = write('course/00_a', '1', parameters='seed = 0\noutput = ""')
+    plain = write('plain', '1')
+
+    def refused(*args):
+        assert main([*map(str, args), '-o', str(tmp_path/'out')]) == 2
+        return capsys.readouterr().err.strip()
     assert refused(course, '--seeds', 0) == 'ppcls-run: seeds is 0: expected how many to run, 1 or more'
     assert "unknown parameter 'seed'" in refused(plain, '--seeds', 2)
     assert 'parameter output with several seeds' in refused(course, '--seeds', 2, '-p', 'output=x')

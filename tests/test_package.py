@@ -97,15 +97,17 @@ def test_other_warnings_are_still_heard():
 
 
 def test_import_leaves_paddle_alone():
-    code = 'import ppcls_nb, os, sys; assert not any(m.startswith("paddle") for m in sys.modules); print(os.environ["GLOG_minloglevel"])'
-    assert run(code).stdout == '2\n'
+    code = 'import ppcls_nb, os, sys; print([m for m in sys.modules if m.startswith("paddle")], os.environ["GLOG_minloglevel"])'
+    assert run(code).stdout == '[] 2\n'
 
 
 def test_grep_options_and_threads_are_there_after_the_import():
-    code = 'import ppcls_nb, paddle, os; print(os.environ["GREP_OPTIONS"], os.environ["OMP_NUM_THREADS"], hasattr(paddle.base, "print"))'
+    show = 'print(os.environ["GREP_OPTIONS"], os.environ["OMP_NUM_THREADS"], hasattr(paddle.base, "print"))'
+    code = f'import ppcls_nb, paddle, os; {show}'
     assert run(code, GREP_OPTIONS='-i', OMP_NUM_THREADS='2').stdout == '-i 2 False\n'
 
 
 def test_a_second_import_hook_is_not_added():
-    code = 'import ppcls_nb, importlib, sys; importlib.reload(ppcls_nb); print(sum(type(f).__name__ == "QuietPaddle" for f in sys.meta_path))'
+    show = 'print(sum(type(f).__name__ == "QuietPaddle" for f in sys.meta_path))'
+    code = f'import ppcls_nb, importlib, sys; importlib.reload(ppcls_nb); {show}'
     assert run(code).stdout == '1\n'

@@ -106,3 +106,12 @@ def test_weights_a_recipe_starts_from():
     for name in RECIPES:
         conf = recipe(name)
         for source in filter(None, sources_of(conf)): assert resolve_pretrained(source) in list_pretrained() or 'flowers102_R50_vd_final' in source
+
+
+@pytest.mark.parametrize('resize, said', [({}, 1), ({'interpolation': 2}, 0), ({'interpolation': 0}, 0)])
+def test_a_missing_interpolation_is_worth_a_word_and_a_chosen_one_is_not(resize, said, capsys):
+    transforms = [{'DecodeImage': None}, {'ResizeImage': {'resize_short': 256, **resize}}]
+    changes = {'ARCHITECTURE.name': 'EfficientNetB0', 'pretrained_model': 'EfficientNetB0', 'VALID.transforms': transforms}
+    conf = load_config('quick_start/ResNet50_vd', changes)
+    build_transforms(conf.VALID, conf, False)
+    assert capsys.readouterr().out.count('VALID.transforms: ResizeImage without interpolation') == said
