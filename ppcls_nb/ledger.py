@@ -19,7 +19,8 @@ import numpy as np, pandas as pd
 
 from . import __version__
 from .basics import PPClsError, atomic_path
-from .notebooks import machine_facts, seed_folders
+from .notebooks import seed_folders
+from .timing import machine_facts
 from .train.runs import load_run, paired_difference
 
 # %% ../nbs/08_cli/03_ledger.ipynb #c87d304c

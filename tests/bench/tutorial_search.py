@@ -18,7 +18,7 @@ import ppcls_nb  # before paddle: chooses threads and MKL's path
 from ppcls_nb.basics import PPClsError, atomic_path
 from ppcls_nb.config import Trainer, load_profile
 from ppcls_nb.data.prepare import prepare_data
-from ppcls_nb.notebooks import machine_facts
+from ppcls_nb.timing import machine_facts
 from ppcls_nb.train import load_run
 
 PROFILES = Path(__file__).resolve().parents[2]/'nbs'/'00_tutorials'/'profiles'
