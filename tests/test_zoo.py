@@ -15,7 +15,8 @@ from ppcls_nb.models.layers import count_weights, is_weight
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.zoo import network_costs
 
-OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy'}      # no official checkpoint with today's names
+OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy',      # no official checkpoint with today's names
+        'EfficientNetLite0', 'EfficientNetLite1', 'EfficientNetLite2'}      # not PaddleClas's; their weights: test_models.py
 COSTS = fact_rows('costs')
 NAMES = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
 
