@@ -7,7 +7,6 @@ from pathlib import Path
 
 import ppcls_nb
 from ppcls_nb.basics import atomic_path
-from ppcls_nb.models.weights import all_weights
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.zoo import network_costs
 
@@ -15,10 +14,8 @@ FILE = Path(ppcls_nb.__file__).parent/'facts'/'costs.csv'
 
 
 def pairs():
-    "(network, size) of all official weights and of those in packages, each once."
-    official = [(r['arch'], int(r['crop_size'])) for r in fact_rows('weights')]
-    packages = [(w.arch, w.crop_size) for w in all_weights().values() if w.package]
-    return list(dict.fromkeys(official + packages))
+    "(network, size) of all official weights, each once."
+    return list(dict.fromkeys((r['arch'], int(r['crop_size'])) for r in fact_rows('weights')))
 
 
 def main():
