@@ -49,14 +49,14 @@ def server(size, low=0.3, **changes):
     return dict(role='server_random_erasing', image_shape=[3, size, size], **{'TRAIN.transforms': erasing(size, low), 'VALID.transforms': middle(size)}, **changes)
 
 
-def mobile(role, size=64, low=0.3, **changes):
-    "A trial of one of the mobile roles at `size` pixels."
+def plain(role, size=64, low=0.3, **changes):
+    "A trial of `role` at `size` pixels, without RandomErasing."
     return dict(role=role, image_shape=[3, size, size], **{'TRAIN.transforms': crops(size, low), 'VALID.transforms': middle(size)}, **changes)
 
 
 def student(teacher, teacher_size=96, **changes):
     "A trial of the distillation from the trial `teacher`, at `size` pixels."
-    return mobile('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)}, **changes)
+    return plain('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)}, **changes)
 
 
 LR, MOMENTUM, LAYERS, SHARP = 'LEARNING_RATE.params.lr', 'ARCHITECTURE.params', 'ARCHITECTURE.lr_mult', 'ARCHITECTURE.teacher_sharpening'
@@ -67,13 +67,16 @@ TRIALS = {
     'server_96_12_lr.05': server(96, epochs=12, **{LR: 0.05}),
     'server_96_12_bn.9': server(96, epochs=12, **{MOMENTUM: {'bn_momentum': 0.9}}),
     'server_96_12_one_rate': server(96, epochs=12, **{LAYERS: {}}),
-    'mobile_64': mobile('mobile_finetune'),
-    'mobile_64_bn.9': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.9, 'drop_connect': 0.}}),
-    'mobile_64_bn.97': mobile('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.97}}),
-    'mobile_48': mobile('mobile_finetune', 48),
-    'mobile_48_bn.97': mobile('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
-    'alone_48': mobile('mobile_alone', 48, epochs=50, valid_interval=10),
-    'alone_48_warm': mobile('mobile_alone', 48, epochs=50, valid_interval=10, start='mobile_48'),
+    'finetune_64': plain('server_finetune', 64),
+    'finetune_64_lr.01': plain('server_finetune', 64, **{LR: 0.01}),
+    'finetune_64_lr.005': plain('server_finetune', 64, **{LR: 0.005}),
+    'mobile_64': plain('mobile_finetune'),
+    'mobile_64_bn.9': plain('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.9, 'drop_connect': 0.}}),
+    'mobile_64_bn.97': plain('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.97}}),
+    'mobile_48': plain('mobile_finetune', 48),
+    'mobile_48_bn.97': plain('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
+    'alone_48': plain('mobile_alone', 48, epochs=50, valid_interval=10),
+    'alone_48_warm': plain('mobile_alone', 48, epochs=50, valid_interval=10, start='mobile_48'),
     'distilled_48': student('server_96', size=48, epochs=6),
     'distilled_48_sharp': student('server_96', size=48, epochs=6, **{SHARP: 0.5}),
     'distilled_48_sharp_lr.02': student('server_96', size=48, epochs=6, **{SHARP: 0.5, LR: 0.02}),
