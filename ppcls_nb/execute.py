@@ -26,31 +26,39 @@ from .report import StreamLines, merge_streams, overwritten
 
 # %% ../nbs/08_cli/00b_execute.ipynb #e4335bcc
 def read_notebook(path):
-    "The notebook at `path` as an nbformat node, marked as Python 3 whatever kernel it names; `PPClsError` when there is none."
+    """The notebook at `path` as an nbformat node, marked as Python 3 whatever kernel it names; `PPClsError` when there
+    is none."""
     path = Path(path)
-    if not path.is_file(): raise PPClsError(f'{path}: no such notebook')
+    if not path.is_file():
+        raise PPClsError(f'{path}: no such notebook')
     try: nb = nbformat.read(path, as_version=4)
-    except Exception as e: raise PPClsError(f'{path}: not a Jupyter notebook ({type(e).__name__}: {str(e)[:80]})') from e
+    except Exception as e:
+        raise PPClsError(f'{path}: not a Jupyter notebook ({type(e).__name__}: {str(e)[:80]})') from e
     nb.metadata['kernelspec'] = {'name': 'python3', 'language': 'python', 'display_name': 'python3'}
     return nb
 
 def declared_parameters(path) -> list:
-    "Names assigned in the cell of the notebook at `path` that is tagged `parameters`; without such a cell, `PPClsError`."
+    """Names assigned in the cell of the notebook at `path` that is tagged `parameters`; without such a cell,
+    `PPClsError`."""
     nb = read_notebook(path)
     if not any('parameters' in c.metadata.get('tags', []) for c in nb.cells):
-        raise PPClsError(f"{path}: no cell is tagged 'parameters', so values given to it would be overwritten by its own")
+        raise PPClsError(f"{path}: no cell is tagged 'parameters', so values given to it would be overwritten by its "
+                         "own")
     return list(pm.inspect_notebook(nb))
 
 def check_parameters(path, parameters) -> list:
-    "Raise `PPClsError` naming the nearest valid one when the notebook at `path` does not declare a name in `parameters`."
+    """Raise `PPClsError` naming the nearest valid one when the notebook at `path` does not declare a name in
+    `parameters`."""
     names = declared_parameters(path)
     for name in parameters or {}:
-        if name not in names: raise PPClsError(f"{path}: {nearest(name, names, 'parameter')}")
+        if name not in names:
+            raise PPClsError(f"{path}: {nearest(name, names, 'parameter')}")
     return names
 
 # %% ../nbs/08_cli/00b_execute.ipynb #b840fd8b
 def kernel_command() -> list:
-    "The command that starts a kernel: this very interpreter, quiet about its own affairs, with a Python traceback when native code crashes."
+    """The command that starts a kernel: this very interpreter, quiet about its own affairs, with a Python traceback
+    when native code crashes."""
     launch = 'import faulthandler, os, runpy; faulthandler.enable(os.dup(2), all_threads=False); runpy.run_module("ipykernel_launcher", run_name="__main__")'
     return [sys.executable, '-c', launch, '--IPKernelApp.log_level=50', '-f', '{connection_file}']
 
@@ -79,17 +87,20 @@ class VenvKernel(AsyncKernelManager):
 
     @classmethod
     def last_words(cls) -> str:
-        "The end of what the kernel started last wrote to its own standard output and error, or the innermost calls of a crash."
+        """The end of what the kernel started last wrote to its own standard output and error, or the innermost calls of
+        a crash."""
         cls.started[-1].words.seek(0)
         before, crash, calls = cls.started[-1].words.read().rstrip().rpartition('Fatal Python error')
         return crash + '\n'.join(calls.split('\n')[:12] if crash else calls.split('\n')[-12:])
 
 # %% ../nbs/08_cli/00b_execute.ipynb #670b0756
 class Screen:
-    "Passes output on to `stream` (default: standard output) and adds the line that `status()` returns every `every` seconds."
+    """Passes output on to `stream` (default: standard output) and adds the line that `status()` returns every `every`
+    seconds."""
     def __init__(self, stream=None, status=None, every: float = 30):
         self.stream, self.status, self.every, self.lines = stream or sys.stdout, status, every, StreamLines()
-        self.watch = None                                       # called with (finished lines, the open line of standard error or None)
+        # called with (finished lines, the open line of standard error or None)
+        self.watch = None
         self.live, self.shown = self.stream.isatty(), ''       # a terminal? the open line it shows
         self.lock, self.last, self.done = threading.RLock(), time.monotonic(), threading.Event()
         self.err = SimpleNamespace(write=lambda text: self.write(text, 'stderr'), flush=self.stream.flush)
@@ -144,7 +155,8 @@ def __exit__(self: Screen, *exc):
 # %% ../nbs/08_cli/00b_execute.ipynb #058dc1f7
 @dataclass
 class RunResult:
-    "What came of one notebook. `status`: 'ok', 'failed' (a cell raised), 'timeout', 'died' (the kernel) or 'no kernel' (it never started)."
+    """What came of one notebook. `status`: 'ok', 'failed' (a cell raised), 'timeout', 'died' (the kernel) or 'no
+    kernel' (it never started)."""
     path: Path; out: Path; seconds: float; status: str; error: str = ''
 
     @property
@@ -167,7 +179,8 @@ def failure_block(result: RunResult, cell: int, source: str, detail: str) -> str
 def _note_error(out: Path, index: int, name: str, message: str):
     "Add an error output to cell `index` of the saved notebook `out`."
     nb = nbformat.read(out, as_version=4)
-    nb.cells[index].outputs.append(nbformat.v4.new_output('error', ename=name, evalue=message, traceback=[f'{name}: {message}']))
+    nb.cells[index].outputs.append(
+        nbformat.v4.new_output('error', ename=name, evalue=message, traceback=[f'{name}: {message}']))
     nb.metadata.papermill['exception'] = True
     with atomic_path(out) as tmp: nbformat.write(nb, tmp)
 
@@ -176,16 +189,19 @@ def _execute(path: Path, out: Path, parameters: dict, running: list, **engine) -
     "Run once; returns (status, message). `running` receives (index, cell) of every code cell that is started."
     def plain(p): return str(p).replace('{', '{{').replace('}', '}}')     # papermill formats paths
     try:
-        pm.execute_notebook(plain(path), plain(out), parameters=parameters, kernel_name='python3', language='python', cwd=path.parent,
-                            progress_bar=False, kernel_manager_class=VenvKernel, iopub_timeout=60,
+        pm.execute_notebook(plain(path), plain(out), parameters=parameters, kernel_name='python3', language='python',
+                            cwd=path.parent, progress_bar=False, kernel_manager_class=VenvKernel, iopub_timeout=60,
                             on_cell_execute=lambda cell, cell_index: running.append((cell_index, cell)), **engine)
         return 'ok', ''
     except PapermillExecutionError as e:
-        return 'failed', f'{e.ename}: {e.evalue}' if e.ename == 'PPClsError' or not e.traceback else '\n'.join(e.traceback)
+        return 'failed', f'{e.ename}: {e.evalue}' if e.ename == 'PPClsError' or not e.traceback else '\n'.join(
+            e.traceback)
     except CellTimeoutError: return 'timeout', f"CellTimeoutError: not finished within {engine['execution_timeout']} s"
-    except DeadKernelError: return 'died', f'DeadKernelError: the kernel is gone; was it killed, or out of memory?\n{VenvKernel.last_words()}'
+    except DeadKernelError:
+        return 'died', f'DeadKernelError: the kernel is gone; was it killed, or out of memory?\n{VenvKernel.last_words()}'
     except RuntimeError as e:
-        if running: raise
+        if running:
+            raise
         return 'no kernel', f"KernelStartError: {e} (time-out {engine['start_timeout']} s)\n{VenvKernel.last_words()}"
     finally: VenvKernel.stop_all()
 
@@ -195,21 +211,23 @@ def _merge_saved(out: Path):
     nb = merge_streams(nbformat.read(out, as_version=4))
     with atomic_path(out) as tmp: nbformat.write(nb, tmp)
 
-def run_notebook(path, out, parameters: dict = None, kernel_timeout: int = 60, cell_timeout: int = 3600, start_tries: int = 2,
-                 screen: Screen = None, running: list = None) -> RunResult:
-    """Execute the notebook at `path` with `parameters` in this interpreter's kernel and save it as `out`, failed or not.
+def run_notebook(path, out, parameters: dict = None, kernel_timeout: int = 60, cell_timeout: int = 3600,
+                 start_tries: int = 2, screen: Screen = None, running: list = None) -> RunResult:
+    """Execute the notebook at `path` with `parameters` in this interpreter's kernel and save it as `out`, failed or
+    not.
 
-    Refuses (`PPClsError`) a notebook without a `parameters` cell and a parameter it does not declare. `kernel_timeout` and `cell_timeout`
-    are seconds (`cell_timeout` 0: no limit); only a kernel that does not start is tried again, `start_tries` times in all. Output goes to `screen` as it comes;
-    a failure is printed there as one block. `running` is a list that receives (index, cell) of each code cell as it starts."""
+    Refuses (`PPClsError`) a notebook without a `parameters` cell and a parameter it does not declare. `kernel_timeout`
+    and `cell_timeout` are seconds (`cell_timeout` 0: no limit); only a kernel that does not start is tried again,
+    `start_tries` times in all. Output goes to `screen` as it comes; a failure is printed there as one block. `running`
+    is a list that receives (index, cell) of each code cell as it starts."""
     path, out = Path(path).resolve(), Path(out).resolve()
     check_parameters(path, parameters)
     out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger('papermill').setLevel(logging.CRITICAL)
     screen, running, start = screen or Screen(), [] if running is None else running, time.monotonic()
     for attempt in range(start_tries):
-        status, message = _execute(path, out, parameters or {}, running, start_timeout=kernel_timeout, execution_timeout=cell_timeout,
-                                   stdout_file=screen, stderr_file=screen.err)
+        status, message = _execute(path, out, parameters or {}, running, start_timeout=kernel_timeout,
+                                   execution_timeout=cell_timeout, stdout_file=screen, stderr_file=screen.err)
         screen.end()
         if status != 'no kernel': break
         screen.say(f"{path.name}: {message.splitlines()[0]}; attempt {attempt + 1} of {start_tries}")

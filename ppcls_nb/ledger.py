@@ -24,9 +24,10 @@ from .timing import machine_facts
 from .train.runs import load_run, paired_difference
 
 # %% ../nbs/08_cli/03_ledger.ipynb #c87d304c
-TITLES = dict(server_scratch='server, from scratch', server_finetune='server, finetuned', server_by_layer='server, learning rates by layer',
-              mobile_finetune='mobile, finetuned', server_random_erasing='server, RandomErasing (the teacher)',
-              mobile_distilled='mobile, distilled', mobile_alone='mobile, alone, same steps')
+TITLES = dict(server_scratch='server, from scratch', server_finetune='server, finetuned',
+              server_by_layer='server, learning rates by layer', mobile_finetune='mobile, finetuned',
+              server_random_erasing='server, RandomErasing (the teacher)', mobile_distilled='mobile, distilled',
+              mobile_alone='mobile, alone, same steps')
 
 DOCUMENTS = dict(server_scratch=0.2735, server_finetune=0.9402, server_by_layer=0.9500, mobile_finetune=0.9000,
                  server_random_erasing=0.9627, mobile_distilled=0.9647)
@@ -48,7 +49,8 @@ CLAIMS = [Claim('pretrained weights', 'server_scratch', 'server_finetune'),
 
 # %% ../nbs/08_cli/03_ledger.ipynb #3b1a6684
 def verdict(points: float, *errors: float) -> str:
-    """'gains', 'loses' or 'undecided': whether a difference in `points` is more than twice the largest of its standard `errors`.
+    """'gains', 'loses' or 'undecided': whether a difference in `points` is more than twice the largest of its standard
+    `errors`.
 
     An error that is not known (nan) is left out; without any known error the answer is 'undecided'."""
     known = [e for e in errors if e == e]
@@ -72,10 +74,13 @@ def _role(runs: list) -> dict:
     first = runs[0]
     for run in runs[1:]:
         if (_network(run), run.steps(), run.total()) != (_network(first), first.steps(), first.total()):
-            raise PPClsError(f'{run.path}: {_network(run)}, {run.steps()} steps, {run.total()} images; {first.path} has '
-                             f'{_network(first)}, {first.steps()} steps, {first.total()} images: the seeds must not differ in their settings')
-    return dict(network=_network(first), pixels=first.config['image_shape'][1], steps=first.steps(), images=first.total(),
-                correct=[run.correct() for run in runs], minutes=[round(run.seconds()/60, 2) for run in runs])
+            raise PPClsError(f'{run.path}: {_network(run)}, {run.steps()} steps, {run.total()} images; {first.path} '
+                             'has '
+                             f'{_network(first)}, {first.steps()} steps, {first.total()} images: the seeds must not '
+                             'differ in their settings')
+    return dict(network=_network(first), pixels=first.config['image_shape'][1], steps=first.steps(),
+                images=first.total(), correct=[run.correct() for run in runs],
+                minutes=[round(run.seconds()/60, 2) for run in runs])
 
 def _image_error(before: list, after: list) -> float:
     "Standard error, over the images, of the mean difference in points between the runs `before` and `after`, in pairs."
@@ -85,8 +90,9 @@ def _image_error(before: list, after: list) -> float:
 def measure(folders, profile: str = '') -> dict:
     """The ledger of the tutorial outputs `folders`, one for each seed, in order.
 
-    Keys: profile, data, seeds, roles {role: network, pixels, steps, images, correct and minutes by seed}, claims {change: before, after, points by
-    seed, image_error}, and the machine, versions and date. Roles that a folder lacks, unfinished runs, equal seeds or other settings: PPClsError."""
+    Keys: profile, data, seeds, roles {role: network, pixels, steps, images, correct and minutes by seed}, claims
+    {change: before, after, points by seed, image_error}, and the machine, versions and date. Roles that a folder lacks,
+    unfinished runs, equal seeds or other settings: PPClsError."""
     runs = {role: [load_run(Path(folder)/'runs'/role) for folder in folders] for role in TITLES}
     some = runs['server_scratch']
     seeds = [run.config['seed'] for run in some]
@@ -99,27 +105,33 @@ def measure(folders, profile: str = '') -> dict:
     for claim in CLAIMS:
         before, after = runs[claim.before], runs[claim.after]
         points = [round(paired_difference(b, a)[0], 3) for b, a in zip(before, after)]
-        claims[claim.change] = dict(before=claim.before, after=claim.after, points=points, image_error=round(_image_error(before, after), 3))
-    return dict(profile=profile, data=data.pop(), seeds=seeds, roles={role: _role(rs) for role, rs in runs.items()}, claims=claims,
-                date=date.today().isoformat(), ppcls_nb=__version__, **machine_facts())
+        claims[claim.change] = dict(before=claim.before, after=claim.after, points=points,
+                                    image_error=round(_image_error(before, after), 3))
+    return dict(profile=profile, data=data.pop(), seeds=seeds, roles={
+        role: _role(rs)
+        for role, rs in runs.items()}, claims=claims, date=date.today().isoformat(), ppcls_nb=__version__,
+                **machine_facts())
 
 # %% ../nbs/08_cli/03_ledger.ipynb #1c55a2f2
 def role_table(ledger: dict) -> pd.DataFrame:
-    "A row for each role: network, pixels, steps, top-1 (percent, mean over the seeds), its standard error, what the documents report."
+    """A row for each role: network, pixels, steps, top-1 (percent, mean over the seeds), its standard error, what the
+    documents report."""
     rows = {}
     for role, r in ledger['roles'].items():
         top1, error = mean_error([100*n/r['images'] for n in r['correct']])
-        rows[TITLES[role]] = dict(network=r['network'], pixels=r['pixels'], steps=r['steps'], top1=top1, error=error, documents=100*DOCUMENTS.get(role, nan))
+        rows[TITLES[role]] = dict(network=r['network'], pixels=r['pixels'], steps=r['steps'], top1=top1, error=error,
+                                  documents=100*DOCUMENTS.get(role, nan))
     return pd.DataFrame.from_dict(rows, orient='index')
 
 def claim_table(ledger: dict) -> pd.DataFrame:
-    "A row for each claim: points (mean over the seeds), their standard errors over seeds and images, the verdict, what the documents report."
+    """A row for each claim: points (mean over the seeds), their standard errors over seeds and images, the verdict,
+    what the documents report."""
     rows = {}
     for claim in CLAIMS:
         c = ledger['claims'][claim.change]
         points, error = mean_error(c['points'])
-        rows[claim.change] = dict(points=points, seed_error=error, image_error=c['image_error'], verdict=verdict(points, error, c['image_error']),
-                                  documents=claim.documents())
+        rows[claim.change] = dict(points=points, seed_error=error, image_error=c['image_error'],
+                                  verdict=verdict(points, error, c['image_error']), documents=claim.documents())
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../nbs/08_cli/03_ledger.ipynb #0a415711
@@ -130,7 +142,8 @@ def claim_sentence(ledger: dict | None, change: str) -> str:
     c = ledger['claims'][change]
     points, error = mean_error(c['points'])
     seeds = ', '.join(f'{p:+.1f}' for p in c['points'])
-    return (f"{change}, {ledger['data']}, {len(c['points'])} seeds ({seeds}): {points:+.1f} points, standard error {error:.1f} over the seeds, "
+    return (f"{change}, {ledger['data']}, {len(c['points'])} seeds ({seeds}): {points:+.1f} points, standard error "
+            f"{error:.1f} over the seeds, "
             f"{c['image_error']:.1f} over the images: {verdict(points, error, c['image_error'])}")
 
 # %% ../nbs/08_cli/03_ledger.ipynb #13cdf34c
@@ -145,21 +158,25 @@ def _or_dash(value: float) -> str:
 def origin(ledger: dict) -> str:
     "One sentence: data, seeds, machine, date."
     seeds = len(ledger['seeds'])
-    return (f"Measured with the {ledger['profile']} profile on {ledger['data']}, {seeds} seed{'' if seeds == 1 else 's'}, {ledger['date']}, "
+    return (f"Measured with the {ledger['profile']} profile on {ledger['data']}, {seeds} "
+            f"seed{'' if seeds == 1 else 's'}, {ledger['date']}, "
             f"{ledger['cores']} cores of {ledger['processor']}, {ledger['paddle']}, ppcls_nb {ledger['ppcls_nb']}.")
 
 def markdown_roles(ledger: dict) -> str:
     "`role_table` as a Markdown table."
-    head = ['| run | network, pixels | steps | top-1, % | documents, %, not measured here |', '|---|---|---:|---:|---:|']
+    head = [
+        '| run | network, pixels | steps | top-1, % | documents, %, not measured here |', '|---|---|---:|---:|---:|']
     rows = role_table(ledger)
-    return '\n'.join(head + [f'| {title} | {r.network}, {r.pixels} | {r.steps:,} | {_plus_minus(r.top1, r.error)} | {_or_dash(r.documents)} |'
+    return '\n'.join(head + [f'| {title} | {r.network}, {r.pixels} | {r.steps:,} | {_plus_minus(r.top1, r.error)} | '
+                             f'{_or_dash(r.documents)} |'
                              for title, r in rows.iterrows()])
 
 def markdown_claims(ledger: dict) -> str:
     "`claim_table` as a Markdown table."
     head = ['| what | points | verdict | documents, points, not measured here |', '|---|---:|---|---:|']
     rows = claim_table(ledger)
-    return '\n'.join(head + [f'| {change} | {_plus_minus(c.points, np.nanmax([c.seed_error, c.image_error]))} | {c.verdict} | {_or_dash(c.documents)} |'
+    return '\n'.join(head + [f'| {change} | {_plus_minus(c.points, np.nanmax([c.seed_error, c.image_error]))} | '
+                             f'{c.verdict} | {_or_dash(c.documents)} |'
                              for change, c in rows.iterrows()])
 
 # %% ../nbs/08_cli/03_ledger.ipynb #b119f5bb
@@ -185,9 +202,11 @@ def write_ledger(file, ledger: dict) -> Path:
 # %% ../nbs/08_cli/03_ledger.ipynb #3b376081
 def main(argv=None) -> int:
     "The command `ppcls-ledger`; returns its exit code."
-    parser = argparse.ArgumentParser(prog='ppcls-ledger', description='Compare the seeds of a tutorial, and write what they say together.')
+    parser = argparse.ArgumentParser(prog='ppcls-ledger', description='Compare the seeds of a tutorial, and write '
+                                                                      'what they say together.')
     parser.add_argument('folders', nargs='+', help='the output folder of each seed; with --seeds the first one')
-    parser.add_argument('--seeds', type=int, help='take this many seeds, as `ppcls-run --seeds` leaves them in one folder')
+    parser.add_argument('--seeds', type=int, help='take this many seeds, as `ppcls-run --seeds` leaves them in one '
+                                                  'folder')
     parser.add_argument('--profile', default='', help='the name of the profile, for the record')
     parser.add_argument('--out', help='the file to write (default: ledger.json in the first folder)')
     args = parser.parse_args(argv)

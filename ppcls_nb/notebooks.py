@@ -22,8 +22,9 @@ from .execute import read_notebook, run_notebook
 from .report import write_report
 from .timing import Progress, clock, earlier_runs, machine_facts, read_timings, record_time
 
-_all_ = ['RunResult', 'Screen', 'VenvKernel', 'check_parameters', 'declared_parameters', 'read_notebook', 'run_notebook',
-         'machine_facts']
+_all_ = [
+    'RunResult', 'Screen', 'VenvKernel', 'check_parameters', 'declared_parameters', 'read_notebook', 'run_notebook',
+    'machine_facts']
 
 # %% ../nbs/08_cli/01_notebooks.ipynb #add32c7d
 def read_profile(file) -> dict:
@@ -33,7 +34,8 @@ def read_profile(file) -> dict:
         others = [p.name for p in file.parent.glob('*.yaml')]
         raise PPClsError(f"{file}: {nearest(file.name, others, 'profile') if others else 'no such profile file'}")
     try: values = yaml.safe_load(file.read_text(encoding='utf-8')) or {}
-    except yaml.YAMLError as e: raise PPClsError(f'{file}: not YAML: {e}') from e
+    except yaml.YAMLError as e:
+        raise PPClsError(f'{file}: not YAML: {e}') from e
     if not isinstance(values, dict) or not all(isinstance(k, str) and k.isidentifier() for k in values):
         raise PPClsError(f"{file}: a profile is a mapping of parameter names to values, such as 'seed: 0'")
     return values
@@ -43,9 +45,11 @@ def parse_parameters(pairs) -> dict:
     values = {}
     for pair in pairs:
         name, equals, value = pair.partition('=')
-        if not equals or not name.isidentifier(): raise PPClsError(f"parameter '{pair}': expected NAME=VALUE, such as seed=3")
+        if not equals or not name.isidentifier():
+            raise PPClsError(f"parameter '{pair}': expected NAME=VALUE, such as seed=3")
         try: values[name] = yaml.safe_load(value)
-        except yaml.YAMLError as e: raise PPClsError(f"parameter '{pair}': the value is not YAML") from e
+        except yaml.YAMLError as e:
+            raise PPClsError(f"parameter '{pair}': the value is not YAML") from e
     return values
 
 # %% ../nbs/08_cli/01_notebooks.ipynb #88868c48
@@ -55,7 +59,9 @@ def _absolute(values: dict) -> dict:
     "`values` with `output`, and `data` where it is an existing folder, made absolute."
     data = values.get('data')
     is_folder = isinstance(data, str) and data not in DATA_WORDS and Path(data).expanduser().is_dir()
-    return {k: str(Path(v).expanduser().resolve()) if v and (k == 'output' or k == 'data' and is_folder) else v for k, v in values.items()}
+    return {
+        k: str(Path(v).expanduser().resolve()) if v and (k == 'output' or k == 'data' and is_folder) else v
+        for k, v in values.items()}
 
 def expected_seconds(profile, notebooks) -> dict:
     """Relative work by notebook stem, in its author's seconds, from `minutes.yaml` beside the file `profile`.
@@ -67,11 +73,13 @@ def expected_seconds(profile, notebooks) -> dict:
     return {n.stem: 60*minutes[n.stem] for n in notebooks} if all(n.stem in minutes for n in notebooks) else {}
 
 def course_notebooks(paths) -> list:
-    "The notebooks of `paths` in order: files as they are, of a folder all `*.ipynb` that do not start with `_` or `.`, by name."
+    """The notebooks of `paths` in order: files as they are, of a folder all `*.ipynb` that do not start with `_` or
+    `.`, by name."""
     found = []
     for path in map(Path, paths):
         found += sorted(p for p in path.glob('*.ipynb') if p.name[0] not in '_.') if path.is_dir() else [path]
-    if not found: raise PPClsError(f"{', '.join(map(str, paths))}: no notebooks there")
+    if not found:
+        raise PPClsError(f"{', '.join(map(str, paths))}: no notebooks there")
     return found
 
 # %% ../nbs/08_cli/01_notebooks.ipynb #7c538530
@@ -111,7 +119,8 @@ class Course:
 
 # %% ../nbs/08_cli/01_notebooks.ipynb #2a7be93d
 def seed_folders(output, seeds: int, first: int = 0) -> list:
-    "The output folders of `seeds` runs: `output` itself for the seed `first`, then `output`/seed-N for each further seed N."
+    """The output folders of `seeds` runs: `output` itself for the seed `first`, then `output`/seed-N for each further
+    seed N."""
     if seeds < 1:
         raise PPClsError(f'seeds is {seeds}: expected how many to run, 1 or more')
     return [Path(output), *(Path(output)/f'seed-{first + n}' for n in range(1, seeds))]
@@ -126,7 +135,8 @@ def seed_courses(course: Course, seeds: int) -> dict:
         return {first: course}
     if 'output' in course.parameters:
         raise PPClsError('parameter output with several seeds, which would all write there: expected the option -o')
-    def other(seed, folder): return Course(course.notebooks, course.profile, folder, {**course.parameters, 'seed': seed})
+    def other(seed, folder):
+        return Course(course.notebooks, course.profile, folder, {**course.parameters, 'seed': seed})
     return {first: course, **{first + n: other(first + n, folders[n]) for n in range(1, seeds)}}
 
 # %% ../nbs/08_cli/01_notebooks.ipynb #67799037
@@ -195,12 +205,13 @@ def quick(self: Course) -> dict:
 # %% ../nbs/08_cli/01_notebooks.ipynb #202fdade
 def run_course(paths, profile=None, output='output/tutorial', parameters: dict = None, kernel_timeout: int = 60,
                cell_timeout: int = 3600, report: bool = True, screen: Screen = None, seeds: int = 1) -> list:
-    """Run the notebooks of `paths` (files and folders) in order with the values of the file `profile`, then `parameters`.
+    """Run the notebooks of `paths` (files and folders) in order with the values of the file `profile`, then
+    `parameters`.
 
-    The folder `output` gets `notebooks/` (executed), `timings.json` and, when all went well and `report`, `report.html`. Returns a
-    `RunResult` for each notebook run; stops at the first failure. `PPClsError` before anything runs when a notebook or a parameter
-    is wrong. With several `seeds` the course is run for each of them (see `seed_folders`) that is not complete; the report is that
-    of the first."""
+    The folder `output` gets `notebooks/` (executed), `timings.json` and, when all went well and `report`,
+    `report.html`. Returns a `RunResult` for each notebook run; stops at the first failure. `PPClsError` before anything
+    runs when a notebook or a parameter is wrong. With several `seeds` the course is run for each of them (see
+    `seed_folders`) that is not complete; the report is that of the first."""
     notebooks = course_notebooks([paths] if isinstance(paths, (str, Path)) else paths)
     courses = seed_courses(Course(notebooks, profile, Path(output).expanduser().resolve(), parameters or {}), seeds)
     for course in courses.values():
@@ -235,15 +246,21 @@ def write_course_report(results, out_html, profile: str = '') -> Path:
 
 # %% ../nbs/08_cli/01_notebooks.ipynb #7ab441f8
 def _parser():
-    parser = argparse.ArgumentParser(prog='ppcls-run', description='Run notebooks with papermill, refusing what papermill lets pass.')
+    parser = argparse.ArgumentParser(prog='ppcls-run', description='Run notebooks with papermill, refusing what '
+                                                                   'papermill lets pass.')
     parser.add_argument('paths', nargs='+', help='notebooks, or folders of them')
     parser.add_argument('-f', '--profile', help='YAML file of parameters, such as nbs/00_tutorials/profiles/cpu.yaml')
-    parser.add_argument('-p', '--parameter', action='append', default=[], metavar='NAME=VALUE', help='one parameter; may be repeated, wins over -f')
-    parser.add_argument('-o', '--output', default='output/tutorial', help='folder for executed notebooks, timings and report (%(default)s)')
+    parser.add_argument('-p', '--parameter', action='append', default=[], metavar='NAME=VALUE',
+                        help='one parameter; may be repeated, wins over -f')
+    parser.add_argument('-o', '--output', default='output/tutorial', help='folder for executed notebooks, timings and '
+                                                                          'report (%(default)s)')
     parser.add_argument('--seeds', type=int, default=1, metavar='N',
-                        help='run for N seeds, each further one in OUTPUT/seed-…; a complete one is not run again (%(default)s)')
-    parser.add_argument('--kernel-timeout', type=int, default=60, metavar='SECONDS', help='for a kernel to start (%(default)s)')
-    parser.add_argument('--cell-timeout', type=int, default=3600, metavar='SECONDS', help='for each cell (%(default)s; 0: no limit)')
+                        help='run for N seeds, each further one in OUTPUT/seed-…; a complete one is not run again '
+                             '(%(default)s)')
+    parser.add_argument('--kernel-timeout', type=int, default=60, metavar='SECONDS', help='for a kernel to start '
+                                                                                          '(%(default)s)')
+    parser.add_argument('--cell-timeout', type=int, default=3600, metavar='SECONDS',
+                        help='for each cell (%(default)s; 0: no limit)')
     parser.add_argument('--no-report', action='store_true', help='write no report.html')
     return parser
 
@@ -253,14 +270,15 @@ def main(argv=None) -> int:
     main_thread = threading.current_thread() is threading.main_thread()
     if main_thread: before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = run_course(args.paths, args.profile, args.output, parse_parameters(args.parameter), args.kernel_timeout, args.cell_timeout,
-                             not args.no_report, seeds=args.seeds)
+        results = run_course(args.paths, args.profile, args.output, parse_parameters(args.parameter),
+                             args.kernel_timeout, args.cell_timeout, not args.no_report, seeds=args.seeds)
     except PPClsError as e:
         print(f'ppcls-run: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         logging.getLogger('asyncio').setLevel(logging.CRITICAL)     # it would mourn the tasks that waited for the cell
-        print('\nppcls-run: stopped. The same command goes on where this one was: finished training is not repeated.', file=sys.stderr)
+        print('\nppcls-run: stopped. The same command goes on where this one was: finished training is not repeated.',
+              file=sys.stderr)
         return 130
     finally:
         if main_thread: signal.signal(signal.SIGTERM, before)

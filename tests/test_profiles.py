@@ -1,4 +1,5 @@
-"The tutorial's profiles: gpu is the documents' settings to the letter, and every recipe of gpu and cpu builds and takes a step on a CPU."
+"""The tutorial's profiles: gpu is the documents' settings to the letter, and every recipe of gpu and cpu builds and
+takes a step on a CPU."""
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,23 @@ from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights
 
 PROFILES = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'/'profiles'
-DATA_KEYS = ('classes_num', 'data_name', 'total_images', 'TRAIN.file_list', 'TRAIN.data_dir', 'VALID.file_list', 'VALID.data_dir', 'save_interval')
+DATA_KEYS = ('classes_num', 'data_name', 'total_images', 'TRAIN.file_list', 'TRAIN.data_dir', 'VALID.file_list',
+             'VALID.data_dir', 'save_interval')
 
 
 @pytest.fixture(scope='module')
 def info(tmp_path_factory):
     "A few drawn flowers."
-    return prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=3, per_class=[2, 1, 1], size=64, progress=False))
+    return prepare_data('petals', tmp_path_factory.mktemp('data'),
+                        dict(classes=3, per_class=[2, 1, 1], size=64, progress=False))
 
 
 @pytest.fixture(scope='module')
 def official(tmp_path_factory):
     "A weights cache that holds files under the official tags, so that the recipes find what they would download."
     home = tmp_path_factory.mktemp('home')
-    for tag, arch in (('ResNet50_vd', 'ResNet50_vd'), ('ResNet50_vd_ssld', 'ResNet50_vd'), ('MobileNetV3_large_x1_0', 'MobileNetV3_large_x1_0')):
+    for tag, arch in (('ResNet50_vd', 'ResNet50_vd'), ('ResNet50_vd_ssld', 'ResNet50_vd'), ('MobileNetV3_large_x1_0',
+                                                                                            'MobileNetV3_large_x1_0')):
         save_weights(home/'weights'/f'{tag}.pdparams', create_model(arch))
     return home
 
@@ -42,7 +46,8 @@ def test_gpu_changes_no_setting_of_the_documents(role, info):
     ours = flat(OmegaConf.to_container(load_profile('gpu', PROFILES).recipe(role, info)))
     theirs = flat(OmegaConf.to_container(load_config(f'quick_start/{ROLES[role]}')))
     changed = {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)} - set(DATA_KEYS)
-    assert changed <= ({'distill', 'distill.kind'} if role == 'mobile_distilled' else set())     # which divergence: the documents' programs'
+    # which divergence: the documents' programs'
+    assert changed <= ({'distill', 'distill.kind'} if role == 'mobile_distilled' else set())
 
 
 def one_step(trainer):
@@ -69,11 +74,13 @@ def test_every_recipe_builds_and_takes_a_step(profile, role, info, official, tmp
     if start: assert trainer.model.load_report.body_complete
     assert next(iter(trainer.data.train))[0].shape == [2, *conf.image_shape]
     moved = one_step(trainer)
-    assert len(moved) > 0.9*sum(not p.stop_gradient for p in trainer.model.parameters()) and np.isfinite(trainer.loss_value.item())
+    assert len(moved) > 0.9*sum(not p.stop_gradient for p in trainer.model.parameters())
+    assert np.isfinite(trainer.loss_value.item())
 
 
 def test_cpu_and_smoke_use_the_same_layers_for_ssld():
     "The multipliers by layer of lesson 3 are the documents' five values on the network that the profile trains."
     for name in ('cpu', 'smoke'):
         mult = load_profile(name, PROFILES).recipes['server_by_layer']['ARCHITECTURE.lr_mult']
-        assert sorted(set(mult.values())) == [0.2, 0.4, 0.6] == sorted(set(load_config('ResNet50_vd_ssld_finetune').ARCHITECTURE.params.lr_mult_list))
+        assert sorted(set(mult.values())) == [0.2, 0.4, 0.6] == sorted(
+            set(load_config('ResNet50_vd_ssld_finetune').ARCHITECTURE.params.lr_mult_list))

@@ -1,4 +1,5 @@
-"The whole tutorial with the smoke profile, as `make tutorial PROFILE=smoke` runs it: every notebook executes, and what it leaves is complete."
+"""The whole tutorial with the smoke profile, as `make tutorial PROFILE=smoke` runs it: every notebook executes, and
+what it leaves is complete."""
 import csv
 import json
 import re
@@ -12,8 +13,9 @@ from ppcls_nb.notebooks import declared_parameters, expected_seconds, read_profi
 
 NBS = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'
 NOTEBOOKS = sorted(NBS.glob('*.ipynb'))
-STEMS = ['00_prepare', '01_scratch', '02_finetune', '03_by_layer', '04_mobile', '05_random_erasing', '06_distill', '07_compare',
-         '08_your_photographs']
+STEMS = [
+    '00_prepare', '01_scratch', '02_finetune', '03_by_layer', '04_mobile', '05_random_erasing', '06_distill',
+    '07_compare', '08_your_photographs']
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +45,9 @@ def test_every_notebook_declares_what_the_profiles_set(profile):
     values = read_profile(NBS/'profiles'/f'{profile}.yaml')
     assert values['profile'] == profile
     for notebook in NOTEBOOKS: assert set(values) <= set(declared_parameters(notebook)), notebook
-    if profile != 'gpu': assert set(expected_seconds(NBS/'profiles'/f'{profile}.yaml', NOTEBOOKS)) == set(STEMS)     # measured here
+    # measured here
+    if profile != 'gpu':
+        assert set(expected_seconds(NBS/'profiles'/f'{profile}.yaml', NOTEBOOKS)) == set(STEMS)
 
 
 def test_all_notebooks_run(tutorial):
@@ -56,15 +60,21 @@ def test_the_report_has_results_first_and_loads_nothing(tutorial):
     page = (tutorial[0]/'report.html').read_text()
     parser = Loads()
     parser.feed(page)
-    assert parser.urls == [] and '<script' not in page and '@import' not in page
+    assert parser.urls == []
+    assert '<script' not in page
+    assert '@import' not in page
     results, _, lessons = page.partition('id="00_prepare"')
-    assert '<table' in results and 'data:image/png;base64,' in results and 'not measured here' in results
-    assert [lessons.find(f'id="{stem}"') for stem in STEMS[1:]] == sorted(lessons.find(f'id="{stem}"') for stem in STEMS[1:])
+    assert '<table' in results
+    assert 'data:image/png;base64,' in results
+    assert 'not measured here' in results
+    assert [lessons.find(f'id="{stem}"')
+            for stem in STEMS[1:]] == sorted(lessons.find(f'id="{stem}"') for stem in STEMS[1:])
 
 
 def test_run_times_are_on_record(tutorial):
     ledger = json.loads((tutorial[0]/'timings.json').read_text())
-    assert list(ledger['notebooks']) == STEMS and all(runs[-1]['status'] == 'ok' for runs in ledger['notebooks'].values())
+    assert list(ledger['notebooks']) == STEMS
+    assert all(runs[-1]['status'] == 'ok' for runs in ledger['notebooks'].values())
     assert {run['profile'] for runs in ledger['notebooks'].values() for run in runs} == {'smoke'}
     assert 'paddlepaddle' in ledger['machine']['paddle']
 
@@ -80,7 +90,8 @@ def test_a_second_run_finds_its_training_done(tutorial):
     before = epochs(output)
     again = run_course(NBS, NBS/'profiles'/'smoke.yaml', output, cell_timeout=600, report=False)
     assert [r.status for r in again] == ['ok']*len(STEMS)
-    assert len(before) >= 6 and all('seconds' in rows for rows in before.values())
+    assert len(before) >= 6
+    assert all('seconds' in rows for rows in before.values())
     assert epochs(output) == before
 
 
@@ -106,14 +117,16 @@ def test_neighbouring_streams_are_one(tutorial):
     for file in (tutorial[0]/'notebooks').glob('*.ipynb'):
         for cell in json.loads(file.read_text())['cells']:
             kinds = [shown['output_type'] for shown in cell.get('outputs', [])]
-            assert ('stream', 'stream') not in list(zip(kinds, kinds[1:])), f'{file.stem}: {"".join(cell["source"])[:60]}'
+            assert ('stream', 'stream') not in list(zip(kinds,
+                                                        kinds[1:])), f'{file.stem}: {"".join(cell["source"])[:60]}'
 
 
 def test_the_lessons_have_their_pictures(tutorial):
     drawn = [(stem, source) for stem, source, shown in outputs(tutorial[0]) if 'image/png' in shown.get('data', {})]
     for stem in ('01_scratch', '02_finetune', '04_mobile', '06_distill', '07_compare'):
         assert any(s == stem and 'plot_predictions' in source for s, source in drawn), f'{stem}: no grid of predictions'
-    for stem, call in (('05_random_erasing', 'plot_top_losses'), ('05_random_erasing', 'plot_confused_pairs'), ('07_compare', 'grad_cam')):
+    for stem, call in (('05_random_erasing', 'plot_top_losses'), ('05_random_erasing', 'plot_confused_pairs'),
+                       ('07_compare', 'grad_cam')):
         assert any(s == stem and call in source for s, source in drawn), f'{stem}: no picture of {call}'
     assert sum(s == '00_prepare' for s, _ in drawn) >= 2
 
@@ -129,17 +142,22 @@ def test_a_seed_becomes_a_ledger(tutorial):
     output, _ = tutorial
     assert ppcls_ledger([str(output), '--profile', 'smoke']) == 0
     ledger = read_ledger(output/'ledger.json')
-    assert list(ledger['roles']) == list(TITLES) and ledger['seeds'] == [0]
+    assert list(ledger['roles']) == list(TITLES)
+    assert ledger['seeds'] == [0]
     assert set(claim_table(ledger).verdict) <= {'gains', 'loses', 'undecided'}
     shown = json.loads((output/'results.json').read_text())
-    assert shown['roles'] == ledger['roles'] and shown['claims'] == ledger['claims']
+    assert shown['roles'] == ledger['roles']
+    assert shown['claims'] == ledger['claims']
 
 
 def test_the_ledger_of_the_repository_is_whole():
     ledger = read_ledger(NBS/'ledger_cpu.json')
-    assert len(set(ledger['seeds'])) >= 3 and ledger['profile'] == 'cpu' and ledger['data'] == 'flowers102'
+    assert len(set(ledger['seeds'])) >= 3
+    assert ledger['profile'] == 'cpu'
+    assert ledger['data'] == 'flowers102'
     assert list(ledger['roles']) == list(TITLES)
-    assert all(len(role['correct']) == len(ledger['seeds']) and role['images'] == 1020 for role in ledger['roles'].values())
+    assert all(
+        len(role['correct']) == len(ledger['seeds']) and role['images'] == 1020 for role in ledger['roles'].values())
     assert all(ledger[key] for key in ('processor', 'cores', 'paddle', 'date', 'ppcls_nb'))
     steps = {role: ledger['roles'][role]['steps'] for role in ('mobile_alone', 'mobile_distilled')}
     assert abs(steps['mobile_alone'] - steps['mobile_distilled']) <= 16

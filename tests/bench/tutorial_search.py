@@ -1,12 +1,13 @@
-"""The search behind the cpu profile of the tutorials: trials on a fifth of the training list that is held out, never on the validation list.
+"""The search behind the cpu profile of the tutorials: trials on a fifth of the training list that is held out, never on
+the validation list.
 
 python tests/bench/tutorial_search.py DATA OUT [--fold 0] [--trials NAME ...] [--table FILE.csv]
 
-DATA is a folder of flowers102 or flowers102_64. Each fold holds out another fifth of the images of each class of train_list.txt; the rest trains, and the
-student of a distillation also sees the unlabelled extra images. A trial is a role of the profile with some changes (TRIALS below); a student names the
-trial that trained its teacher, and a trial with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that
-is finished is not repeated. `--table` writes what all finished trials reached, with the machine, as CSV.
-"""
+DATA is a folder of flowers102 or flowers102_64. Each fold holds out another fifth of the images of each class of
+train_list.txt; the rest trains, and the student of a distillation also sees the unlabelled extra images. A trial is a
+role of the profile with some changes (TRIALS below); a student names the trial that trained its teacher, and a trial
+with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that is
+finished is not repeated. `--table` writes what all finished trials reached, with the machine, as CSV."""
 import argparse
 import csv
 import shutil
@@ -35,7 +36,10 @@ def crops(size, low):
 def middle(size, interpolation=2):
     "Validation operations for `size` pixels."
     ops = crops(size, 1)
-    return [ops[0], {'ResizeImage': dict(resize_short=size, interpolation=interpolation)}, {'CropImage': dict(size=size)}, *ops[3:]]
+    return [
+        ops[0], {
+            'ResizeImage': dict(resize_short=size, interpolation=interpolation)}, {
+                'CropImage': dict(size=size)}, *ops[3:]]
 
 
 def erasing(size, low):
@@ -46,50 +50,74 @@ def erasing(size, low):
 
 def server(size, low=0.3, **changes):
     "A trial of the teacher's role at `size` pixels."
-    return dict(role='server_random_erasing', image_shape=[3, size, size], **{'TRAIN.transforms': erasing(size, low), 'VALID.transforms': middle(size)}, **changes)
+    return dict(role='server_random_erasing', image_shape=[3, size, size], **{
+        'TRAIN.transforms': erasing(size, low),
+        'VALID.transforms': middle(size)}, **changes)
 
 
 def plain(role, size=64, low=0.3, **changes):
     "A trial of `role` at `size` pixels, without RandomErasing."
-    return dict(role=role, image_shape=[3, size, size], **{'TRAIN.transforms': crops(size, low), 'VALID.transforms': middle(size)}, **changes)
+    return dict(role=role, image_shape=[3, size, size], **{
+        'TRAIN.transforms': crops(size, low),
+        'VALID.transforms': middle(size)}, **changes)
 
 
 def student(teacher, teacher_size=96, **changes):
     "A trial of the distillation from the trial `teacher`, at `size` pixels."
-    return plain('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)}, **changes)
+    return plain('mobile_distilled', teacher=teacher, **{'ARCHITECTURE.teacher_transforms': middle(teacher_size)},
+                 **changes)
 
 
-LR, MOMENTUM, LAYERS, SHARP = 'LEARNING_RATE.params.lr', 'ARCHITECTURE.params', 'ARCHITECTURE.lr_mult', 'ARCHITECTURE.teacher_sharpening'
+LR = 'LEARNING_RATE.params.lr'
+MOMENTUM = 'ARCHITECTURE.params'
+LAYERS = 'ARCHITECTURE.lr_mult'
+SHARP = 'ARCHITECTURE.teacher_sharpening'
 NO_DROP = {'bn_momentum': 0.97, 'dropout': 0.0, 'drop_connect': 0.0}
 TRIALS = {
     'server_96': server(96),
     'server_96_12_epochs': server(96, epochs=12),
     'server_96_12_lr.05': server(96, epochs=12, **{LR: 0.05}),
-    'server_96_12_bn.9': server(96, epochs=12, **{MOMENTUM: {'bn_momentum': 0.9}}),
+    'server_96_12_bn.9': server(96, epochs=12, **{MOMENTUM: {
+        'bn_momentum': 0.9}}),
     'server_96_12_one_rate': server(96, epochs=12, **{LAYERS: {}}),
     'finetune_64': plain('server_finetune', 64),
     'finetune_64_lr.01': plain('server_finetune', 64, **{LR: 0.01}),
     'finetune_64_lr.005': plain('server_finetune', 64, **{LR: 0.005}),
     'mobile_64': plain('mobile_finetune'),
-    'mobile_64_bn.9': plain('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.9, 'drop_connect': 0.}}),
-    'mobile_64_bn.97': plain('mobile_finetune', **{MOMENTUM: {'bn_momentum': 0.97}}),
+    'mobile_64_bn.9': plain('mobile_finetune', **{MOMENTUM: {
+        'bn_momentum': 0.9,
+        'drop_connect': 0.}}),
+    'mobile_64_bn.97': plain('mobile_finetune', **{MOMENTUM: {
+        'bn_momentum': 0.97}}),
     'mobile_48': plain('mobile_finetune', 48),
-    'mobile_48_bn.97': plain('mobile_finetune', 48, **{MOMENTUM: {'bn_momentum': 0.97}}),
+    'mobile_48_bn.97': plain('mobile_finetune', 48, **{MOMENTUM: {
+        'bn_momentum': 0.97}}),
     'alone_48': plain('mobile_alone', 48, epochs=50, valid_interval=10),
     'alone_48_warm': plain('mobile_alone', 48, epochs=50, valid_interval=10, start='mobile_48'),
     'distilled_48': student('server_96', size=48, epochs=6),
     'distilled_48_sharp': student('server_96', size=48, epochs=6, **{SHARP: 0.5}),
-    'distilled_48_sharp_lr.02': student('server_96', size=48, epochs=6, **{SHARP: 0.5, LR: 0.02}),
-    'distilled_48_sharp_nodrop': student('server_96', size=48, low=0.5, epochs=6, **{SHARP: 0.5, MOMENTUM: NO_DROP}),
+    'distilled_48_sharp_lr.02': student('server_96', size=48, epochs=6, **{
+        SHARP: 0.5,
+        LR: 0.02}),
+    'distilled_48_sharp_nodrop': student('server_96', size=48, low=0.5, epochs=6, **{
+        SHARP: 0.5,
+        MOMENTUM: NO_DROP}),
     'distilled_48_warm': student('server_96', size=48, epochs=6, start='mobile_48'),
-    'distilled_48_warm_sharp': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP}),
-    'distilled_48_warm_sharp_lr.02': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP, LR: 0.02}),
-    'distilled_48_warm_9_epochs': student('server_96', size=48, low=0.5, epochs=9, start='mobile_48', **{SHARP: 0.5, MOMENTUM: NO_DROP}),
-}
+    'distilled_48_warm_sharp': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{
+        SHARP: 0.5,
+        MOMENTUM: NO_DROP}),
+    'distilled_48_warm_sharp_lr.02': student('server_96', size=48, low=0.5, epochs=6, start='mobile_48', **{
+        SHARP: 0.5,
+        MOMENTUM: NO_DROP,
+        LR: 0.02}),
+    'distilled_48_warm_9_epochs': student('server_96', size=48, low=0.5, epochs=9, start='mobile_48', **{
+        SHARP: 0.5,
+        MOMENTUM: NO_DROP}),}
 
 
 def hold_out(info, fold: int, folder: Path):
-    "`info` with lists in `folder`, in which the images number `fold`, `fold` + 5, … of each class of the training list are the validation list."
+    """`info` with lists in `folder`, in which the images number `fold`, `fold` + 5, … of each class of the training
+    list are the validation list."""
     rows = {name: (info.lists/f'{name}_list.txt').read_text().splitlines() for name in ('train', 'extra')}
     seen, parts = defaultdict(int), {'train': [], 'val': []}
     for row in rows['train']:
@@ -144,9 +172,11 @@ def table(out: Path) -> list:
             if run.predictions is None:
                 continue
             last = next(r for r in reversed(run.rows) if 'valid_total' in r)
-            rows.append(dict(trial=name, role=trial['role'], fold=fold.name.removeprefix('fold-'), steps=run.steps(), correct=run.correct(), images=run.total(),
-                             loss=round(last['valid_loss'], 4), minutes=round(run.seconds()/60, 1), processor=machine['processor'],
-                             paddle=machine['paddle'], date=date.today().isoformat()))
+            rows.append(
+                dict(trial=name, role=trial['role'], fold=fold.name.removeprefix('fold-'), steps=run.steps(),
+                     correct=run.correct(), images=run.total(), loss=round(last['valid_loss'],
+                                                                           4), minutes=round(run.seconds()/60, 1),
+                     processor=machine['processor'], paddle=machine['paddle'], date=date.today().isoformat()))
     return rows
 
 
@@ -154,7 +184,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data')
     parser.add_argument('out', type=Path)
-    parser.add_argument('--fold', type=int, default=0, choices=range(FOLDS), help='which fifth is held out, and the seed (%(default)s)')
+    parser.add_argument('--fold', type=int, default=0, choices=range(FOLDS), help='which fifth is held out, and the '
+                                                                                  'seed (%(default)s)')
     parser.add_argument('--trials', nargs='*', default=list(TRIALS), metavar='NAME', help='default: all of them')
     parser.add_argument('--table', type=Path, help='write this CSV file')
     args = parser.parse_args()
@@ -165,7 +196,8 @@ def main():
         run_trial(name, profile, info, folder)
     rows = table(args.out)
     for row in rows:
-        print(f"{row['trial']:28} fold {row['fold']}  {row['steps']:5} steps  {row['correct']}/{row['images']}  loss {row['loss']:.3f}  {row['minutes']:5.1f} min")
+        print(f"{row['trial']:28} fold {row['fold']}  {row['steps']:5} steps  {row['correct']}/{row['images']}  loss "
+              f"{row['loss']:.3f}  {row['minutes']:5.1f} min")
     if args.table and rows:
         with atomic_path(args.table) as tmp, open(tmp, 'w', newline='') as file:
             writer = csv.DictWriter(file, rows[0])
