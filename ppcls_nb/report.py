@@ -113,7 +113,8 @@ table, th, td { border: 0 } th, td { border-bottom: 1px solid var(--line); paddi
 .dataframe td, .dataframe thead th { text-align: right } thead th { border-bottom: 2px solid var(--line) }
 .facts { color: var(--soft); font-size: .85rem; margin: -.5rem 0 1rem }
 #results { border: 0; margin-top: 0 } #results .dataframe { font-size: .85rem }
-#results .dataframe :is(td, th) { padding: .3rem .45rem; overflow-wrap: anywhere }
+#results .dataframe :is(td, th) { padding: .3rem .45rem }
+#results .dataframe td:nth-child(2) { overflow-wrap: anywhere }
 #results pre { white-space: pre-wrap } #results img { max-width: 56rem; width: 100% }
 section:not(#results) { max-width: 56rem } .failed { color: var(--mark) }
 @media (max-width: 30rem) { #results .dataframe { font-size: .7rem } #results .dataframe :is(td, th) { padding: .3rem .2rem } }
