@@ -96,7 +96,7 @@ def test_whole_path(oxford, garden):
     assert info.why == 'flowers102: downloaded from Oxford' and info.root == Path('data/flowers102') and info.image_size == '32 x 32'
     archive = [wish for name, wish in oxford.asked if name == '102flowers.tgz']
     assert archive[0] is None and len(archive) == 3 and 0 < int(archive[1][6:-1]) < int(archive[2][6:-1])
-    assert names(info.root) == sorted(['jpg', 'setid.mat', 'imagelabels.mat', *(f'{k}_list.txt' for k in info.counts)])
+    assert names(info.root) == sorted(['jpg', 'setid.mat', 'imagelabels.mat', 'classes.txt', *(f'{k}_list.txt' for k in info.counts)])
     assert contents(info.root/'jpg') == contents(garden/'jpg')
     assert all((info.root/f'{k}_list.txt').read_bytes() == (garden/f'{k}_list.txt').read_bytes() for k in info.counts)
     ds = ListDataset(info.root, info.lists/'train_extra_list.txt', build_ops(TRAIN), class_num=info.class_num)

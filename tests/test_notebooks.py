@@ -181,8 +181,7 @@ def test_interrupted_run_leaves_no_kernel_and_says_how_to_go_on(write, tmp_path,
     code = 'import sys; from ppcls_nb.notebooks import main; sys.exit(main())'
     run = subprocess.Popen([sys.executable, '-c', code, str(course), '-o', str(tmp_path/'out')], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
-        for _ in range(300):
-            if (course/'pids').exists(): break
+        while run.poll() is None and not (course/'pids').exists():
             time.sleep(0.1)
         pids = (course/'pids').read_text().split()
         assert all(map(alive, pids))
