@@ -283,17 +283,22 @@ class Profile:
     recipes: dict = field(default_factory=dict)
 
     def recipe(self, role: str, info: DataInfo, **overrides):
-        "The recipe of `role` (one of `ROLES`) at this budget, on the data `info`; later ones win: `common`, `recipes[role]`, `overrides`."
+        """The recipe of `role` (one of `ROLES`) at this budget, on the data `info`.
+
+        Later ones win: `common`, `recipes[role]`, `overrides`. A role in `pretrained_model` stands for its run's last weights."""
         if role not in ROLES: raise PPClsError(nearest(role, ROLES, 'role'))
         always = {'seed': self.seed, 'save_interval': 0}
-        return use_data(load_config(f'quick_start/{ROLES[role]}', always, self.common, self.recipes.get(role) or {}, overrides), info)
+        conf = load_config(f'quick_start/{ROLES[role]}', always, self.common, self.recipes.get(role) or {}, overrides)
+        given = conf.pretrained_model
+        conf.pretrained_model = list(map(self.weights, given)) if OmegaConf.is_list(given) else self.weights(given)
+        return use_data(conf, info)
 
     def run(self, role: str) -> Path:
         "The folder of the run of `role`."
         return Path(self.output)/'runs'/role
 
-    def weights(self, source: str) -> str:
-        "What a recipe's `pretrained_model` names: where `source` is a role, the last weights of its run, else `source` itself."
+    def weights(self, source):
+        "The last weights of the run of the role `source`; anything else is returned as it is."
         return str(self.run(source)/'last') if source in ROLES else source
 
 # %% ../nbs/08_cli/00a_config.ipynb #06f93869

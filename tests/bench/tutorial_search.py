@@ -5,8 +5,8 @@ python tests/bench/tutorial_search.py DATA OUT [--fold 0] [--trials NAME ...] [-
 
 DATA is a folder of flowers102 or flowers102_64. Each fold holds out another fifth of the images of each class of
 train_list.txt; the rest trains, and the student of a distillation also sees the unlabelled extra images. A trial is a
-role of the tutorials with settings of its own (TRIALS below); a student names the trial that trained its teacher, and a trial
-with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that is
+role of the tutorials with settings of its own (TRIALS below); a student names the trial that trained its teacher, and a
+trial with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that is
 finished is not repeated. `--table` writes what all finished trials reached, with the machine, as CSV."""
 import argparse
 import csv
@@ -51,7 +51,8 @@ def crops(size, low, *more):
 
 def middle(size):
     "Validation operations for `size` pixels."
-    return [DECODE, {'ResizeImage': dict(resize_short=size, interpolation=2)}, {'CropImage': dict(size=size)}, NORMALIZE, CHW]
+    resize = {'ResizeImage': dict(resize_short=size, interpolation=2)}
+    return [DECODE, resize, {'CropImage': dict(size=size)}, NORMALIZE, CHW]
 
 
 def trial(role, network, size, low=0.3, more=(), **changes):
