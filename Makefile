@@ -26,7 +26,7 @@ profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac
 
 test: $(READY)    ## every check: notebooks clean, export and README in sync, notebook tests, pytest (with the smoke tutorial)
-	@$(BIN)/python tests/checks.py all
+	@$(BIN)/python tools/checks.py all
 
 venv: $(READY)    ## .venv with the pinned requirements (PYTHON, PADDLE, VENV)
 
@@ -36,7 +36,7 @@ lab: $(READY)     ## JupyterLab on nbs/
 export: $(READY)  ## clean the notebooks, then write ppcls_nb/ and README.md from them
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
-	@$(BIN)/python tests/checks.py write-readme
+	@$(BIN)/python tools/checks.py write-readme
 
 docs: $(VENV)/.ready-docs ## a site of the notebooks in _docs/
 	@$(BIN)/python -m mkdocs build --clean

@@ -19,14 +19,19 @@ setup(
     author_email=cfg['author_email'],
     keywords=cfg['keywords'].split(),
     license='Apache-2.0',
-    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Education',
-                 'Natural Language :: English'] + [f'Programming Language :: Python :: {v}' for v in pythons],
+    classifiers=[
+        'Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Education',
+        'Natural Language :: English'] + [f'Programming Language :: Python :: {v}' for v in pythons],
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     package_data={cfg['lib_path']: ['configs/**/*.yaml', 'facts/*']},
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={k.removesuffix('_requirements'): cfg[k].split() for k in cfg if k.endswith('_requirements')},
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    extras_require={k.removesuffix('_requirements'): cfg[k].split()
+                    for k in cfg
+                    if k.endswith('_requirements')},
+    entry_points={
+        'console_scripts': cfg['console_scripts'].split(),
+        'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

@@ -32,19 +32,22 @@ def usable_cores() -> int:
 
 # %% ../nbs/01_data/00_package.ipynb #0ef978f6
 def set_threads(env=os.environ) -> str:
-    "Set `OMP_NUM_THREADS` in the mapping `env` to this process's share of `usable_cores()` unless it is set; returns the value in force."
+    """Set `OMP_NUM_THREADS` in the mapping `env` to this process's share of `usable_cores()` unless it is set; returns
+    the value in force."""
     processes = int(env.get('PADDLE_LOCAL_SIZE', 1))
     return env.setdefault('OMP_NUM_THREADS', str(max(1, usable_cores()//processes)))
 
 # %% ../nbs/01_data/00_package.ipynb #8af958cc
 def read_cpuinfo(text: str) -> tuple:
-    "(maker, has AVX2) of the first processor in `text`, the contents of Linux's /proc/cpuinfo; ('', False) where it says neither."
+    """(maker, has AVX2) of the first processor in `text`, the contents of Linux's /proc/cpuinfo; ('', False) where it
+    says neither."""
     fields = dict(line.split(':', 1) for line in reversed(text.splitlines()) if ':' in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     return fields.get('vendor_id', ''), 'avx2' in fields.get('flags', '').split()
 
 def processor() -> tuple:
-    "(maker, has AVX2) of an x86-64 processor, as the system describes it; ('', False) for others and where nothing is known."
+    """(maker, has AVX2) of an x86-64 processor, as the system describes it; ('', False) for others and where nothing is
+    known."""
     if platform.machine() not in ('x86_64', 'AMD64'):
         return '', False
     if os.name == 'nt':
@@ -57,7 +60,8 @@ def processor() -> tuple:
 
 # %% ../nbs/01_data/00_package.ipynb #8e181cd6
 def set_mkl_path(env=os.environ, cpu: tuple | None = None) -> str | None:
-    """Set `MKL_DEBUG_CPU_TYPE` to 5 (AVX2) in the mapping `env` where MKL would not see that the processor has AVX2; returns the value in force.
+    """Set `MKL_DEBUG_CPU_TYPE` to 5 (AVX2) in the mapping `env` where MKL would not see that the processor has AVX2;
+    returns the value in force.
 
     `cpu`: (maker, has AVX2), by default `processor()`. A variable that is set, to whatever value, stays as it is."""
     maker, avx2 = processor() if cpu is None else cpu
@@ -67,12 +71,14 @@ def set_mkl_path(env=os.environ, cpu: tuple | None = None) -> str | None:
 
 # %% ../nbs/01_data/00_package.ipynb #0a2826e7
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4               # numbers of malloc.h
-KEPT_BYTES = 1 << 30                                # free memory at the end of the heap above this goes back to the system
+# free memory at the end of the heap above this goes back to the system
+KEPT_BYTES = (1 << 30)
 
 def keep_freed_memory(env=os.environ) -> bool:
     """Let GNU's C library keep up to 1 GiB of freed memory for the next allocation; returns whether it will.
 
-    Nothing is done where the environment tunes `malloc` already (`MALLOC_…`, `GLIBC_TUNABLES`) or the library is another one."""
+    Nothing is done where the environment tunes `malloc` already (`MALLOC_…`, `GLIBC_TUNABLES`) or the library is
+    another one."""
     if 'GLIBC_TUNABLES' in env or any(name.startswith('MALLOC_') for name in env):
         return False
     if platform.libc_ver()[0] != 'glibc':
@@ -136,7 +142,8 @@ def prepare_process():
         sys.meta_path.insert(0, QuietPaddle())
     before = os.environ.get('MKL_DEBUG_CPU_TYPE')
     if set_mkl_path() != before and 'paddle' in sys.modules:
-        warnings.warn('paddle was imported before ppcls_nb: if it has multiplied matrices already, it keeps the slow path of MKL '
+        warnings.warn('paddle was imported before ppcls_nb: if it has multiplied matrices already, it keeps the slow '
+                      'path of MKL '
                       'on this processor. Put `import ppcls_nb` first.', stacklevel=3)
     keep_freed_memory()
 

@@ -44,14 +44,16 @@ def atomic_path(path):
         tmp.chmod(0o666 & ~_UMASK)
         os.replace(tmp, path)
     except OSError as e:
-        if e.errno not in _NO_ROOM: raise
+        if e.errno not in _NO_ROOM:
+            raise
         raise PPClsError(f'{path}: cannot be written: {os.strerror(e.errno)}; nothing was left under that name') from e
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/01_data/01_basics.ipynb #a22c2715
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, 'EDQUOT') else {errno.ENOSPC, errno.EFBIG}
 
-_UMASK = os.umask(0)      # the process's file mode mask; no call only reads it, and setting it later would show in other threads
+# the process's file mode mask; no call only reads it, and setting it later would show in other threads
+_UMASK = os.umask(0)
 os.umask(_UMASK)
 
 # %% ../nbs/01_data/01_basics.ipynb #44a61e27

@@ -1,10 +1,11 @@
-"Augmentation across notebooks: every operation in the loader, on several workers and ranks; the documents' recipes; damaged images in a run."
+"""Augmentation across notebooks: every operation in the loader, on several workers and ranks; the documents' recipes;
+damaged images in a run."""
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ppcls_nb.config import build_loader, build_mixing, list_configs, load_config, use_data
+from ppcls_nb.recipe.build import build_loader, build_mixing, list_configs, load_config, use_data
 from ppcls_nb.data.datasets import BadImage, ListDataset
 from ppcls_nb.data.imaug import GridMask, build_ops
 from ppcls_nb.data.loader import make_loader
@@ -13,17 +14,35 @@ from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.train import Trainer
 
 RECIPES = list_configs('DataAugment/*')
-HIDING = [{'Cutout': {'length': 20}}, {'RandomErasing': {'EPSILON': .8}}, 'HideAndSeek', {'GridMask': {'d1': 10, 'd2': 30, 'rotate': 90, 'max_epoch': 4}}]
-EVERYTHING = ['DecodeImage', {'RandCropImage': {'size': 48}}, 'RandFlipImage', 'AutoAugment', {'RandAugment': {'num_layers': 2}}, {'NormalizeImage': {'order': ''}}, *HIDING, 'ToCHWImage']
+HIDING = [{
+    'Cutout': {
+        'length': 20}}, {
+            'RandomErasing': {
+                'EPSILON': .8}}, 'HideAndSeek', {
+                    'GridMask': {
+                        'd1': 10,
+                        'd2': 30,
+                        'rotate': 90,
+                        'max_epoch': 4}}]
+EVERYTHING = [
+    'DecodeImage', {
+        'RandCropImage': {
+            'size': 48}}, 'RandFlipImage', 'AutoAugment', {
+                'RandAugment': {
+                    'num_layers': 2}}, {
+                        'NormalizeImage': {
+                            'order': ''}}, *HIDING, 'ToCHWImage']
 
 
 @pytest.fixture(scope='module')
-def petals(tmp_path_factory): return prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=4, per_class=(6, 2, 2), progress=False))
+def petals(tmp_path_factory):
+    return prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=4, per_class=(6, 2, 2), progress=False))
 
 
 def batches(info, epoch, batch_size=8, **kw):
     "The arrays of an epoch's batches, through every operation."
-    loader = make_loader(ListDataset(info.root, info.lists/'train_list.txt', build_ops(EVERYTHING), seed=5), batch_size, shuffle=True, seed=5, **kw)
+    loader = make_loader(ListDataset(info.root, info.lists/'train_list.txt', build_ops(EVERYTHING), seed=5), batch_size,
+                         shuffle=True, seed=5, **kw)
     loader.set_epoch(epoch)
     return [[t.numpy() for t in batch] for batch in loader]
 
@@ -31,11 +50,14 @@ def batches(info, epoch, batch_size=8, **kw):
 @pytest.mark.parametrize('epoch', (0, 3))
 def test_a_sample_is_the_same_on_any_number_of_workers_and_ranks(petals, epoch):
     whole = batches(petals, epoch)
-    assert [len(labels) for _, labels in whole] == [8, 8, 8] and all(np.isfinite(images).all() for images, _ in whole)
+    assert [len(labels) for _, labels in whole] == [8, 8, 8]
+    assert all(np.isfinite(images).all() for images, _ in whole)
     for workers in (1, 2, 4):
-        for one, other in zip(whole, batches(petals, epoch, num_workers=workers), strict=True): assert all((a == b).all() for a, b in zip(one, other))
+        for one, other in zip(whole, batches(petals, epoch, num_workers=workers), strict=True):
+            assert all((a == b).all() for a, b in zip(one, other))
     shares = [batches(petals, epoch, 4, rank=r, ranks=2, num_workers=2*r) for r in (0, 1)]
-    for one, parts in zip(whole, zip(*shares, strict=True), strict=True): assert all((a == np.concatenate(b)).all() for a, b in zip(one, zip(*parts)))
+    for one, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert all((a == np.concatenate(b)).all() for a, b in zip(one, zip(*parts)))
 
 
 def test_another_epoch_is_another(petals):
@@ -43,23 +65,43 @@ def test_another_epoch_is_another(petals):
 
 
 def test_gridmask_grows_with_the_epochs(petals):
-    ops = build_ops(['DecodeImage', {'ResizeImage': {'size': 48}}, {'NormalizeImage': {'order': ''}}, {'GridMask': {'d1': 10, 'd2': 30, 'max_epoch': 4}}])
+    ops = build_ops([
+        'DecodeImage', {
+            'ResizeImage': {
+                'size': 48}}, {
+                    'NormalizeImage': {
+                        'order': ''}}, {
+                            'GridMask': {
+                                'd1': 10,
+                                'd2': 30,
+                                'max_epoch': 4}}])
     ds = ListDataset(petals.root, petals.lists/'train_list.txt', ops)
     masked = [sum((ds[e, i][0] == 0).all(-1).mean() > .1 for i in range(24)) for e in (0, 2, 4, 9)]
-    assert masked[0] == 0 and 4 < masked[1] < 20 and masked[2] == masked[3] == 24
+    assert masked[0] == 0
+    assert 4 < masked[1] < 20
+    assert masked[2] == masked[3] == 24
     assert ds.transforms[-1].prob == GridMask().prob                             # the schedule is not a state
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_the_documents_recipes_make_batches(petals, name):
-    conf = use_data(load_config(name, {'TRAIN.batch_size': 6, 'VALID.batch_size': 6, 'TRAIN.num_workers': 0, 'VALID.num_workers': 0}), petals)
+    conf = use_data(
+        load_config(name, {
+            'TRAIN.batch_size': 6,
+            'VALID.batch_size': 6,
+            'TRAIN.num_workers': 0,
+            'VALID.num_workers': 0}), petals)
     images, labels = next(iter(build_loader(conf.TRAIN, conf, True)))
-    assert images.shape == [6, 3, 224, 224] and 'float32' in str(images.dtype) and next(iter(build_loader(conf.VALID, conf, False)))[0].shape == images.shape
+    assert images.shape == [6, 3, 224, 224]
+    assert 'float32' in str(images.dtype)
+    assert next(iter(build_loader(conf.VALID, conf, False)))[0].shape == images.shape
     mix = build_mixing(conf)
     assert (mix is None) == (not name.endswith('mix') and not name.endswith('Mixup'))
     if mix:
         mixed, target = mix(images, labels, np.random.default_rng(1))
-        assert mixed.shape == images.shape and target.shape == [6, 4] and (mixed.numpy() != images.numpy()).any()
+        assert mixed.shape == images.shape
+        assert target.shape == [6, 4]
+        assert (mixed.numpy() != images.numpy()).any()
 
 
 def test_nine_recipes(): assert len(RECIPES) == 9 and all(load_config(n).epochs == 300 for n in RECIPES)
@@ -70,8 +112,17 @@ def test_a_damaged_image_ends_a_run_or_is_counted(tmp_path):
     info = prepare_data(str(tmp_path/'petals'), tmp_path/'lists')
     bad = Path((info.lists/'train_list.txt').read_text().split()[0]).name
     (info.root/'jpg'/bad).write_bytes(b'\xff\xd8 no')
-    small = {'ARCHITECTURE.name': 'MobileNetV3_small_x0_35', 'pretrained_model': '', 'TRAIN.batch_size': 4, 'TRAIN.transforms': [], 'VALID.transforms': [], 'image_shape': [3, 32, 32]}
+    small = {
+        'ARCHITECTURE.name': 'MobileNetV3_small_x0_35',
+        'pretrained_model': '',
+        'TRAIN.batch_size': 4,
+        'TRAIN.transforms': [],
+        'VALID.transforms': [],
+        'image_shape': [3, 32, 32]}
     recipe = lambda **kw: use_data(load_config('quick_start/ResNet50_vd', small, kw), info)
     with pytest.raises(BadImage, match=bad): Trainer.from_config(recipe(**{'TRAIN.num_workers': 2}), bar=False).fit(1)
-    with pytest.warns(UserWarning, match=f'left out: .*{bad}'): t = Trainer.from_config(recipe(**{'TRAIN.skip_bad': True}), bar=False).fit(1)
-    assert t.history[0]['train_skipped'] == 1 and t.history[0]['train_total'] == 7 and 'valid_skipped' not in t.history[0]
+    with pytest.warns(UserWarning, match=f'left out: .*{bad}'):
+        t = Trainer.from_config(recipe(**{'TRAIN.skip_bad': True}), bar=False).fit(1)
+    assert t.history[0]['train_skipped'] == 1
+    assert t.history[0]['train_total'] == 7
+    assert 'valid_skipped' not in t.history[0]

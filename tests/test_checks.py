@@ -12,27 +12,39 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def cell(kind, source, **metadata):
     "A cell with an id that does not change from run to run."
-    made = dict(cell_type=kind, id=hashlib.sha1(source.encode()).hexdigest()[:8], metadata=metadata, source=source.splitlines(keepends=True))
+    made = dict(cell_type=kind, id=hashlib.sha1(source.encode()).hexdigest()[:8], metadata=metadata,
+                source=source.splitlines(keepends=True))
     return made | dict(execution_count=None, outputs=[]) if kind == 'code' else made
 
 
-def notebook(*cells): return nb2str(dict(cells=list(cells), metadata={'kernelspec': dict(display_name='python3', language='python', name='python3')},
-                                         nbformat=4, nbformat_minor=5))
+def notebook(*cells):
+    return nb2str(
+        dict(cells=list(cells),
+             metadata={'kernelspec': dict(display_name='python3', language='python',
+                                          name='python3')}, nbformat=4, nbformat_minor=5))
 
 
 @pytest.fixture
 def project(tmp_path):
     "A project with one library notebook, an index and a tutorial that would fail, exported and with a README."
     shutil.copy(ROOT/'settings.ini', tmp_path)
-    library = notebook(cell('markdown', '# Adding'), cell('code', '#| default_exp adding'), cell('code', '#| export\ndef add(a, b): return a + b'),
+    library = notebook(cell('markdown', '# Adding'), cell('code', '#| default_exp adding'),
+                       cell('code', '#| export\ndef add(a, b): return a + b'),
                        cell('code', 'assert add(1, 2) == 3', tags=['x']))
-    files = {'nbs/01_data/00_adding.ipynb': library, 'nbs/00_lessons/00_prepare.ipynb': notebook(cell('code', '1/0')), 'nbs/00_lessons/.notest': '',
-             'nbs/.notest': '', 'nbs/index.ipynb': notebook(cell('markdown', '# Title\n\n[a lesson](01_data/00_adding.ipynb), [licence](../LICENSE), [far](https://x.org)'),
-             cell('code', '6*7', tags=['hide-input']), cell('code', 'print("shown")'))}
+    files = {
+        'nbs/01_data/00_adding.ipynb': library,
+        'nbs/00_lessons/00_prepare.ipynb': notebook(cell('code', '1/0')),
+        'nbs/00_lessons/.notest': '',
+        'nbs/.notest': '',
+        'nbs/index.ipynb': notebook(
+            cell('markdown',
+                 '# Title\n\n[a lesson](01_data/00_adding.ipynb), [licence](../LICENSE), [far](https://x.org)'),
+            cell('code', '6*7', tags=['hide-input']), cell('code', 'print("shown")'))}
     for name, text in files.items():
         (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/name).write_text(text)
-    subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'], cwd=tmp_path,
+                   check=True)
     return tmp_path
 
 
@@ -44,7 +56,9 @@ def edit(file, old, new):
 
 def test_a_tidy_project_passes(project, capsys):
     assert checks.write_readme(project)
-    assert checks.check_clean(project) and checks.check_export(project) and checks.check_readme(project)
+    assert checks.check_clean(project)
+    assert checks.check_export(project)
+    assert checks.check_readme(project)
     assert capsys.readouterr().out == ''
 
 
@@ -53,14 +67,18 @@ def test_run_counts_and_metadata_are_found_and_left_alone(project, capsys):
     text = edit(file, '"execution_count": null', '"execution_count": 7')
     assert not checks.check_clean(project)
     printed = capsys.readouterr().out
-    assert '-   "execution_count": 7,' in printed and '+   "execution_count": null,' in printed and 'make clean' in printed
+    assert '-   "execution_count": 7,' in printed
+    assert '+   "execution_count": null,' in printed
+    assert 'make clean' in printed
     assert file.read_text() == text
 
 
 def test_a_stale_module_is_found_and_left_alone(project, capsys):
     text = edit(project/'ppcls_nb'/'adding.py', 'a + b', 'a - b')
     assert not checks.check_export(project)
-    assert '-def add(a, b): return a - b' in (printed := capsys.readouterr().out) and '+def add(a, b): return a + b' in printed and 'make export' in printed
+    assert '-def add(a, b): return a - b' in (printed := capsys.readouterr().out)
+    assert '+def add(a, b): return a + b' in printed
+    assert 'make export' in printed
     assert (project/'ppcls_nb'/'adding.py').read_text() == text
 
 
@@ -81,7 +99,10 @@ def test_files_that_are_not_modules_are_no_business_of_export(project):
 def test_readme_is_rendered_with_links_from_the_top(project):
     text = checks.render_readme(project)
     assert '[a lesson](nbs/01_data/00_adding.ipynb), [licence](LICENSE), [far](https://x.org)' in text
-    assert '```\n42\n```' in text and '6*7' not in text and '```python\nprint("shown")\n```' in text and '```\nshown\n```' in text
+    assert '```\n42\n```' in text
+    assert '6*7' not in text
+    assert '```python\nprint("shown")\n```' in text
+    assert '```\nshown\n```' in text
 
 
 def test_a_stale_or_missing_readme_is_found(project, capsys):
@@ -94,7 +115,9 @@ def test_a_stale_or_missing_readme_is_found(project, capsys):
 
 def test_library_notebooks_are_run_and_tutorials_are_not(project, capfd):
     assert checks.check_notebooks(project)
-    assert '00_adding.ipynb' in (printed := capfd.readouterr().out) and '00_prepare' not in printed and 'index' not in printed
+    assert '00_adding.ipynb' in (printed := capfd.readouterr().out)
+    assert '00_prepare' not in printed
+    assert 'index' not in printed
 
 
 def test_a_failing_notebook_fails_the_check(project, capfd):
@@ -116,16 +139,22 @@ def test_no_notebook_at_all_is_a_failure(project):
 
 def test_all_parts_run_and_one_failure_is_enough(tmp_path, capfd):
     def python(code, **env): return [sys.executable, '-c', code], env
-    todo = {'first': python('print("one"); raise SystemExit(3)'), 'second': python('import os; print(os.environ["WORD"])', WORD='two'), 'third': python('1/0')}
+
+    todo = {
+        'first': python('print("one"); raise SystemExit(3)'),
+        'second': python('import os; print(os.environ["WORD"])', WORD='two'),
+        'third': python('1/0')}
     assert not checks.check_all(tmp_path, todo)
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[-3:]] == [['first', 'FAILED'], ['second', 'ok'], ['third', 'FAILED']]
-    assert 'two' in lines and '(exit status 3)' in lines[-3]
+    assert 'two' in lines
+    assert '(exit status 3)' in lines[-3]
     assert checks.check_all(tmp_path, {'second': todo['second']})
 
 
 def test_a_part_that_a_signal_ends_has_failed(tmp_path):
-    assert not checks.check_all(tmp_path, {'killed': ([sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)'], {})})
+    assert not checks.check_all(tmp_path,
+                                {'killed': ([sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)'], {})})
 
 
 def test_parts_are_those_of_the_contributors_page():
@@ -139,7 +168,8 @@ def test_readme_opens_with_the_two_commands_and_its_links_lead_somewhere():
     for notebook in (ROOT/'nbs').glob('*/*.ipynb'):
         assert f'](nbs/{notebook.parent.name}/{notebook.name})' in text, notebook
     links = set(checks.re.findall(r'\]\((?!\w+:|#)([^)\s]+)\)', text))
-    assert links and all((ROOT/link).exists() for link in links)
+    assert links
+    assert all((ROOT/link).exists() for link in links)
 
 
 def test_titles_are_plain():

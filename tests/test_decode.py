@@ -1,4 +1,5 @@
-"Decoding the rows that a crop needs, by simplejpeg, gives the pixels of decoding everything by OpenCV, and the same for odd files; what is not exact says so."
+"""Decoding the rows that a crop needs, by simplejpeg, gives the pixels of decoding everything by OpenCV, and the same
+for odd files; what is not exact says so."""
 import io
 
 import cv2
@@ -12,7 +13,9 @@ from ppcls_nb.data.petals import draw_scene, make_species
 from ppcls_nb.data.transform import joined, transform
 
 needs_simplejpeg = pytest.mark.skipif(standard.simplejpeg is None, reason='needs simplejpeg (the extra jpeg)')
-SCENE = np.clip(draw_scene(make_species(9), np.random.default_rng(0), 200)[:151, :187] + np.random.default_rng(1).normal(0, 6, (151, 187, 3)), 0, 255).astype(np.uint8)
+SCENE = np.clip(
+    draw_scene(make_species(9), np.random.default_rng(0), 200)[:151, :187] +
+    np.random.default_rng(1).normal(0, 6, (151, 187, 3)), 0, 255).astype(np.uint8)
 TRAIN = [DecodeImage(), RandCropImage(64), RandFlipImage(), NormalizeImage(order='hwc'), ToCHWImage()]
 SAMPLING = {name: getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{name}') for name in ('411', '420', '422', '440', '444')}
 
@@ -36,9 +39,23 @@ def turned(n):
     return by_pillow(SCENE, exif=exif)
 
 
-FILES = {f'{sampling}, quality {quality}': jpeg(quality, sampling) for sampling in SAMPLING for quality in (30, 92, 100)}
-FILES |= {'restart marks': jpeg(RST_INTERVAL=2), 'optimized codes': jpeg(OPTIMIZE=1), 'progressive': jpeg(PROGRESSIVE=1), 'grey': jpeg(img=SCENE[..., 0]), 'one row': jpeg(img=SCENE[:1]), 'one column': jpeg(img=SCENE[:, :1])}
-FILES |= {f'orientation {n}': turned(n) for n in (1, 3, 6, 8)} | {'CMYK': by_pillow(Image.fromarray(SCENE).convert('CMYK')), 'PNG': by_pillow(SCENE, 'png'), 'RGB inside': by_pillow(SCENE, keep_rgb=True)}
+FILES = {
+    f'{sampling}, quality {quality}': jpeg(quality, sampling)
+    for sampling in SAMPLING
+    for quality in (30, 92, 100)}
+FILES |= {
+    'restart marks': jpeg(RST_INTERVAL=2),
+    'optimized codes': jpeg(OPTIMIZE=1),
+    'progressive': jpeg(PROGRESSIVE=1),
+    'grey': jpeg(img=SCENE[..., 0]),
+    'one row': jpeg(img=SCENE[:1]),
+    'one column': jpeg(img=SCENE[:, :1])}
+FILES |= ({
+    f'orientation {n}': turned(n)
+    for n in (1, 3, 6, 8)} | {
+        'CMYK': by_pillow(Image.fromarray(SCENE).convert('CMYK')),
+        'PNG': by_pillow(SCENE, 'png'),
+        'RGB inside': by_pillow(SCENE, keep_rgb=True)})
 
 
 @pytest.fixture
@@ -67,8 +84,10 @@ def test_pixels_are_those_of_opencv(name, by_opencv):
 def test_a_pipeline_gives_the_same_without_the_rows_below_the_crop(name, by_opencv):
     assert len(joined(TRAIN)) == len(TRAIN) - 1
     for seed in range(30):
-        made, want = (run(transform, FILES[name], TRAIN, np.random.default_rng(seed)) for run in (lambda f, *args: f(*args), by_opencv))
-        assert made.dtype == want.dtype and (made == want).all()
+        made, want = (run(transform, FILES[name], TRAIN, np.random.default_rng(seed))
+                      for run in (lambda f, *args: f(*args), by_opencv))
+        assert made.dtype == want.dtype
+        assert (made == want).all()
 
 
 @needs_simplejpeg
@@ -83,21 +102,26 @@ def test_every_number_of_rows_is_exact(sampling):
 @needs_simplejpeg
 def test_fewer_rows_are_decoded(monkeypatch):
     heights, decode = [], standard.simplejpeg.decode_jpeg
-    monkeypatch.setattr(standard.simplejpeg, 'decode_jpeg', lambda *args, **kw: heights.append(len(img := decode(*args, **kw))) or img)
+    monkeypatch.setattr(standard.simplejpeg, 'decode_jpeg',
+                        lambda *args, **kw: heights.append(len(img := decode(*args, **kw))) or img)
     for seed in range(40): transform(jpeg(), TRAIN, np.random.default_rng(seed))
-    assert len(heights) == 40 and max(heights) == 151 and np.mean(heights) < 140
+    assert len(heights) == 40
+    assert max(heights) == 151
+    assert np.mean(heights) < 140
 
 
 def test_without_the_package_nothing_is_joined(by_opencv):
     assert by_opencv(joined, TRAIN) == TRAIN
-    with pytest.raises(PPClsError, match=r'fast needs simplejpeg, .* pip install ppcls_nb\[jpeg\]'): by_opencv(lambda: DecodeImage(fast=True))
+    with pytest.raises(PPClsError, match=r'fast needs simplejpeg, .* pip install ppcls_nb\[jpeg\]'):
+        by_opencv(lambda: DecodeImage(fast=True))
 
 
 def test_a_subclass_is_not_joined():
     class Own(DecodeImage):
         def __call__(self, data, rng=None): return super().__call__(data)//2
     class OwnCrop(RandCropImage): pass
-    assert joined([Own(), TRAIN[1]])[1] is TRAIN[1] and len(joined([TRAIN[0], OwnCrop(8)])) == 2
+    assert joined([Own(), TRAIN[1]])[1] is TRAIN[1]
+    assert len(joined([TRAIN[0], OwnCrop(8)])) == 2
 
 
 @pytest.mark.parametrize('cut', (.1, .5, .9))
@@ -126,11 +150,15 @@ def test_damaged_files_are_decoded_as_by_opencv(by_opencv):
 def test_reduced_decoding_before_a_crop(by_opencv):
     ops = [DecodeImage(reduce_to=70), *TRAIN[1:]]
     assert len(DecodeImage(reduce_to=70)(jpeg())) == 76
-    for seed in range(10): assert (transform(jpeg(), ops, np.random.default_rng(seed)) == by_opencv(transform, jpeg(), ops, np.random.default_rng(seed))).all()
+    for seed in range(10):
+        assert (transform(jpeg(), ops, np.random.default_rng(seed)) == by_opencv(transform, jpeg(), ops,
+                                                                                 np.random.default_rng(seed))).all()
 
 
 @needs_simplejpeg
 def test_fast_is_near():
     exact, fast = (DecodeImage(fast=f)(jpeg()).astype(int) for f in (False, True))
-    assert exact.shape == fast.shape and 0 < np.abs(exact - fast).mean() < 6
-    assert (DecodeImage(fast=True)(turned(6)) == DecodeImage()(turned(6))).all()                      # not a plain file: exact
+    assert exact.shape == fast.shape
+    assert 0 < np.abs(exact - fast).mean() < 6
+    # not a plain file: exact
+    assert (DecodeImage(fast=True)(turned(6)) == DecodeImage()(turned(6))).all()

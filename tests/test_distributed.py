@@ -1,4 +1,5 @@
-"Two processes on a CPU train as one would: the same losses, the same counts, one log, a run that goes on, and an end when one of them dies."
+"""Two processes on a CPU train as one would: the same losses, the same counts, one log, a run that goes on, and an end
+when one of them dies."""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -14,26 +15,45 @@ from ppcls_nb.data.imaug import build_ops
 from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.train import Callback, CELoss, Data, Trainer, load_run, load_state, standard_callbacks
-from ppcls_nb.train.control import EMA, Accumulate
+from ppcls_nb.train.callbacks.optimization import EMA, Accumulate
 from ppcls_nb.train.distributed import Distributed, gather, init_distributed
 from ppcls_nb.train.optim import Cosine, Momentum
 
 pytestmark = pytest.mark.skipif(not paddle.distributed.is_available(), reason='this Paddle trains in one process only')
 
-OPS = [{'DecodeImage': {}}, {'RandCropImage': {'size': 24}}, {'RandFlipImage': {}}, {'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]
-VALID = [{'DecodeImage': {}}, {'ResizeImage': {'size': [24, 24]}}, {'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]
+OPS = [{
+    'DecodeImage': {}}, {
+        'RandCropImage': {
+            'size': 24}}, {
+                'RandFlipImage': {}}, {
+                    'NormalizeImage': {
+                        'order': ''}}, {
+                            'ToCHWImage': None}]
+VALID = [{
+    'DecodeImage': {}}, {
+        'ResizeImage': {
+            'size': [24, 24]}}, {
+                'NormalizeImage': {
+                    'order': ''}}, {
+                        'ToCHWImage': None}]
 
 
 def trainer(root, run=None, callbacks=(), train='train43.txt', bn=False, dataset=None, net=None):
     "What every process runs: a small network on drawn flowers, 8 images a step over all processes."
     rank, ranks = init_distributed()
-    paddle.seed(rank)                       # the weights of rank 0 are those of the single process, the others must take them over
-    net = net or nn.Sequential(nn.Conv2D(3, 8, 5, 2), *[nn.BatchNorm2D(8)]*bn, nn.ReLU(), nn.AdaptiveAvgPool2D(3), nn.Flatten(), nn.Linear(72, 4))
+    # the weights of rank 0 are those of the single process, the others must take them over
+    paddle.seed(rank)
+    net = (net or nn.Sequential(nn.Conv2D(3, 8, 5, 2), *[nn.BatchNorm2D(8)]*bn, nn.ReLU(), nn.AdaptiveAvgPool2D(3),
+                                nn.Flatten(), nn.Linear(72, 4)))
     images = lambda name, ops: ListDataset(root, Path(root)/name, build_ops(ops), class_num=4)
-    data = Data(make_loader(dataset or images(train, OPS), 8//ranks, shuffle=dataset is None, rank=rank, ranks=ranks, skip_bad=True),
-                make_loader(images('val23.txt', VALID), 10//ranks, rank=rank, ranks=ranks), 4, 'petals')
+    data = Data(
+        make_loader(dataset or images(train, OPS), 8//ranks, shuffle=dataset is None, rank=rank,
+                    ranks=ranks, skip_bad=True),
+        make_loader(images('val23.txt', VALID), 10//ranks, rank=rank, ranks=ranks), 4, 'petals')
     optimizer = Momentum(net.parameters(), Cosine(0.05, 4, len(data.train)), weight_decay=1e-4)
-    return Trainer(net, data, CELoss(0.1), optimizer, [*standard_callbacks(run, dict(batch=8), bar=False), *callbacks, Distributed(timeout=60)], topk=(1, 2))
+    return Trainer(net, data, CELoss(0.1), optimizer,
+                   [*standard_callbacks(run, dict(batch=8), bar=False), *callbacks,
+                    Distributed(timeout=60)], topk=(1, 2))
 
 
 class Poison(Callback):
@@ -47,7 +67,8 @@ class Damaged:
     paths = [f'{i}.jpg' for i in range(24)]
     def __len__(self): return 24
     def __getitem__(self, at):
-        if at[1] >= 20 or not at[1]: raise BadImage(self.paths[at[1]], 'torn')
+        if at[1] >= 20 or not at[1]:
+            raise BadImage(self.paths[at[1]], 'torn')
         return np.ones((3, 24, 24), 'float32'), 0
 
 
@@ -71,7 +92,9 @@ def together(root, out):
     trainer(root, out/'accumulated', [Accumulate(2)]).fit(2)
 
     t = trainer(root, None, [ema := EMA(.9)], bn=True)
-    if rank: t.model[1]._mean.set_value(t.model[1]._mean + 1)                        # statistics, too, are rank 0's from the start
+    # statistics, too, are rank 0's from the start
+    if rank:
+        t.model[1]._mean.set_value(t.model[1]._mean + 1)
     t.fit(1)
     again = trainer(root, net=t.model).fit(1)                                        # the same network in another fit
     state = {**t.model.state_dict(), **{f'ema {k}': v for k, v in ema.shadow.items()}}
@@ -89,7 +112,8 @@ class Fail(Callback):
     def __init__(self, how): self.how = how
     def before_step(self, t):
         if t.step < 3 or t.rank == 0: return
-        if self.how == 'raise': raise RuntimeError('boom in rank 1')
+        if self.how == 'raise':
+            raise RuntimeError('boom in rank 1')
         if self.how == 'kill': os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
 
@@ -104,15 +128,22 @@ def harm(root, how):
 def launch(*args, folder, script=__file__, ranks=2):
     "Start `script` in two processes by the launcher; returns (exit code, what it printed, the log of rank 1)."
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(ppcls_nb.__file__).parent.parent)}
-    command = [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node', str(ranks), '--log_dir', str(folder/'log'), str(script), *map(str, args)]
-    job = subprocess.run(command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    command = [
+        sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node',
+        str(ranks), '--log_dir',
+        str(folder/'log'),
+        str(script), *map(str, args)]
+    job = subprocess.run(command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         timeout=120)
     return job.returncode, job.stdout, (folder/'log'/'workerlog.1').read_text()
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     "Drawn flowers: 4 classes; lists of 43 and 41 images to train on and 23 to validate on."
-    root = Path(prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=4, per_class=[12, 6, 1], size=32, progress=False)).root)
+    root = Path(
+        prepare_data('petals', tmp_path_factory.mktemp('data'),
+                     dict(classes=4, per_class=[12, 6, 1], size=32, progress=False)).root)
     for new, old, n in (('train43', 'train_list', 43), ('train41', 'train_list', 41), ('val23', 'val_list', 23)):
         (root/f'{new}.txt').write_text(''.join((root/f'{old}.txt').read_text().splitlines(keepends=True)[:n]))
     return root
@@ -132,8 +163,10 @@ def same_run(a, b, exact=()):
     a, b = load_run(a), load_run(b)
     assert len(a.rows) == len(b.rows)
     for one, other in zip(a.rows, b.rows):
-        assert [one[k] for k in ('epoch', 'train_total', 'valid_total', 'lr')] == [other[k] for k in ('epoch', 'train_total', 'valid_total', 'lr')]
-        np.testing.assert_allclose([one[k] for k in ('train_loss', 'valid_loss')], [other[k] for k in ('train_loss', 'valid_loss')], rtol=2e-5)
+        assert [one[k] for k in ('epoch', 'train_total', 'valid_total', 'lr')
+                ] == [other[k] for k in ('epoch', 'train_total', 'valid_total', 'lr')]
+        np.testing.assert_allclose([one[k] for k in ('train_loss', 'valid_loss')],
+                                   [other[k] for k in ('train_loss', 'valid_loss')], rtol=2e-5)
         assert all(one[k] == other[k] for k in exact)
     np.testing.assert_array_equal(a.predictions['labels'], b.predictions['labels'])
     one, other = (load_state(run.path/'last.pdparams') for run in (a, b))
@@ -173,9 +206,12 @@ def test_from_two_processes_to_one(data, two, tmp_path, capsys):
 
 def test_only_rank_0_speaks_and_writes(two):
     out, printed, log1, _ = two
-    assert 'epoch:' in printed and 'epoch:' not in log1 and 'resumed' not in log1
+    assert 'epoch:' in printed
+    assert 'epoch:' not in log1
+    assert 'resumed' not in log1
     assert printed.count('[petals] epoch:3 ') == 3
-    assert not (out/'on_no_disk').exists() and len((out/'straight'/'metrics.jsonl').read_text().splitlines()) == 4
+    assert not (out/'on_no_disk').exists()
+    assert len((out/'straight'/'metrics.jsonl').read_text().splitlines()) == 4
 
 
 def test_networks_statistics_and_averages_are_the_same_everywhere(two):
@@ -196,20 +232,29 @@ def test_a_process_that_fails_ends_the_job_and_its_error_is_seen(how, data, tmp_
     code, printed, log1 = launch('harm', data, how, folder=tmp_path)
     assert code != 0, printed
     assert 'epoch:0' not in printed
-    if how == 'raise': assert 'boom in rank 1' in log1 and 'rank 1 status failed' in printed and 'boom in rank 1' in printed
+    if how == 'raise':
+        assert 'boom in rank 1' in log1
+        assert 'rank 1 status failed' in printed
+        assert 'boom in rank 1' in printed
     if how == 'kill': assert 'rank 1 status failed' in printed
     if how == 'hang': assert 'Timeout' in printed or 'Timeout' in log1
 
 
 def test_the_command_line_in_two_processes(data, tmp_path):
-    (tmp_path/'ppcls.py').write_text('import sys\nfrom ppcls_nb.cli import main\nif __name__ == "__main__": sys.exit(main())\n')
-    code, printed, log1 = launch('train', '-c', 'quick_start/ResNet50_vd', '--data', data, '--output', tmp_path/'run', '-o', 'ARCHITECTURE.name=EfficientNetB0_small', 'epochs=1', 'TRAIN.batch_size=8',
-                                 'TRAIN.num_workers=0', 'VALID.num_workers=0', 'LEARNING_RATE.params.lr=0.01', *(f'{k}.transforms={json.dumps(ops)}' for k, ops in (('TRAIN', OPS), ('VALID', VALID))),
-                                 folder=tmp_path, script=tmp_path/'ppcls.py')
+    (tmp_path/'ppcls.py').write_text('import sys\nfrom ppcls_nb.cli import main\nif __name__ == "__main__": '
+                                     'sys.exit(main())\n')
+    code, printed, log1 = launch(
+        'train', '-c', 'quick_start/ResNet50_vd', '--data', data, '--output', tmp_path/'run', '-o',
+        'ARCHITECTURE.name=EfficientNetB0_small', 'epochs=1', 'TRAIN.batch_size=8', 'TRAIN.num_workers=0',
+        'VALID.num_workers=0', 'LEARNING_RATE.params.lr=0.01',
+        *(f'{k}.transforms={json.dumps(ops)}' for k, ops in (('TRAIN', OPS), ('VALID', VALID))), folder=tmp_path,
+        script=tmp_path/'ppcls.py')
     assert code == 0, printed + log1
     row, = load_run(tmp_path/'run').rows
     assert (row['train_total'], row['valid_total'], row['step']) == (48, 24, 6)
-    assert printed.count('epoch:0') == 1 and 'epoch:0' not in log1 and printed.count('done: ppcls eval') == 1
+    assert printed.count('epoch:0') == 1
+    assert 'epoch:0' not in log1
+    assert printed.count('done: ppcls eval') == 1
 
 
 if __name__ == '__main__': dict(together=together, harm=harm)[sys.argv[1]](*sys.argv[2:])

@@ -38,7 +38,9 @@ def test_only_the_classifier_moves(name, images):
     assert head_of(model)[0] == head
     t = fix_train(model, images, images, trained_at=56, epochs=2, lr=.01, batch_size=4, bar=False, cache=False)
     assert {k for k, v in arrays(model).items() if (v != before[k]).any()} == {f'{head}.weight', f'{head}.bias'}
-    assert t.model is model and t.valid.metric.total == 12 and t.images.shape[2:] == [64, 64]
+    assert t.model is model
+    assert t.valid.metric.total == 12
+    assert t.images.shape[2:] == [64, 64]
 
 
 def test_fast_and_slow_agree(images):
@@ -56,18 +58,23 @@ def test_modes_are_left_as_found(images):
     modes = [m.training for m in model.sublayers(include_self=True)]
     before = arrays(model)
     features = head_features(model, make_loader(images, 5), bar=False)
-    assert last_batch_norm(model, 64) and [m.training for m in model.sublayers(include_self=True)] == modes
-    assert all((v == before[k]).all() for k, v in arrays(model).items()) and len(features) == 12
+    assert last_batch_norm(model, 64)
+    assert [m.training for m in model.sublayers(include_self=True)] == modes
+    assert all((v == before[k]).all() for k, v in arrays(model).items())
+    assert len(features) == 12
 
 
 def test_a_run_folder_keeps_the_network(images, tmp_path):
     model, trained = network('MobileNetV3_small_x0_35'), tmp_path/'trained.pdparams'
     save_weights(trained, model)
-    fix_train(model, images, images, trained_at=64, size=64, epochs=1, batch_size=4, cache=False, callbacks=[RunFolder(tmp_path/'run')], bar=False)
+    fix_train(model, images, images, trained_at=64, size=64, epochs=1, batch_size=4, cache=False,
+              callbacks=[RunFolder(tmp_path/'run')], bar=False)
     again = create_model('MobileNetV3_small_x0_35', class_num=3, pretrained=tmp_path/'run'/'last.pdparams')
     loader = make_loader(images, 4)
-    assert again.load_report.complete and (evaluate(again, loader).predictions == evaluate(model, loader).predictions).all()
-    assert all(not p.stop_gradient for p in again.fc.parameters()) and not next(iter(again.parameters())).stop_gradient
+    assert again.load_report.complete
+    assert (evaluate(again, loader).predictions == evaluate(model, loader).predictions).all()
+    assert all(not p.stop_gradient for p in again.fc.parameters())
+    assert not next(iter(again.parameters())).stop_gradient
 
 
 def test_a_resumed_run_ends_the_same(images, tmp_path):
@@ -75,7 +82,8 @@ def test_a_resumed_run_ends_the_same(images, tmp_path):
         model = network('MobileNetV3_small_x0_35')
         fix = Fix(model, batch_norm=True)
         data = Data(make_loader(images, 4, shuffle=True), None, 3, 'noise')
-        Trainer(model, data, CELoss(), build_optimizer('Momentum', model.parameters(), .01, momentum=.9), [fix, RunFolder(tmp_path/folder)], topk=(1, 3)).fit(epochs)
+        Trainer(model, data, CELoss(), build_optimizer('Momentum', model.parameters(), .01, momentum=.9),
+                [fix, RunFolder(tmp_path/folder)], topk=(1, 3)).fit(epochs)
         return arrays(model)
     straight, _, resumed = run(2, 'a'), run(1, 'b'), run(2, 'b')
     assert all((v == resumed[k]).all() for k, v in straight.items())
@@ -83,11 +91,15 @@ def test_a_resumed_run_ends_the_same(images, tmp_path):
 
 def test_refused(images):
     model, labels = network('MobileNetV3_small_x0_35'), ImageDataset(images.paths, images.labels + 5)
-    for arguments, words in [(dict(train=images, size=63), 'size 63: expected 64'), (dict(train=labels), 'label 7: the network has 3 classes, expected 0…2'),
-                             (dict(train=images, valid=labels), 'label 7'), (dict(train=images, batch_norm='bn'), 'batch norm')]:
+    for arguments, words in [(dict(train=images, size=63), 'size 63: expected 64'),
+                             (dict(train=labels), 'label 7: the network has 3 classes, expected 0…2'),
+                             (dict(train=images, valid=labels), 'label 7'),
+                             (dict(train=images, batch_norm='bn'), 'batch norm')]:
         with pytest.raises(PPClsError, match=words): fix_train(model, trained_at=64, bar=False, **arguments)
     model.classifier = 'head'
     with pytest.raises(PPClsError, match="attribute classifier is 'head'"): freeze_but_classifier(model)
-    with pytest.raises(PPClsError, match='no Linear layer with the last word'): head_features(network('SqueezeNet1_1'), make_loader(images, 4), bar=False)
+    with pytest.raises(PPClsError, match='no Linear layer with the last word'):
+        head_features(network('SqueezeNet1_1'), make_loader(images, 4), bar=False)
     Path(images.paths[0]).write_bytes(b'no image')
-    with pytest.raises(PPClsError, match='0.png'): fix_train(network('MobileNetV3_small_x0_35'), images, trained_at=64, size=64, bar=False)
+    with pytest.raises(PPClsError, match='0.png'):
+        fix_train(network('MobileNetV3_small_x0_35'), images, trained_at=64, size=64, bar=False)

@@ -1,4 +1,5 @@
-"`hubconf.py` for people who have not installed the package: a copy of the repository in another place, seen through `paddle.hub`."
+"""`hubconf.py` for people who have not installed the package: a copy of the repository in another place, seen through
+`paddle.hub`."""
 import json, shutil, subprocess, sys
 from pathlib import Path
 
@@ -21,7 +22,11 @@ def test_a_copy_of_the_repository_is_a_hub(tmp_path):
     shutil.copytree(ROOT/'ppcls_nb', repo/'ppcls_nb', ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(ROOT/'hubconf.py', repo)
     (tmp_path/'script.py').write_text(SCRIPT)
-    out = subprocess.run([sys.executable, '-W', 'ignore', str(tmp_path/'script.py'), str(repo), str(ROOT)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, '-W', 'ignore',
+                          str(tmp_path/'script.py'),
+                          str(repo), str(ROOT)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert out.returncode == 0, out.stderr
     count, shape, file = json.loads(out.stdout.splitlines()[-1])
-    assert count == 113 and shape == [1, 4] and Path(file).is_relative_to(repo)
+    assert count == 113
+    assert shape == [1, 4]
+    assert Path(file).is_relative_to(repo)

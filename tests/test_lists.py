@@ -1,4 +1,5 @@
-"What spans the notebooks of lists: the check agrees with the reader and the pipeline's decoder, splits stay as they are, and unpacking survives being killed."
+"""What spans the notebooks of lists: the check agrees with the reader and the pipeline's decoder, splits stay as they
+are, and unpacking survives being killed."""
 import io, re, subprocess, sys, tarfile, textwrap, time
 from pathlib import Path
 
@@ -27,27 +28,33 @@ def folder(tmp_path):
 def test_the_check_finds_what_the_reader_refuses_at_the_same_line_with_the_same_words(folder, labelled):
     rng, file = np.random.default_rng(0), folder/'list.txt'
     good = [f'kind {c}/{i}.png {k}' for k, c in enumerate('abc') for i in range(4)]
-    bad = ['', ' ', 'kind a/0.png', 'kind a/9.png 0', 'kind a/0.png 3', 'kind a/0.png -1', 'kind a/0.png x', '0', 'kind a/0.png  1', '  kind b/0.png 1 ', 'kind a/0.png\t0', 'kind z/0.png 1', 'ä 1']
+    bad = [
+        '', ' ', 'kind a/0.png', 'kind a/9.png 0', 'kind a/0.png 3', 'kind a/0.png -1', 'kind a/0.png x', '0',
+        'kind a/0.png  1', '  kind b/0.png 1 ', 'kind a/0.png\t0', 'kind z/0.png 1', 'ä 1']
     seen = set()
     for _ in range(200):
         lines = [str(rng.choice(bad if rng.random() < .15 else good)) for _ in range(rng.integers(1, 8))]
         file.write_text('\n'.join(lines), encoding='utf-8')
-        errors = [r for r in check_list(file, class_num=3, labelled=labelled).level('error') if 'listed already' not in r[3]]
+        errors = [
+            r for r in check_list(file, class_num=3, labelled=labelled).level('error') if 'listed already' not in r[3]]
         try: read_list(file, class_num=3, labelled=labelled); first = None
         except PPClsError as e: first = str(e)
         found = [' '.join(f'{name}{f":{n}" if n else ""}: {problem}'.split()) for name, n, _, problem, _ in errors]
         assert (found[0] if found else None) == first
         seen.add(re.sub(r"'.*'|/.*", '', errors[0][3]) if errors else None)
-    assert None in seen and len(seen) >= 5
+    assert None in seen
+    assert len(seen) >= 5
 
 
 def test_the_check_decodes_as_the_pipeline_does(folder):
     whole = (folder/'kind a'/'0.png').read_bytes()
-    for name, data in {'cut': whole[:-20], 'empty': b'', 'page': b'<html>'}.items(): (folder/'kind b'/f'{name}.png').write_bytes(data)
+    for name, data in {'cut': whole[:-20], 'empty': b'', 'page': b'<html>'}.items():
+        (folder/'kind b'/f'{name}.png').write_bytes(data)
     with pytest.raises(PPClsError): [DecodeImage()(d) for d, _ in (FolderDataset(folder)[i] for i in range(15))]
     lists = make_list_files(folder, val=0)
     plain, pipeline = (check_list(lists['train'], decode=d).table for d in (True, DecodeImage()))
-    assert plain.line.tolist() == pipeline.line.tolist() and {Path(p).stem for p in plain.path} >= {'empty', 'page'}
+    assert plain.line.tolist() == pipeline.line.tolist()
+    assert {Path(p).stem for p in plain.path} >= {'empty', 'page'}
 
 
 def test_a_split_is_the_same_for_ever():
@@ -62,7 +69,9 @@ def test_images_in_other_order_or_under_links_are_the_same_images(folder, tmp_pa
     (tmp_path/'linked').mkdir()
     for c in 'cab': (tmp_path/'linked'/f'kind {c}').symlink_to(folder/f'kind {c}')
     assert find_images(tmp_path/'linked') == find_images(folder)
-    for name in ('train', 'val'): assert make_list_files(folder, out=tmp_path/'x')[name].read_bytes() == make_list_files(tmp_path/'linked')[name].read_bytes()
+    for name in ('train', 'val'):
+        assert make_list_files(folder, out=tmp_path/
+                               'x')[name].read_bytes() == make_list_files(tmp_path/'linked')[name].read_bytes()
 
 
 def test_unpacking_that_is_killed_goes_on(tmp_path):
@@ -76,7 +85,10 @@ def test_unpacking_that_is_killed_goes_on(tmp_path):
     root, image = tmp_path/'imagenet', cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     root.mkdir()
     wnids = [f'n{c:08d}' for c in (5, 3, 4)]
-    (root/'ILSVRC2012_img_train.tar').write_bytes(packed({f'{w}.tar': packed({f'{w}_{i}.JPEG': image for i in range(300)}) for w in wnids}))
+    (root/'ILSVRC2012_img_train.tar').write_bytes(
+        packed({f'{w}.tar': packed({f'{w}_{i}.JPEG': image
+                                    for i in range(300)})
+                for w in wnids}))
     slow = textwrap.dedent(f'''
         import shutil, time
         from ppcls_nb.data.imagenet import prepare_imagenet
@@ -88,8 +100,11 @@ def test_unpacking_that_is_killed_goes_on(tmp_path):
         if p.poll() is not None or (root/'train'/wnids[0]).exists(): break
         time.sleep(.01)
     p.kill(); p.wait()
-    assert (root/'train'/wnids[0]).exists() and not (root/'train'/wnids[2]).exists() and not (root/'train_list.txt').exists()
+    assert (root/'train'/wnids[0]).exists()
+    assert not (root/'train'/wnids[2]).exists()
+    assert not (root/'train_list.txt').exists()
     assert len(list((root/'train'/wnids[0]).iterdir())) == 300
     info = prepare_imagenet(root, full=False, parts='train')
-    assert info.counts == {'train': 900} and sorted(p.name for p in (root/'train').iterdir()) == sorted(wnids)
+    assert info.counts == {'train': 900}
+    assert sorted(p.name for p in (root/'train').iterdir()) == sorted(wnids)
     assert np.bincount(read_list(root/'train_list.txt')[1]).tolist() == [300]*3

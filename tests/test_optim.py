@@ -1,4 +1,5 @@
-"Every optimizer with every option goes on exactly where it was: across a state file, in a network whose parameters carry other names."
+"""Every optimizer with every option goes on exactly where it was: across a state file, in a network whose parameters
+carry other names."""
 import numpy as np, paddle, pytest
 from paddle import nn
 
@@ -11,13 +12,15 @@ LABELS = np.random.default_rng(1).integers(0, 3, (6, 4))
 
 
 def make(name, kind):
-    "A network with a BN, a frozen layer and a slow one; its optimizer with decay, spared parameters, clipping and warm-up."
-    net = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4), nn.Linear(4, 3))
+    """A network with a BN, a frozen layer and a slow one; its optimizer with decay, spared parameters, clipping and
+    warm-up."""
+    net = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4),
+                        nn.Linear(4, 3))
     for p in net[4].parameters(): p.stop_gradient = True
     net[0].weight.optimize_attr['learning_rate'] = 0.1
     schedule = build_schedule('CosineWarmup', 2, 3, lr=0.1, warmup_epoch=1)
-    return net, build_optimizer(name, net.parameters(), schedule, dict(function=kind, factor=0.01), no_weight_decay=True,
-                                grad_clip=nn.ClipGradByGlobalNorm(1.))
+    return net, build_optimizer(name, net.parameters(), schedule, dict(function=kind, factor=0.01),
+                                no_weight_decay=True, grad_clip=nn.ClipGradByGlobalNorm(1.))
 
 
 def train(net, optimizer, steps):
@@ -28,7 +31,8 @@ def train(net, optimizer, steps):
         optimizer._learning_rate.step()
 
 
-@pytest.mark.parametrize('name, kind', [(n, k) for n in OPTIMIZERS for k in ('L1', 'L2') if k == 'L2' or n not in DECOUPLED])
+@pytest.mark.parametrize('name, kind',
+                         [(n, k) for n in OPTIMIZERS for k in ('L1', 'L2') if k == 'L2' or n not in DECOUPLED])
 def test_exact_resume(name, kind, tmp_path):
     paddle.seed(0)
     whole, optimizer = make(name, kind)
@@ -44,5 +48,7 @@ def test_exact_resume(name, kind, tmp_path):
     load_optimizer_state(second, optimizer, state['optimizer'])
     train(second, optimizer, range(3, 6))
     moved = [k for k, v in whole.state_dict().items() if (v.numpy() != start[k]).any()]
-    assert {'0.weight', '0.bias', '1.weight', '5.weight', '1._mean'} <= set(moved) and not {'4.weight', '4.bias'} & set(moved)
-    for key, value in whole.state_dict().items(): np.testing.assert_array_equal(second.state_dict()[key].numpy(), value.numpy(), err_msg=key)
+    assert {'0.weight', '0.bias', '1.weight', '5.weight', '1._mean'} <= set(moved)
+    assert not {'4.weight', '4.bias'} & set(moved)
+    for key, value in whole.state_dict().items():
+        np.testing.assert_array_equal(second.state_dict()[key].numpy(), value.numpy(), err_msg=key)

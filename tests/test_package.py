@@ -37,7 +37,8 @@ def test_paddle_first_is_said_once(tmp_path):
     code = 'import paddle, ppcls_nb; import importlib; importlib.reload(ppcls_nb)'
     done = run(code, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     assert done.stderr.count('paddle was imported before ppcls_nb') == 1
-    assert 'imported before' not in run(code, MKL_DEBUG_CPU_TYPE='0', PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])).stderr
+    assert 'imported before' not in run(code, MKL_DEBUG_CPU_TYPE='0',
+                                        PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])).stderr
 
 
 @pytest.mark.parametrize('text, expected', [

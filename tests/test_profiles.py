@@ -7,7 +7,7 @@ import paddle
 import pytest
 from omegaconf import OmegaConf
 
-from ppcls_nb.config import ROLES, Trainer, load_config, load_profile
+from ppcls_nb.recipe.build import ROLES, Trainer, load_config, load_profile
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights

@@ -16,7 +16,8 @@ OPS = eval_ops(32, 32)
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    root = prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=4, per_class=[10, 1, 1], size=32, progress=False)).root
+    root = prepare_data('petals', tmp_path_factory.mktemp('data'),
+                        dict(classes=4, per_class=[10, 1, 1], size=32, progress=False)).root
     return [str(f) for f in read_list(root/'train_list.txt', root)[0]]
 
 def learn(net, x, steps, lr=.003):
@@ -42,26 +43,39 @@ def test_softmax_stays_float(pictures, tmp_path):
     export_model(net, tmp_path/'float', OPS, softmax=True, onnx=True)
     report = quantize(tmp_path/'float', tmp_path/'int8', pictures, runs=0, bar=False)
     p = Predictor(tmp_path/'int8', 'onnx').logits(x.numpy())
-    assert report.size[1] < .5*report.size[0] and report.seen and np.allclose(p.sum(1), 1, atol=1e-5) and abs(p*256 - (p*256).round()).max() > .2
+    assert report.size[1] < .5*report.size[0]
+    assert report.seen
+    assert np.allclose(p.sum(1), 1, atol=1e-5)
+    assert abs(p*256 - (p*256).round()).max() > .2
 
 @pytest.fixture(scope='module')
 def deployed(pictures, tmp_path_factory):
-    "A network with squeeze and excitation, hard-swish and a last linear layer, trained with rounding: its layers as training computes them, and the folder of its 8-bit file."
+    """A network with squeeze and excitation, hard-swish and a last linear layer, trained with rounding: its layers as
+    training computes them, and the folder of its 8-bit file."""
     folder = tmp_path_factory.mktemp('deployed')
     net, x = settled('MobileNetV3_small_x0_35', pictures, 40)
     learn(quant_aware(net), x, 3, .0005)
-    learned, layers = learned_ranges(net), {layer.plain[0].weight.name: layer for layer in net.sublayers() if hasattr(layer, 'plain')}
-    norms = {id(getattr(block, block.names[0])): getattr(block, block.names[1]) for block in net.sublayers() if isinstance(block, ConvBN)}
+    learned = learned_ranges(net)
+    layers = {layer.plain[0].weight.name: layer for layer in net.sublayers() if hasattr(layer, 'plain')}
+    norms = {
+        id(getattr(block, block.names[0])): getattr(block, block.names[1])
+        for block in net.sublayers()
+        if isinstance(block, ConvBN)}
     report = export_quant_aware(net, folder/'int8', OPS, pictures, tests=pictures, runs=0, bar=False)
     export_model(net, folder/'float', OPS, onnx=True)
-    return dict(folder=folder, x=x.numpy(), learned=learned, report=report, layers={w: (layer, norms.get(id(layer))) for w, layer in layers.items()})
+    return dict(folder=folder, x=x.numpy(), learned=learned, report=report, layers={
+        w: (layer, norms.get(id(layer)))
+        for w, layer in layers.items()})
 
 @pytest.fixture(scope='module')
 def rounded_layers(deployed):
-    "{weight: what the file makes of that layer}: its input before and after rounding, scale and zero point of this, its weights, their scales, and its output."
+    """{weight: what the file makes of that layer}: its input before and after rounding, scale and zero point of this,
+    its weights, their scales, and its output."""
     import onnx, onnxruntime
-    model, inputs = onnx.load(str(deployed['folder']/'int8'/'inference.onnx')), input_names(deployed['folder']/'float'/'inference.onnx')
-    made, constant = {n.output[0]: n for n in model.graph.node}, {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    model = onnx.load(str(deployed['folder']/'int8'/'inference.onnx'))
+    inputs = input_names(deployed['folder']/'float'/'inference.onnx')
+    made = {n.output[0]: n for n in model.graph.node}
+    constant = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     layers = [n for n in model.graph.node if n.op_type in ('Conv', 'Gemm', 'MatMul')]
     rounding = [made[made[n.input[0]].input[0]] for n in layers]
     assert [q.input[0] for q in rounding] == list(inputs.values())
@@ -75,13 +89,16 @@ def rounded_layers(deployed):
     for weight, n, q in zip(inputs, layers, rounding):
         stored, scales = (constant[name] for name in made[n.input[1]].input[:2])
         scale, zero = (constant[name].item() for name in q.input[1:3])
-        found[weight] = dict(before=seen[q.input[0]], after=seen[n.input[0]], output=seen[n.output[0]], scale=scale, zero=zero, stored=stored, scales=scales)
+        found[weight] = dict(before=seen[q.input[0]], after=seen[n.input[0]], output=seen[n.output[0]], scale=scale,
+                             zero=zero, stored=stored, scales=scales)
     return found
 
 def test_every_learned_range_is_in_the_file(deployed, rounded_layers):
     "Scale and zero point of every layer's input are those of its learned range."
-    assert rounded_layers.keys() == deployed['learned'].keys() and len(rounded_layers) == 55
-    assert read_export(deployed['folder']/'int8').about['int8']['learned_ranges'] == 55 and deployed['report'].tests == 40
+    assert rounded_layers.keys() == deployed['learned'].keys()
+    assert len(rounded_layers) == 55
+    assert read_export(deployed['folder']/'int8').about['int8']['learned_ranges'] == 55
+    assert deployed['report'].tests == 40
     for weight, layer in rounded_layers.items():
         scale, zero = grid(*deployed['learned'][weight])
         assert layer['scale'] == pytest.approx(scale, rel=1e-5) and layer['zero'] == zero, weight
@@ -105,26 +122,33 @@ def test_weights_in_the_file_are_half_a_step_off_at_most(deployed, rounded_layer
         assert (abs(layer['stored']*scales - w) <= .501*scales).all(), weight
 
 def test_every_layer_computes_what_it_was_trained_to(deployed, rounded_layers):
-    "From the same rounded input, the layer with its batch norm as in training and as in the file: these differ by half a step of the bias (the input's step times the weights'), and by a step of a weight that lies halfway between two."
+    """From the same rounded input, the layer with its batch norm as in training and as in the file: these differ by
+    half a step of the bias (the input's step times the weights'), and by a step of a weight that lies halfway between
+    two."""
     for weight, layer in rounded_layers.items():
         wrapper, norm = deployed['layers'][weight]
         y = wrapper(paddle.to_tensor(layer['after']))
         y = (y if norm is None else norm(y)).numpy()
-        if layer['output'].min() >= 0: y = y.clip(0)                  # the quantizer puts a ReLU into the layer before it
+        # the quantizer puts a ReLU into the layer before it
+        if layer['output'].min() >= 0:
+            y = y.clip(0)
         w, stored = wrapper.plain[0].weight, layer['stored']
         rest = (0, *range(2, y.ndim))
-        others = (1, 2, 3) if w.ndim == 4 else 0                      # axes of a weight that are not its output channels
+        # axes of a weight that are not its output channels
+        others = ((1, 2, 3) if w.ndim == 4 else 0)
         steps = abs(wrapper._layer._fake_quant_weight(w).numpy())/abs(w.numpy()).max(others, keepdims=True)*127
         ties = (steps.round() != abs(stored.astype(int))).sum(others)
         limit = layer['scales']*(.501*layer['scale'] + ties*abs(layer['after']).max()) + 1e-4*abs(y).max()
         assert ties.sum() <= 1e-4*w.size + 1 and (abs(y - layer['output']).max(rest) <= limit).all(), weight
 
 def test_products_of_eight_bits_do_not_overflow(tmp_path):
-    "The largest products, in pairs, are beyond 16 bits; x86 processors without VNNI instructions add them there if ONNX Runtime is not told otherwise."
+    """The largest products, in pairs, are beyond 16 bits; x86 processors without VNNI instructions add them there if
+    ONNX Runtime is not told otherwise."""
     import onnx
     x, w = np.ones([2, 64, 8, 8], np.float32), onnx.numpy_helper.from_array(np.ones([64, 64, 1, 1], np.float32), 'w')
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['N', 64, 8, 8]) for name in 'xy']
-    graph = onnx.helper.make_graph([onnx.helper.make_node('Conv', ['x', 'w'], ['y'], 'conv')], 'products', ends[:1], ends[1:], [w])
+    graph = onnx.helper.make_graph([onnx.helper.make_node('Conv', ['x', 'w'], ['y'], 'conv')], 'products', ends[:1],
+                                   ends[1:], [w])
     file = tmp_path/'float.onnx'
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8), file)
     write_int8(file, tmp_path/'int8.onnx', calibrate(file, [x]))
@@ -133,12 +157,15 @@ def test_products_of_eight_bits_do_not_overflow(tmp_path):
 def test_same_padding_is_rounded_too():
     "Layers that pad as TensorFlow does give about the same, rounded."
     paddle.seed(0)
-    net, x = paddle.nn.Sequential(conv2d(3, 8, 3, 2, padding='SAME'), conv2d(8, 8, 5, 2, 8, padding='SAME')), paddle.rand([4, 3, 31, 31])
+    net = paddle.nn.Sequential(conv2d(3, 8, 3, 2, padding='SAME'), conv2d(8, 8, 5, 2, 8, padding='SAME'))
+    x = paddle.rand([4, 3, 31, 31])
     y = net(x).numpy()
     quant_aware(net).train()
     net(x)
     net.eval()
-    assert 0 < relative(y, net(x).numpy()) < .05 and len(learned_ranges(net)) == 2 and relative(y, plain(net)(x).numpy()) < 1e-6
+    assert 0 < relative(y, net(x).numpy()) < .05
+    assert len(learned_ranges(net)) == 2
+    assert relative(y, plain(net)(x).numpy()) < 1e-6
 
 def test_a_failed_quantization_leaves_what_was_there(pictures, tmp_path):
     net, _ = settled('MobileNetV1_x0_25', pictures)
@@ -146,5 +173,7 @@ def test_a_failed_quantization_leaves_what_was_there(pictures, tmp_path):
     quantize(tmp_path/'float', tmp_path/'int8', pictures, runs=0, bar=False)
     kept = read_export(tmp_path/'int8').files
     (tmp_path/'bad.jpg').write_bytes(b'')
-    with pytest.raises(PPClsError, match='bad.jpg'): quantize(tmp_path/'float', tmp_path/'int8', [*pictures[:4], tmp_path/'bad.jpg'], runs=0, bar=False)
-    assert read_export(tmp_path/'int8').files == kept and sorted(p.name for p in tmp_path.iterdir()) == ['bad.jpg', 'float', 'int8']
+    with pytest.raises(PPClsError, match='bad.jpg'):
+        quantize(tmp_path/'float', tmp_path/'int8', [*pictures[:4], tmp_path/'bad.jpg'], runs=0, bar=False)
+    assert read_export(tmp_path/'int8').files == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['bad.jpg', 'float', 'int8']

@@ -1,4 +1,5 @@
-"A training process that is interrupted or killed at any moment goes on, and ends with the very weights of an undisturbed one."
+"""A training process that is interrupted or killed at any moment goes on, and ends with the very weights of an
+undisturbed one."""
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from ppcls_nb.data.imaug import build_mix, build_ops
 from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.train import Data, Mix, Trainer, load_run, load_state, standard_callbacks
-from ppcls_nb.train.control import EMA, Accumulate, Clip, EarlyStopping
+from ppcls_nb.train.callbacks.optimization import EMA, Accumulate, Clip, EarlyStopping
 from ppcls_nb.train.optim import Cosine, Momentum
 
 SCRIPT = '''
 import sys
-from ppcls_nb.config import Trainer, load_config, use_data
+from ppcls_nb.recipe.build import Trainer, load_config, use_data
 from ppcls_nb.data.prepare import prepare_data
 info = prepare_data(sys.argv[1], sys.argv[1])
 small = {'ARCHITECTURE.name': 'EfficientNetB0_small', 'epochs': 4, 'TRAIN.batch_size': 8, 'TRAIN.num_workers': 0, 'VALID.num_workers': 0,
@@ -30,13 +31,15 @@ Trainer.from_config(conf, run=sys.argv[2], bar=False).fit(conf.epochs)
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     "Drawn flowers: 4 classes, 48 training images."
-    return prepare_data('petals', tmp_path_factory.mktemp('data'), dict(classes=4, per_class=[12, 6, 1], size=40, progress=False)).root
+    return prepare_data('petals', tmp_path_factory.mktemp('data'),
+                        dict(classes=4, per_class=[12, 6, 1], size=40, progress=False)).root
 
 
 def start(data, run):
     "The training process; its output goes to a pipe."
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SCRIPT, str(data), str(run)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SCRIPT,
+                             str(data), str(run)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={
+                                 **os.environ, 'OMP_NUM_THREADS': '1'})
 
 
 def finish(process):
@@ -67,11 +70,15 @@ def test_stopped_in_the_middle_of_a_fit_then_the_same_command(how, data, straigh
     time.sleep(random.uniform(0, 0.3))
     process.send_signal(how)
     process.wait(timeout=60)
-    assert process.returncode != 0 and not (run/'predictions.npz').exists() and (run/'last.pdstate').exists()
+    assert process.returncode != 0
+    assert not (run/'predictions.npz').exists()
+    assert (run/'last.pdstate').exists()
     out = finish(start(data, run))
-    assert 'resumed' in out and 'epoch:0 ' not in out
+    assert 'resumed' in out
+    assert 'epoch:0 ' not in out
     assert same_weights(straight, run)
-    assert [r['valid_top1_correct'] for r in load_run(run).rows] == [r['valid_top1_correct'] for r in load_run(straight).rows]
+    assert [r['valid_top1_correct']
+            for r in load_run(run).rows] == [r['valid_top1_correct'] for r in load_run(straight).rows]
 
 
 def test_killed_before_the_first_epoch_starts_over(data, straight, tmp_path):
@@ -83,22 +90,49 @@ def test_killed_before_the_first_epoch_starts_over(data, straight, tmp_path):
 
 
 EPOCHS, BATCH, PARTS = 12, 8, 2
-TRAIN = [{'DecodeImage': {}}, {'RandCropImage': {'size': 16}}, {'RandFlipImage': {}}, {'ImageNetPolicy': {}}, {'NormalizeImage': {'order': ''}},
-         {'GridMask': {'d1': 4, 'd2': 12, 'rotate': 90, 'max_epoch': 6}}, {'ToCHWImage': None}]
-VALID = [{'DecodeImage': {}}, {'ResizeImage': {'size': [16, 16]}}, {'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]
+TRAIN = [{
+    'DecodeImage': {}}, {
+        'RandCropImage': {
+            'size': 16}}, {
+                'RandFlipImage': {}}, {
+                    'ImageNetPolicy': {}}, {
+                        'NormalizeImage': {
+                            'order': ''}}, {
+                                'GridMask': {
+                                    'd1': 4,
+                                    'd2': 12,
+                                    'rotate': 90,
+                                    'max_epoch': 6}}, {
+                                        'ToCHWImage': None}]
+VALID = [{
+    'DecodeImage': {}}, {
+        'ResizeImage': {
+            'size': [16, 16]}}, {
+                'NormalizeImage': {
+                    'order': ''}}, {
+                        'ToCHWImage': None}]
 
 
 def everything(data, run, epochs=EPOCHS):
-    "A trainer with all that has a memory or draws at random: augmentation, mixing, Dropout, BatchNorm, warm-up, accumulation, clipping, EMA, early stopping."
+    """A trainer with all that has a memory or draws at random: augmentation, mixing, Dropout, BatchNorm, warm-up,
+    accumulation, clipping, EMA, early stopping."""
     import paddle
     from paddle import nn
     paddle.seed(0)
-    net = nn.Sequential(nn.Conv2D(3, 8, 3, stride=2), nn.BatchNorm2D(8), nn.ReLU(), nn.AdaptiveAvgPool2D(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 4))
-    loader = lambda part, ops, shuffle: make_loader(ListDataset(data, Path(data)/f'{part}_list.txt', build_ops(ops), class_num=4), BATCH, shuffle=shuffle)
+    net = nn.Sequential(nn.Conv2D(3, 8, 3, stride=2), nn.BatchNorm2D(8), nn.ReLU(), nn.AdaptiveAvgPool2D(2),
+                        nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 4))
+    loader = lambda part, ops, shuffle: make_loader(
+        ListDataset(data,
+                    Path(data)/f'{part}_list.txt', build_ops(ops), class_num=4), BATCH, shuffle=shuffle)
     pair = Data(loader('train', TRAIN, True), loader('val', VALID, False), 4, 'petals')
     mix = Mix(build_mix([{'MixupOperator': {'alpha': 0.2}}, {'CutmixOperator': {'alpha': 0.2}}]), 4, 0.1)
     schedule = Cosine(0.1, epochs, -(-len(pair.train)//PARTS), warmup_epoch=2)
-    callbacks = [*standard_callbacks(run, dict(lr=0.1), bar=False, save_interval=5), mix, Accumulate(PARTS), Clip(norm=1.), EMA(0.98), EarlyStopping(1000)]
+    callbacks = [
+        *standard_callbacks(run, dict(lr=0.1), bar=False, save_interval=5), mix,
+        Accumulate(PARTS),
+        Clip(norm=1.),
+        EMA(0.98),
+        EarlyStopping(1000)]
     return Trainer(net, pair, mix.loss, Momentum(net.parameters(), schedule, weight_decay=1e-4), callbacks, topk=(1, 2))
 
 
@@ -106,7 +140,8 @@ def kept(run):
     "All that a run leaves behind, without its times: weights, state, rows, predictions."
     state = load_state(run/'last.pdstate')
     rows = lambda text: [{k: v for k, v in row.items() if k not in ('seconds', 'images_per_s')} for row in text]
-    found = dict(state=state, rows=rows(load_run(run).rows), history=rows(json.loads(state.pop('history'))), predictions=dict(np.load(run/'predictions.npz')))
+    found = dict(state=state, rows=rows(load_run(run).rows), history=rows(json.loads(state.pop('history'))),
+                 predictions=dict(np.load(run/'predictions.npz')))
     return {**found, **{str(p.relative_to(run)): load_state(p) for p in sorted(run.rglob('*.pdparams'))}}
 
 
@@ -125,8 +160,10 @@ def test_two_epochs_and_two_more_are_four(data, tmp_path):
     second = everything(data, tmp_path/'run', 4).fit(4)
     straight, resumed = kept(tmp_path/'straight'), kept(tmp_path/'run')
     assert_same(straight, resumed)
-    assert (first.step, second.step, second.updates) == (12, 24, 12) and {'EMA', 'EarlyStopping'} <= straight['state']['callbacks'].keys()
-    assert any((straight['last.pdparams'][k] != v).any() for k, v in straight['state']['model'].items())     # the average is not the network
+    assert (first.step, second.step, second.updates) == (12, 24, 12)
+    assert {'EMA', 'EarlyStopping'} <= straight['state']['callbacks'].keys()
+    # the average is not the network
+    assert any((straight['last.pdparams'][k] != v).any() for k, v in straight['state']['model'].items())
 
 
 def serve(data):
@@ -143,13 +180,17 @@ def serve(data):
                 os._exit(1)
             os._exit(0)
         print(child, flush=True)
-        sys.stdin.readline()                                            # the child's number is its own until somebody has waited for it
+        # the child's number is its own until somebody has waited for it
+        sys.stdin.readline()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks, to import Paddle once for all of the processes that are killed')
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks, to import Paddle once for all of the processes that are '
+                                                    'killed')
 def test_killed_twenty_times(data, tmp_path):
-    server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__,
+                               str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={
+                                   **os.environ, 'OMP_NUM_THREADS': '1'})
     say = lambda text: (server.stdin.write(f'{text}\n'), server.stdin.flush())
     hear = lambda: int(server.stdout.readline())
     try:
@@ -172,7 +213,8 @@ def test_killed_twenty_times(data, tmp_path):
             else: runs += 1
         print(f'{kills} kills in {runs} runs, after epochs {epochs}')
         straight = kept(tmp_path/'straight')
-        assert len(straight['rows']) == EPOCHS and len(set(epochs)) > 3
+        assert len(straight['rows']) == EPOCHS
+        assert len(set(epochs)) > 3
         for n in range(runs):
             assert_same(straight, kept(tmp_path/f'run-{n}'), f'run-{n}')
             assert not list((tmp_path/f'run-{n}').rglob('.*'))

@@ -25,13 +25,16 @@ def train(point, run, report):
 
 def each_once(study):
     "Whether every point was finished exactly once and nothing is left over."
-    points = Counter(tuple(sorted(t.params.items())) for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED))
-    return len(points) == 12 and set(points.values()) == {1} and not [t for t in study.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+    points = Counter(
+        tuple(sorted(t.params.items())) for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED))
+    return (len(points) == 12 and set(points.values()) == {1}
+            and not [t for t in study.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)])
 
 
 def start(folder, code='search(train, SPACE, {!r}, "grid", pruning=False, bar=False)'):
     "A process that searches."
-    return subprocess.Popen([sys.executable, '-c', f'from test_search import *; {code.format(str(folder))}'], cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, '-c', f'from test_search import *; {code.format(str(folder))}'],
+                            cwd=Path(__file__).parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def wait_for(folder, condition, seconds=300):
@@ -50,7 +53,9 @@ def wait_for(folder, condition, seconds=300):
 def test_a_killed_search_goes_on_where_it_was(tmp_path):
     folder = tmp_path/'found'
     process = start(folder)
-    wait_for(folder, lambda s: any(t.state == TrialState.RUNNING and len(t.intermediate_values) > 1 and t.number > 1 for t in s.trials))
+    wait_for(
+        folder, lambda s: any(t.state == TrialState.RUNNING and len(t.intermediate_values) > 1 and t.number > 1
+                              for t in s.trials))
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = load_search(folder)
@@ -58,17 +63,23 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path):
     run = folder/'runs'/stuck.user_attrs['run']
     done = len(list(run.glob('*.done')))
     after = search(train, SPACE, folder, 'grid', pruning=False, bar=False)
-    assert each_once(after) and 0 < done <= 4 and after.trials[stuck.number].state == TrialState.FAIL
+    assert each_once(after)
+    assert 0 < done <= 4
+    assert after.trials[stuck.number].state == TrialState.FAIL
     again, = [t for t in after.trials if t.user_attrs.get('run') == run.name and t.state == TrialState.COMPLETE]
-    assert again.params == stuck.params and again.number > stuck.number and len(list(run.glob('*.done'))) == 4
-    assert results(after).value.max() == pytest.approx(.73) and not list((folder/'workers').glob('.*.lock'))
+    assert again.params == stuck.params
+    assert again.number > stuck.number
+    assert len(list(run.glob('*.done'))) == 4
+    assert results(after).value.max() == pytest.approx(.73)
+    assert not list((folder/'workers').glob('.*.lock'))
 
 
 def test_workers_share_a_grid(tmp_path):
     folder = tmp_path/'found'
     study = search(train, SPACE, folder, 'grid', pruning=False, workers=2, bar=False)
     workers = {t.user_attrs['worker'] for t in study.trials if t.state == TrialState.COMPLETE}
-    assert each_once(study) and len(workers) > 1
+    assert each_once(study)
+    assert len(workers) > 1
 
 
 def test_a_ticket_that_is_there_twice_is_done_once(tmp_path):
@@ -76,12 +87,17 @@ def test_a_ticket_that_is_there_twice_is_done_once(tmp_path):
     space, folder = Space(SPACE), tmp_path/'found'
     study = open_study(folder, space, 'grid')
     top_up(study, tickets := tickets_of(space, 'grid'))
-    for n, point in enumerate(tickets[:5]): study.enqueue_trial(point, dict(ticket=n))                   # as by a machine that began at the same moment
+    # as by a machine that began at the same moment
+    for n, point in enumerate(tickets[:5]):
+        study.enqueue_trial(point, dict(ticket=n))
     work(study, lambda point, run, report: .5, space, folder)
-    assert each_once(study) and sum(t.state == TrialState.FAIL for t in study.trials) == 5
+    assert each_once(study)
+    assert sum(t.state == TrialState.FAIL for t in study.trials) == 5
     failed = study.trials[-1]
-    requeue(study, failed)                                                                               # its ticket is done: nothing happens
-    assert len(study.trials) == 17 and optuna.trial.TrialState.WAITING not in {t.state for t in study.trials}
+    # its ticket is done: nothing happens
+    requeue(study, failed)
+    assert len(study.trials) == 17
+    assert optuna.trial.TrialState.WAITING not in {t.state for t in study.trials}
 
 
 def test_bayes_after_a_kill_takes_up_the_settings_it_had_chosen(tmp_path):
@@ -92,10 +108,13 @@ def test_bayes_after_a_kill_takes_up_the_settings_it_had_chosen(tmp_path):
 
     def stops(point, run, report):
         count.append(point)
-        if len(count) == 10: raise KeyboardInterrupt
+        if len(count) == 10:
+            raise KeyboardInterrupt
         return .5 + point['lr']
 
     with pytest.raises(KeyboardInterrupt): work(study, stops, space, folder)
     rescue(study, folder)
     work(study, stops, space, folder)
-    assert len(count) == 11 and count[10] == count[9] and len({tuple(p.values()) for p in count}) == 10
+    assert len(count) == 11
+    assert count[10] == count[9]
+    assert len({tuple(p.values()) for p in count}) == 10

@@ -12,11 +12,16 @@ from ppcls_nb.models import create_model
 from ppcls_nb.models.image_filter import depthwise_filter
 from ppcls_nb.models.layers import is_weight
 from ppcls_nb.models.network import computes_in_cnhw
-from ppcls_nb.models.products import depthwise_matmul, same_padding
+from ppcls_nb.models.gemm import depthwise_matmul, same_padding
 from ppcls_nb.models.small_conv import Conv2D, choose_form, cnhw_order, swap_batch
 
-NETWORKS = {'MobileNetV1_x0_25': {}, 'MobileNetV2_x0_25': {}, 'MobileNetV3_small_x0_35': {}, 'MobileNetV3_large_x0_35': {},
-            'EfficientNetB0_small': dict(padding='SAME'), 'EfficientNetB0': {}}
+NETWORKS = {
+    'MobileNetV1_x0_25': {},
+    'MobileNetV2_x0_25': {},
+    'MobileNetV3_small_x0_35': {},
+    'MobileNetV3_large_x0_35': {},
+    'EfficientNetB0_small': dict(padding='SAME'),
+    'EfficientNetB0': {}}
 
 
 def gradients(function, x, w):
@@ -40,10 +45,12 @@ def test_depthwise_forms_agree_on_any_map(k, stride, pad):
         (top, bottom), (left, right) = pads
         oh, ow = (h + top + bottom - k)//stride + 1, (w + left + right - k)//stride + 1
         x, weight = rng.standard_normal((n, 5, h, w), np.float32), rng.standard_normal((5, 1, k, k), np.float32)
-        wanted = gradients(lambda x, w: F.conv2d(F.pad(x, [left, right, top, bottom]), w, stride=stride, groups=5), x, weight)
+        wanted = gradients(lambda x, w: F.conv2d(F.pad(x, [left, right, top, bottom]), w, stride=stride, groups=5), x,
+                           weight)
         arguments = stride, (top, left, bottom, right), oh, ow
         close(gradients(lambda x, w: depthwise_filter(x, w, *arguments), x, weight), wanted)
-        close(gradients(lambda x, w: swap_batch(depthwise_filter(swap_batch(x), w, *arguments, cnhw=True)), x, weight), wanted)
+        close(gradients(lambda x, w: swap_batch(depthwise_filter(swap_batch(x), w, *arguments, cnhw=True)), x, weight),
+              wanted)
         close(gradients(lambda x, w: swap_batch(depthwise_matmul(swap_batch(x), w, *arguments)), x, weight), wanted)
 
 
@@ -51,7 +58,8 @@ def test_filter_computes_only_the_gradients_that_are_asked_for():
     x, w = paddle.rand([8, 4, 20, 20]), paddle.rand([4, 1, 3, 3])
     w.stop_gradient = False
     depthwise_filter(x, w, 1, (1, 1, 1, 1), 20, 20).sum().backward()
-    assert x.grad is None and w.grad is not None
+    assert x.grad is None
+    assert w.grad is not None
     x.stop_gradient, w.stop_gradient = False, True
     depthwise_filter(x, w, 1, (1, 1, 1, 1), 20, 20).sum().backward()
     assert x.grad is not None
@@ -103,7 +111,8 @@ def test_running_statistics_agree(name, monkeypatch):
         model(paddle.randn([8, 3, 32, 32]))
         states.append({k: v.numpy() for k, v in model.state_dict().items() if k.endswith(('_mean', '_variance'))})
     for key, value in states[1].items():
-        np.testing.assert_allclose(states[0][key], value, rtol=1e-3, atol=1e-4)      # of activations with a spread of about 1
+        # of activations with a spread of about 1
+        np.testing.assert_allclose(states[0][key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_where_the_usual_order_stays():
@@ -146,7 +155,10 @@ def test_order_ends_with_an_error():
 
 def test_plan_is_complete_and_dated():
     rows = fact_rows('conv_plan')
-    assert {(r['kind'], r['kernel'], r['stride']) for r in rows} >= {('depthwise', k, s) for k in '35' for s in '12'} | {('dense', '1', '1'), ('dense', '3', '1')}
+    assert {(r['kind'], r['kernel'], r['stride'])
+            for r in rows} >= {('depthwise', k, s)
+                               for k in '35'
+                               for s in '12'} | {('dense', '1', '1'), ('dense', '3', '1')}
     assert all(r['processor'] and r['date'] and r['matrix_to'] for r in rows)
     for k, stride, n, size in itertools.product((1, 3, 5, 7, 9), (1, 2, 4), (1, 32), (9, 64)):
         assert choose_form('depthwise', k, stride, k//2, n, size, size)[0] in ('matrix', 'filter', 'paddle')

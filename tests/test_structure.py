@@ -10,7 +10,10 @@ NOTEBOOKS = sorted(p for p in (ROOT/'nbs').glob('*/*.ipynb') if '.ipynb_checkpoi
 
 def cells(notebook):
     "Sources of the code cells."
-    return [''.join(c['source']) for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    return [
+        ''.join(c['source'])
+        for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']
+        if c['cell_type'] == 'code']
 
 
 def exports(notebook): return [s for s in cells(notebook) if s.startswith(('#| export\n', '#| exporti\n'))]
@@ -37,7 +40,8 @@ def imported(notebook):
     return found & MODULES.keys() - {'ppcls_nb'}
 
 
-def test_every_module_has_its_own_notebook(): assert len(MODULES) == len({m for n in NOTEBOOKS if (m := module_of(n))}) == len(LIBRARY)
+def test_every_module_has_its_own_notebook():
+    assert len(MODULES) == len({m for n in NOTEBOOKS if (m := module_of(n))}) == len(LIBRARY)
 
 
 @pytest.mark.parametrize('notebook', LIBRARY, ids=lambda n: f'{n.parent.name}/{n.stem}')
@@ -49,9 +53,12 @@ def test_nothing_imports_upwards(notebook):
 @pytest.mark.parametrize('notebook', LIBRARY, ids=lambda n: f'{n.parent.name}/{n.stem}')
 def test_exported_cells_and_modules_stay_small(notebook):
     sizes = [s.count('\n') + 1 for s in exports(notebook)]
-    assert max(sizes) <= 60 and sum(sizes) <= 400
+    assert max(sizes) <= 60
+    assert sum(sizes) <= 400
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda n: f'{n.parent.name}/{n.stem}')
 def test_committed_without_outputs(notebook):
-    assert all(not c['outputs'] and c['execution_count'] is None for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
+    assert all(not c['outputs'] and c['execution_count'] is None
+               for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']
+               if c['cell_type'] == 'code')

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_nb.ledger import CLAIMS, TITLES, claim_table, main as ppcls_ledger, read_ledger
-from ppcls_nb.notebooks import declared_parameters, expected_seconds, read_profile, run_course
+from ppcls_nb.course.ledger import CLAIMS, TITLES, claim_table, main as ppcls_ledger, read_ledger
+from ppcls_nb.course.notebooks import declared_parameters, expected_seconds, read_profile, run_course
 
 NBS = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'
 NOTEBOOKS = sorted(NBS.glob('*.ipynb'))

@@ -1,4 +1,5 @@
-"""Weights from anywhere: the stores of Paddle 1.x (format against Paddle's own writer, names of every network), downloads, the offline switch, the command line.
+"""Weights from anywhere: the stores of Paddle 1.x (format against Paddle's own writer, names of every network),
+downloads, the offline switch, the command line.
 
 Everything runs on this machine: a server in a thread stands in for the official one.
 """
@@ -12,13 +13,15 @@ from official import FACTS, official_state
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.models import build_model, create_model, load_pretrained, list_pretrained, weights_info
-from ppcls_nb.models.old_names import OldNamesError, has_old_names, old_names
+from ppcls_nb.models.formats.old_names import OldNamesError, has_old_names, old_names
 from ppcls_nb.models.registry import WEIGHTS, Weights
-from ppcls_nb.models.static_file import read_static
+from ppcls_nb.models.formats.static_file import read_static
 from ppcls_nb.models.weights import fetch_weights, find_weights, weights_home
 
-SMALL = ['DPN68', 'DenseNet121', 'EfficientNetB0_small', 'GoogLeNet', 'MobileNetV1_x0_25', 'MobileNetV2_x0_25', 'MobileNetV3_small_x0_35', 'ResNet18_vd',
-         'ResNet50_ACNet_deploy', 'SE_ResNet18_vd', 'ShuffleNetV2_x0_25', 'SqueezeNet1_1']
+SMALL = [
+    'DPN68', 'DenseNet121', 'EfficientNetB0_small', 'GoogLeNet', 'MobileNetV1_x0_25', 'MobileNetV2_x0_25',
+    'MobileNetV3_small_x0_35', 'ResNet18_vd', 'ResNet50_ACNet_deploy', 'SE_ResNet18_vd', 'ShuffleNetV2_x0_25',
+    'SqueezeNet1_1']
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,8 @@ def write_tar(path, top, arrays):
 
 
 def assert_same(one, two):
-    for key, value in one.state_dict().items(): np.testing.assert_array_equal(two.state_dict()[key].numpy(), value.numpy(), err_msg=key)
+    for key, value in one.state_dict().items():
+        np.testing.assert_array_equal(two.state_dict()[key].numpy(), value.numpy(), err_msg=key)
 
 
 # the map of old names
@@ -71,7 +75,8 @@ def assert_same(one, two):
 def test_every_tensor_of_every_network_has_one_old_name(name):
     keys = list(official_state(name))
     names = old_names(name, keys)
-    assert list(names) == keys and len(set(names.values())) == len(keys)
+    assert list(names) == keys
+    assert len(set(names.values())) == len(keys)
 
 
 def test_every_weight_of_the_documents_has_a_map():
@@ -82,8 +87,10 @@ def test_every_weight_of_the_documents_has_a_map():
 def test_old_names_of_asymmetric_convolutions(name):
     keys = list(build_model(name, class_num=2).state_dict())
     names = old_names(name, keys)
-    assert list(names) == keys and len(set(names.values())) == len(keys)
-    assert names['stem.0.conv.bias' if 'deploy' in name else 'stem.0.col.bn._mean'] == ('conv1_acsquare_bias' if 'deploy' in name else 'bn_conv1_acver_mean')
+    assert list(names) == keys
+    assert len(set(names.values())) == len(keys)
+    assert names['stem.0.conv.bias' if 'deploy' in name else 'stem.0.col.bn._mean'] == (
+        'conv1_acsquare_bias' if 'deploy' in name else 'bn_conv1_acver_mean')
 
 
 @pytest.mark.parametrize('name', SMALL)
@@ -92,7 +99,8 @@ def test_old_archives_come_back(name, tmp_path):
     ours = build_model(name, class_num=10)
     for p in ours.parameters() + ours.buffers(): p.set_value(paddle.rand(p.shape))
     net = create_model(name, write_tar(tmp_path/'store.tar', f'{name}_pretrained', old_state(ours)), class_num=10)
-    assert net.load_report.complete and not net.load_report.unexpected
+    assert net.load_report.complete
+    assert not net.load_report.unexpected
     assert_same(ours, net)
 
 
@@ -104,7 +112,9 @@ def test_old_folders_come_back(tmp_path):
         assert net.load_report.complete
         assert_same(ours, net)
     other = create_model('Xception41_deeplab', tmp_path/'Xception41_deeplab_pretrained', class_num=3).load_report
-    assert other.body_complete and not other.complete and set(other.skipped_shape) == {'_fc.weight', '_fc.bias'}
+    assert other.body_complete
+    assert not other.complete
+    assert set(other.skipped_shape) == {'_fc.weight', '_fc.bias'}
 
 
 def test_a_pickle_of_paddle_1_and_a_renumbered_classifier(tmp_path):
@@ -120,10 +130,13 @@ def test_what_has_no_place_is_listed(tmp_path):
     arrays['conv7_weights'] = arrays.pop('conv2_1_dw_weights')
     arrays['@LR_DECAY_COUNTER@'] = np.zeros(1, 'int64')
     write_folder(tmp_path/'net', arrays)
-    with pytest.raises(OldNamesError, match='net: no place in MobileNetV1_x0_25 for conv7_weights; nothing for blocks.0.depthwise_conv.conv.weight$') as e:
+    with pytest.raises(OldNamesError, match='net: no place in MobileNetV1_x0_25 for conv7_weights; nothing for '
+                                            'blocks.0.depthwise_conv.conv.weight$') as e:
         create_model('MobileNetV1_x0_25', tmp_path/'net', class_num=10)
     assert (e.value.unplaced, e.value.empty) == (['conv7_weights'], ['blocks.0.depthwise_conv.conv.weight'])
-    with pytest.raises(OldNamesError, match='weights of another network: 135 of its 138 tensors have no place in ResNet18_vd; it has conv1_bn_mean, ') as e: create_model('ResNet18_vd', tmp_path/'net')
+    with pytest.raises(OldNamesError, match='weights of another network: 135 of its 138 tensors have no place in '
+                                            'ResNet18_vd; it has conv1_bn_mean, ') as e:
+        create_model('ResNet18_vd', tmp_path/'net')
     assert len(e.value.unplaced) == 135
 
 
@@ -134,11 +147,15 @@ def test_int8_weights(tmp_path):
     arrays = {**old_state(ours), 'conv2d_3.tmp_0.scale': np.ones(1, 'f4'), 'conv1_weights.quantized': np.ones(3, 'f4')}
     write_tar(tmp_path/'trained.tar', 'x', arrays)
     report = create_model(name, tmp_path/'trained.tar', class_num=10).load_report
-    assert report.complete and report.aside == {'of quantization': ['conv2d_3.tmp_0.scale', 'conv1_weights.quantized']}
+    assert report.complete
+    assert report.aside == {'of quantization': ['conv2d_3.tmp_0.scale', 'conv1_weights.quantized']}
     assert '2 of quantization (conv2d_3.tmp_0.scale, conv1_weights.quantized)' in str(report)
     write_tar(tmp_path/'frozen.tar', 'x', {**arrays, 'conv1_weights': np.full((16, 3, 3, 3), 7, 'int8')})
-    with pytest.raises(PPClsError, match='frozen.tar: 1 tensors are int8 codes .conv1_weights'): create_model(name, tmp_path/'frozen.tar')
-    assert weights_info(tag).url is None and weights_info(tag).legacy_url.endswith('.tar') and has_old_names(weights_info(tag).arch)
+    with pytest.raises(PPClsError, match='frozen.tar: 1 tensors are int8 codes .conv1_weights'):
+        create_model(name, tmp_path/'frozen.tar')
+    assert weights_info(tag).url is None
+    assert weights_info(tag).legacy_url.endswith('.tar')
+    assert has_old_names(weights_info(tag).arch)
 
 
 SAVE = '''
@@ -157,13 +174,15 @@ np.savez(sys.argv[2], **{v.name: np.array(paddle.static.global_scope().find_var(
 
 
 def test_format_is_the_one_paddle_writes(tmp_path):
-    subprocess.run([sys.executable, '-c', SAVE, str(tmp_path/'store'), str(tmp_path/'ref.npz')], check=True, capture_output=True)
+    subprocess.run([sys.executable, '-c', SAVE,
+                    str(tmp_path/'store'), str(tmp_path/'ref.npz')], check=True, capture_output=True)
     ours = read_static(tmp_path/'store')
     with np.load(tmp_path/'ref.npz') as ref:
         assert set(ours) == set(ref.files) == {'conv1_weights', 'entry/conv1/biases', 'fc_0.w_0', 'fc_0.b_0'}
         for name, a in ours.items():
             np.testing.assert_array_equal(a, ref[name])
-            assert (tmp_path/'store'/name).read_bytes() == variable(a)              # the writer of these tests is right, too
+            # the writer of these tests is right, too
+            assert (tmp_path/'store'/name).read_bytes() == variable(a)
 
 
 def test_archives_cannot_reach_out(tmp_path):
@@ -194,16 +213,24 @@ class Shop(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def shop(monkeypatch, tmp_path):
-    "Address of a server that has weights of MobileNetV3_small_x0_35 as `.pdparams` and as an old `.tar`, under the tags Far and Old."
+    """Address of a server that has weights of MobileNetV3_small_x0_35 as `.pdparams` and as an old `.tar`, under the
+    tags Far and Old."""
     ours = build_model('MobileNetV3_small_x0_35', class_num=10)
     paddle.save(ours.state_dict(), str(tmp_path/'far.pdparams'))
     write_tar(tmp_path/'old.tar', 'Old_pretrained', old_state(ours))
-    Shop.files, Shop.asked = {'Far_pretrained.pdparams': (tmp_path/'far.pdparams').read_bytes(), 'Old_pretrained.tar': (tmp_path/'old.tar').read_bytes()}, []
+    Shop.files = {
+        'Far_pretrained.pdparams': (tmp_path/'far.pdparams').read_bytes(),
+        'Old_pretrained.tar': (tmp_path/'old.tar').read_bytes()}
+    Shop.asked = []
     server = ThreadingHTTPServer(('127.0.0.1', 0), Shop)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f'http://127.0.0.1:{server.server_port}'
-    monkeypatch.setitem(WEIGHTS, 'Far', Weights('Far', 'MobileNetV3_small_x0_35', url=f'{url}/Far_pretrained.pdparams', legacy_url=f'{url}/none.tar', class_num=10))
-    monkeypatch.setitem(WEIGHTS, 'Old', Weights('Old', 'MobileNetV3_small_x0_35', legacy_url=f'{url}/Old_pretrained.tar', class_num=10))
+    monkeypatch.setitem(
+        WEIGHTS, 'Far',
+        Weights('Far', 'MobileNetV3_small_x0_35', url=f'{url}/Far_pretrained.pdparams', legacy_url=f'{url}/none.tar',
+                class_num=10))
+    monkeypatch.setitem(WEIGHTS, 'Old',
+                        Weights('Old', 'MobileNetV3_small_x0_35', legacy_url=f'{url}/Old_pretrained.tar', class_num=10))
     yield url, ours
     server.shutdown()
 
@@ -213,12 +240,15 @@ def load(source): return create_model('MobileNetV3_small_x0_35', source, class_n
 
 def test_tags_and_addresses_are_fetched_once(shop, monkeypatch):
     url, ours = shop
-    for source in ('Far', 'Old', f'{url}/Far_pretrained.pdparams', f'{url}/Old_pretrained.tar', f'{url}/Old_pretrained.tar?copy=1'):
+    for source in ('Far', 'Old', f'{url}/Far_pretrained.pdparams', f'{url}/Old_pretrained.tar',
+                   f'{url}/Old_pretrained.tar?copy=1'):
         net = load(source)
         assert net.load_report.complete
         assert_same(ours, net)
-    assert [path for path, _ in Shop.asked] == ['/Far_pretrained.pdparams', '/Old_pretrained.tar', '/Old_pretrained.tar?copy=1']
-    assert sorted(p.name for p in weights_home().iterdir())[:1] == ['Far.pdparams'] and (weights_home()/'Old.tar').is_file()
+    assert [path for path, _ in Shop.asked
+            ] == ['/Far_pretrained.pdparams', '/Old_pretrained.tar', '/Old_pretrained.tar?copy=1']
+    assert sorted(p.name for p in weights_home().iterdir())[:1] == ['Far.pdparams']
+    assert (weights_home()/'Old.tar').is_file()
     monkeypatch.setenv('PPCLS_OFFLINE', '1')
     assert load('Far').load_report.complete                                             # what is cached stays usable
 
@@ -227,7 +257,8 @@ def test_a_cut_download_is_continued_and_named_when_whole(shop):
     Shop.cut = 300_000
     assert load('Far').load_report.complete
     (_, first), (_, second) = Shop.asked
-    assert first == '' and 0 < int(second[6:-1]) <= 300_000
+    assert first == ''
+    assert 0 < int(second[6:-1]) <= 300_000
     fetch_weights(WEIGHTS['Far']).unlink()
     del Shop.files['Far_pretrained.pdparams']
     with pytest.raises(PPClsError, match='404'): load('Far')
@@ -237,11 +268,15 @@ def test_a_cut_download_is_continued_and_named_when_whole(shop):
 def test_offline_says_what_from_where_and_where_to(shop, monkeypatch, tmp_path):
     url, _ = shop
     monkeypatch.setenv('PPCLS_OFFLINE', '1')
-    for source, address, place in (('Far', f'{url}/Far_pretrained.pdparams', weights_home()/'Far.pdparams'), ('Old', f'{url}/Old_pretrained.tar', weights_home()/'Old.tar')):
+    for source, address, place in (('Far', f'{url}/Far_pretrained.pdparams', weights_home()/'Far.pdparams'),
+                                   ('Old', f'{url}/Old_pretrained.tar', weights_home()/'Old.tar')):
         with pytest.raises(PPClsError) as e: load(source)
-        assert 'PPCLS_OFFLINE' in str(e.value) and address in str(e.value) and str(place) in str(e.value)
+        assert 'PPCLS_OFFLINE' in str(e.value)
+        assert address in str(e.value)
+        assert str(place) in str(e.value)
     with pytest.raises(PPClsError, match='PPCLS_OFFLINE'): load(f'{url}/Far_pretrained.pdparams')
-    assert not Shop.asked and not weights_home().exists()
+    assert not Shop.asked
+    assert not weights_home().exists()
     weights_home().mkdir(parents=True)
     (weights_home()/'Far.pdparams').write_bytes(Shop.files['Far_pretrained.pdparams'])       # by hand, as it said
     assert load('Far').load_report.complete
@@ -252,7 +287,8 @@ def test_the_documents_prefix_and_a_folder_of_a_run(tmp_path):
     for path in ('pretrained/Net_pretrained', 'run/best', 'old_run/0/ppcls'):
         (tmp_path/path).parent.mkdir(parents=True)
         paddle.save(ours.state_dict(), str(tmp_path/f'{path}.pdparams'))
-    for source in ('pretrained/Net_pretrained', 'run', 'old_run/0', 'old_run/0/ppcls', 'pretrained'): assert load(tmp_path/source).load_report.complete
+    for source in ('pretrained/Net_pretrained', 'run', 'old_run/0', 'old_run/0/ppcls', 'pretrained'):
+        assert load(tmp_path/source).load_report.complete
     assert find_weights(tmp_path/'pretrained'/'Net_pretrained').suffix == '.pdparams'
 
 
@@ -260,34 +296,50 @@ def test_the_documents_prefix_and_a_folder_of_a_run(tmp_path):
 
 def test_download_command(shop, tmp_path, capsys):
     assert main(['download', '-a', 'Far', 'Old', '-p', str(tmp_path/'p'), '-d', 'True']) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path/'p'/'Far_pretrained.pdparams'), str(tmp_path/'p'/'Old_pretrained')]
-    assert load(tmp_path/'p'/'Far_pretrained').load_report.complete and load(tmp_path/'p'/'Old_pretrained').load_report.complete
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path/'p'/'Far_pretrained.pdparams'),
+        str(tmp_path/'p'/'Old_pretrained')]
+    assert load(tmp_path/'p'/'Far_pretrained').load_report.complete
+    assert load(tmp_path/'p'/'Old_pretrained').load_report.complete
     assert main(['download', '-a', 'Old', '-p', str(tmp_path/'q'), '-d', 'False']) == 0
     assert [p.name for p in (tmp_path/'q').iterdir()] == ['Old_pretrained.tar']
     asked = len(Shop.asked)
-    assert main(['download', '-a', 'Far', '-p', str(tmp_path/'p')]) == 0 and len(Shop.asked) == asked
-    assert main(['download', '-a', 'Far', 'Fra', '-p', str(tmp_path/'r')]) == 2 and not (tmp_path/'r').exists()
+    assert main(['download', '-a', 'Far', '-p', str(tmp_path/'p')]) == 0
+    assert len(Shop.asked) == asked
+    assert main(['download', '-a', 'Far', 'Fra', '-p', str(tmp_path/'r')]) == 2
+    assert not (tmp_path/'r').exists()
 
 
-@pytest.mark.parametrize('argv,message', [(('downlod',), "unknown command 'downlod'; did you mean 'download'?"), (('info', 'ResNet50_dv'), "did you mean 'ResNet50_vd'?"),
-                                          (('download', '-a', 'ResNet50_vd_ssl_d'), "did you mean 'ResNet50_vd_ssld'?"), (('list', 'ResNet18v'), 'did you mean'), (('download',), 'required'),
+@pytest.mark.parametrize('argv,message', [(('downlod',), "unknown command 'downlod'; did you mean 'download'?"),
+                                          (('info', 'ResNet50_dv'), "did you mean 'ResNet50_vd'?"),
+                                          (('download', '-a', 'ResNet50_vd_ssl_d'), "did you mean 'ResNet50_vd_ssld'?"),
+                                          (('list', 'ResNet18v'), 'did you mean'), (('download',), 'required'),
                                           (('download', '-a', 'ResNet50_vd', '-d', 'perhaps'), "not 'perhaps'")])
 def test_wrong_words_are_one_line_and_code_2(argv, message, capsys):
     assert main(argv) == 2
     out, err = capsys.readouterr()
-    assert out == '' and err.startswith('ppcls: ') and err.count('\n') == 1 and message in err
+    assert out == ''
+    assert err.startswith('ppcls: ')
+    assert err.count('\n') == 1
+    assert message in err
 
 
 def test_list_and_info_commands(capsys):
-    assert main(['list', '--pretrained', 'ResNet50_vd*']) == 0 and capsys.readouterr().out.split() == list_pretrained('ResNet50_vd*')
+    assert main(['list', '--pretrained', 'ResNet50_vd*']) == 0
+    assert capsys.readouterr().out.split() == list_pretrained('ResNet50_vd*')
     assert main(['info', 'ResNet50_vd_ssld']) == 0
     out = capsys.readouterr().out
-    assert '0.824' in out and 'ResNet50_vd_ssld_pretrained.pdparams' in out
-    for name in ('GoogLeNet', 'MobileNetV3_large_x1_0_ssld_int8', 'ResNet50_ACNet_deploy'): assert main(['info', name]) == 0
+    assert '0.824' in out
+    assert 'ResNet50_vd_ssld_pretrained.pdparams' in out
+    for name in ('GoogLeNet', 'MobileNetV3_large_x1_0_ssld_int8', 'ResNet50_ACNet_deploy'):
+        assert main(['info', name]) == 0
 
 
 def test_the_module_is_the_command_too():
     "As a process: exit code, output and no stack of Python."
-    done = subprocess.run([sys.executable, '-m', 'ppcls_nb', 'download', '-a', 'ResNet50_vd', '-p', 'nowhere'], capture_output=True, text=True, env={**os.environ, 'PPCLS_OFFLINE': '1'})
+    done = subprocess.run([sys.executable, '-m', 'ppcls_nb', 'download', '-a', 'ResNet50_vd', '-p', 'nowhere'],
+                          capture_output=True, text=True, env={
+                              **os.environ, 'PPCLS_OFFLINE': '1'})
     assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1)
-    assert done.stderr.startswith('ppcls: ResNet50_vd: is not here and PPCLS_OFFLINE forbids') and not os.path.exists('nowhere')
+    assert done.stderr.startswith('ppcls: ResNet50_vd: is not here and PPCLS_OFFLINE forbids')
+    assert not os.path.exists('nowhere')

@@ -1,8 +1,8 @@
-"""One contract for every network of the zoo: official keys, shapes and outputs, any size, channels and class count, gradients, costs, features, export.
+"""One contract for every network of the zoo: official keys, shapes and outputs, any size, channels and class count,
+gradients, costs, features, export.
 
-`make test` runs this file in two shards (pytest -n 2 --dist loadgroup); the giants are one group, so they come one after the other,
-and each frees its memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd
-"""
+`make test` runs this file in two shards (pytest -n 2 --dist loadgroup); the giants are one group, so they come one
+after the other, and each frees its memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd"""
 import gc, math
 
 import ppcls_nb  # before paddle: sets the threads
@@ -10,13 +10,14 @@ import numpy as np, paddle, pytest
 
 from official import FACTS, golden_output, official_state
 from ppcls_nb.models import build_model, create_model, list_models, model_info, weights_info
-from ppcls_nb.models.engine import save_inference
+from ppcls_nb.models.inference import save_inference
 from ppcls_nb.models.layers import count_weights, is_weight
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.zoo import network_costs
 
 OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy',      # no official checkpoint with today's names
-        'EfficientNetLite0', 'EfficientNetLite1', 'EfficientNetLite2'}      # not PaddleClas's; their weights: test_models.py
+        # not PaddleClas's; their weights: test_models.py
+        'EfficientNetLite0', 'EfficientNetLite1', 'EfficientNetLite2'}
 COSTS = fact_rows('costs')
 NAMES = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
 
@@ -46,7 +47,8 @@ def main_output(y): return y[0] if isinstance(y, (list, tuple)) else y
 
 
 def test_every_network_of_the_documents_is_there():
-    assert set(NAMES) == set(FACTS) | OURS and len(FACTS) == 108
+    assert set(NAMES) == set(FACTS) | OURS
+    assert len(FACTS) == 108
 
 
 @pytest.mark.parametrize('name', sharded(set(NAMES) - OURS))
@@ -55,9 +57,11 @@ def test_official_keys_shapes_counts_and_outputs(name):
     state = model.state_dict()
     assert [(k, tuple(v.shape)) for k, v in state.items()] == list(official_state(name).items())
     assert {str(v.dtype).split('.')[-1] for v in state.values()} == {'float32'}
-    assert count_weights(model) == facts['trainable'] and sum(v.size for v in state.values()) == facts['total']
+    assert count_weights(model) == facts['trainable']
+    assert sum(v.size for v in state.values()) == facts['total']
     stages = []
-    for method in ('features', 'stage_maps'):                      # the second calls the first, maybe in another order of axes, and is recorded last
+    # the second calls the first, maybe in another order of axes, and is recorded last
+    for method in ('features', 'stage_maps'):
         record(model, method, stages)
     g = facts['golden']
     out, ref = golden_output(model, g['gain'], g['S']), np.array(g['logits'])
@@ -72,21 +76,29 @@ def test_official_keys_shapes_counts_and_outputs(name):
 
 @pytest.mark.parametrize('name', sharded(NAMES))
 def test_any_task_learns(name):
-    "Two sizes, other channels, another class count; every weight gets a finite gradient; an image's answer does not depend on its batch."
+    """Two sizes, other channels, another class count; every weight gets a finite gradient; an image's answer does not
+    depend on its batch."""
     model, (h, w) = build_model(name, class_num=7, in_channels=2), small(name)
     paddle.seed(0)
     y = model(paddle.randn([4, 2, h, h]))
-    loss = sum(paddle.nn.functional.cross_entropy(out, paddle.to_tensor([0, 1, 2, 3])) for out in (y if isinstance(y, (list, tuple)) else [y]))
+    loss = sum(
+        paddle.nn.functional.cross_entropy(out, paddle.to_tensor([0, 1, 2, 3]))
+        for out in (y if isinstance(y, (list, tuple)) else [y]))
     loss.backward()
-    bad = [k for k, p in model.named_parameters() if is_weight(p) and (p.grad is None or not np.isfinite(p.grad.numpy()).all())]
-    assert main_output(y).shape == [4, 7] and not bad
+    bad = [
+        k for k, p in model.named_parameters()
+        if is_weight(p) and (p.grad is None or not np.isfinite(p.grad.numpy()).all())]
+    assert main_output(y).shape == [4, 7]
+    assert not bad
     model.clear_gradients()
     model.eval()
     x = paddle.randn([2, 2, h, w])
     with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
 
 
-def smallest(): return sorted({model_info(n)['family']: n for n in sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))}.values())
+def smallest():
+    return sorted({model_info(n)['family']: n
+                   for n in sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))}.values())
 
 
 @pytest.mark.parametrize('name', sharded(NAMES))
@@ -104,7 +116,10 @@ def test_exported_network_gives_the_same_outputs(name, tmp_path):
 
 @pytest.mark.parametrize('name,size', [(r['arch'], int(r['size'])) for r in COSTS])
 def test_costs_are_what_the_counter_counts(name, size):
-    assert {k: str(v) for k, v in network_costs(name, size).items()} == next(r for r in COSTS if r['arch'] == name and r['size'] == str(size))
+    assert {
+        k: str(v)
+        for k, v in network_costs(name, size).items()} == next(r for r in COSTS
+                                                               if r['arch'] == name and r['size'] == str(size))
 
 
 @pytest.mark.parametrize('name', smallest())
@@ -112,15 +127,18 @@ def test_features_of_the_smallest_of_each_family(name):
     "Without the head: maps as announced, and no weight is left without a gradient."
     net, (h, _) = create_model(name, features_only=True), small(name)
     maps = net(paddle.randn([2, 3, h, h]))
-    assert [m.shape[1] for m in maps] == net.channels and len(maps) == len(net.strides) >= 3
+    assert [m.shape[1] for m in maps] == net.channels
+    assert len(maps) == len(net.strides) >= 3
     sum(m.mean() for m in maps).backward()
     assert not [k for k, p in net.named_parameters() if is_weight(p) and p.grad is None]
     picked = create_model(name, features_only=True, out_indices=[1, -1])
-    assert picked.channels == [net.channels[1], net.channels[-1]] and picked.strides == [net.strides[1], net.strides[-1]]
+    assert picked.channels == [net.channels[1], net.channels[-1]]
+    assert picked.strides == [net.strides[1], net.strides[-1]]
 
 
 def test_golden_check_notices_a_wrong_network():
-    "The comparison above can fail: the same weights with another activation, padding or epsilon are far outside its tolerance."
+    """The comparison above can fail: the same weights with another activation, padding or epsilon are far outside its
+    tolerance."""
     g = FACTS['EfficientNetB0_small']['golden']
     ref = np.array(g['logits'])
     for wrong in (dict(act='relu6'), dict(padding='SAME')):

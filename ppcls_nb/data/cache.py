@@ -18,7 +18,8 @@ from .imaug.standard import DecodeImage
 
 # %% ../../nbs/02_augment/10_cache.ipynb #a1cb3f83
 def smaller_copy(data: bytes, short: int, quality: int = 95, lossless: bool = False) -> bytes:
-    """The bytes of an image file → those of a copy with a short side of `short` pixels, JPEG or (lossless) PNG; `data` itself where it isn't larger.
+    """The bytes of an image file → those of a copy with a short side of `short` pixels, JPEG or (lossless) PNG; `data`
+    itself where it isn't larger.
 
     PPClsError where the image cannot be decoded."""
     img = DecodeImage(to_rgb=False, reduce_to=2*short)(data)
@@ -27,39 +28,49 @@ def smaller_copy(data: bytes, short: int, quality: int = 95, lossless: bool = Fa
     k = short/min(h, w)
     img = cv2.resize(img, (max(short, round(w*k)), max(short, round(h*k))), interpolation=cv2.INTER_AREA)
     if lossless: return cv2.imencode('.png', img)[1].tobytes()
-    return cv2.imencode('.jpg', img, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])[1].tobytes()
+    return cv2.imencode('.jpg', img, [
+        cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    ])[1].tobytes()
 
 # %% ../../nbs/02_augment/10_cache.ipynb #7d0dd8d6
 _JOURNAL = 'cache.jsonl'
 
 def _open_journal(out: Path, settings: dict):
-    """The finished copies of a cache {path: [mtime_ns, size, size of the copy]}, and its journal, open for more lines (unbuffered: threads write whole lines).
+    """The finished copies of a cache {path: [mtime_ns, size, size of the copy]}, and its journal, open for more lines
+    (unbuffered: threads write whole lines).
 
     PPClsError when it was made with other settings."""
     path, done = out/_JOURNAL, {}
     if path.exists():
         first, *lines = path.read_text(encoding='utf-8').split('\n')
         try: was = json.loads(first)
-        except ValueError: raise PPClsError(f'{path}: not the journal of a cache; choose another folder') from None
-        if was != settings: raise PPClsError(f'{out} was made with {_words(was)}, now {_words(settings)} is asked for; choose another folder, or delete it')
+        except ValueError:
+            raise PPClsError(f'{path}: not the journal of a cache; choose another folder') from None
+        if was != settings:
+            raise PPClsError(f'{out} was made with {_words(was)}, now {_words(settings)} is asked for; choose another '
+                             'folder, or delete it')
         for line in lines:
             try: rel, *facts = json.loads(line)
             except ValueError: continue
             done[rel] = facts
-    elif out.exists() and any(out.iterdir()): raise PPClsError(f'{out}: a folder with other things in it; choose an empty or a new one')
+    elif out.exists() and any(out.iterdir()):
+        raise PPClsError(f'{out}: a folder with other things in it; choose an empty or a new one')
     lines = [json.dumps(settings), *(json.dumps([rel, *facts]) for rel, facts in done.items())]
     with atomic_path(path) as tmp: tmp.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return done, open(path, 'ab', buffering=0)
 
-def _words(settings): return ', '.join(f'{k} {v}' for k, v in settings.items()) if isinstance(settings, dict) else str(settings)
+def _words(settings):
+    return ', '.join(f'{k} {v}' for k, v in settings.items()) if isinstance(settings, dict) else str(settings)
 
 # %% ../../nbs/02_augment/10_cache.ipynb #635e613b
 def _prepare_one(rel: str, root: Path, out: Path, done: dict, journal, settings: dict):
-    "Make the copy of one image, unless it is there → ('resized', 'copied' or 'kept', bytes of the original, of the copy). PPClsError: the original is bad."
+    """Make the copy of one image, unless it is there → ('resized', 'copied' or 'kept', bytes of the original, of the
+    copy). PPClsError: the original is bad."""
     dst, facts = out/rel, done.get(rel)
     try:
         st = os.stat(root/rel)
-        if facts and facts[:2] == [st.st_mtime_ns, st.st_size] and dst.is_file() and dst.stat().st_size == facts[2]: return 'kept', facts[1], facts[2]
+        if facts and facts[:2] == [st.st_mtime_ns, st.st_size] and dst.is_file() and dst.stat().st_size == facts[2]:
+            return 'kept', facts[1], facts[2]
         data = (root/rel).read_bytes()
         copy = smaller_copy(data, **settings)
     except (PPClsError, OSError) as e:
@@ -74,14 +85,16 @@ def _prepare_one(rel: str, root: Path, out: Path, done: dict, journal, settings:
 
 # %% ../../nbs/02_augment/10_cache.ipynb #c8beacf1
 def _gather(lists, root: Path) -> dict:
-    "List files → {list file: [(line, image relative to root)]}; every line checked. PPClsError for absolute paths and such with `..`."
+    """List files → {list file: [(line, image relative to root)]}; every line checked. PPClsError for absolute paths and
+    such with `..`."""
     found = {}
     for file in lists:
         paths, _ = read_list(file, root, labelled=False)
         lines = [line for line in file.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
         images = [str(Path(p[len(os.path.join(root, '')):])) for p in paths]
         for line, rel in zip(lines, images, strict=True):
-            if os.path.isabs(line.strip()) or '..' in Path(rel).parts: raise PPClsError(f"{file}: '{line.strip()}': expected a path relative to {root}, without '..'")
+            if os.path.isabs(line.strip()) or '..' in Path(rel).parts:
+                raise PPClsError(f"{file}: '{line.strip()}': expected a path relative to {root}, without '..'")
         found[file] = list(zip(lines, images))
     return found
 
@@ -89,13 +102,15 @@ def _list_names(lists, root: Path) -> dict:
     "{list file: its path in the cache}: as below `root`, or its name alone. PPClsError when two would be the same."
     names = {f: f.relative_to(root) if f.is_relative_to(root) else Path(f.name) for f in lists}
     for f, name in names.items():
-        if twin := next((g for g in names if g != f and names[g] == name), None): raise PPClsError(f'{f} and {twin} have the same name; give them different ones')
+        if twin := next((g for g in names if g != f and names[g] == name), None):
+            raise PPClsError(f'{f} and {twin} have the same name; give them different ones')
     return names
 
 # %% ../../nbs/02_augment/10_cache.ipynb #6ad5c06b
 @dataclass
 class CacheReport:
-    "What `prepare_cache` did: numbers of images, `bad` {image: reason}, bytes of originals and copies, the folder and the copied lists."
+    """What `prepare_cache` did: numbers of images, `bad` {image: reason}, bytes of originals and copies, the folder and
+    the copied lists."""
     folder: Path
     resized: int = 0
     copied: int = 0
@@ -106,7 +121,8 @@ class CacheReport:
     lists: list = field(default_factory=list)
     def __str__(self):
         n, mb = self.resized + self.copied + self.kept, 1024**2
-        return (f'{n} images: {self.bytes_before/mb:,.1f} MB before, {self.bytes_after/mb:,.1f} MB in {self.folder} ({self.bytes_after/max(1, self.bytes_before):.0%}); '
+        return (f'{n} images: {self.bytes_before/mb:,.1f} MB before, {self.bytes_after/mb:,.1f} MB in {self.folder} '
+                f'({self.bytes_after/max(1, self.bytes_before):.0%}); '
                 f'{self.resized} made smaller, {self.copied} copied as they were, {self.kept} there already'
                 + f', {len(self.bad)} bad ones left out (bad_images.txt)'*bool(self.bad))
 
@@ -131,7 +147,9 @@ def _run(images: list, work, num_workers: int, report: CacheReport):
                     setattr(report, did, getattr(report, did) + 1)
                     report.bytes_before += before; report.bytes_after += after
                 bar.update(len(results))
-    except OSError as e: raise PPClsError(f'{e.filename}: cannot be written: {e.strerror}; mend that and call again, it goes on from there') from e
+    except OSError as e:
+        raise PPClsError(f'{e.filename}: cannot be written: {e.strerror}; mend that and call again, it goes on from '
+                         'there') from e
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/02_augment/10_cache.ipynb #36938475
@@ -140,25 +158,31 @@ def _name_bad(bad: dict, n: int, out: Path) -> str:
     file = out/'bad_images.txt'
     file.unlink(missing_ok=True)
     if not bad: return ''
-    with atomic_path(file) as tmp: tmp.write_text(''.join(f'{rel}: {why}\n' for rel, why in bad.items()), encoding='utf-8')
+    with atomic_path(file) as tmp:
+        tmp.write_text(''.join(f'{rel}: {why}\n' for rel, why in bad.items()), encoding='utf-8')
     some = '; '.join(f'{rel}: {why}' for rel, why in list(bad.items())[:5]) + '; …'*(len(bad) > 5)
     return f'{len(bad)} of {n} images are bad ({some}), all are named in {file}; mend them, or leave them out (skip_bad)'
 
 # %% ../../nbs/02_augment/10_cache.ipynb #a3af4d27
-def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossless: bool = False, num_workers: int | None = None,
-                  skip_bad: bool = False) -> CacheReport:
-    """Make smaller copies of all images of `lists` (a list file or several; paths relative to the folder `root`) in the folder `out`, and copy the lists.
+def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossless: bool = False,
+                  num_workers: int | None = None, skip_bad: bool = False) -> CacheReport:
+    """Make smaller copies of all images of `lists` (a list file or several; paths relative to the folder `root`) in the
+    folder `out`, and copy the lists.
 
-    Relative paths, suffixes included, stay the same; what is inside is a JPEG of that `quality` or, if `lossless`, a PNG.
-    `short`: pixels of the short side; smaller images are copied as they are. (384: random crops to 224 are as from ImageNet's own pictures; for validation 256 will do.)
-    `num_workers` threads (None: twice the cores, at most 32). A call that was stopped goes on where it was; images that changed since are made again.
-    Bad images: PPClsError with all of them, at the end; with `skip_bad` they are counted and left out of the copied lists.
-    Other settings than those of an existing cache: PPClsError. Train from it by setting `data_dir` to `out`."""
+    Relative paths, suffixes included, stay the same; what is inside is a JPEG of that `quality` or, if `lossless`, a
+    PNG. `short`: pixels of the short side; smaller images are copied as they are. (384: random crops to 224 are as from
+    ImageNet's own pictures; for validation 256 will do.) `num_workers` threads (None: twice the cores, at most 32). A
+    call that was stopped goes on where it was; images that changed since are made again. Bad images: PPClsError with
+    all of them, at the end; with `skip_bad` they are counted and left out of the copied lists. Other settings than
+    those of an existing cache: PPClsError. Train from it by setting `data_dir` to `out`."""
     lists = list(dict.fromkeys(Path(f) for f in ([lists] if isinstance(lists, (str, Path)) else lists)))
     root, out = Path(root), Path(out)
-    if short < 1 or not 1 <= quality <= 100: raise PPClsError(f'short {short}, quality {quality}; expected 1 or more pixels and a quality of 1 to 100')
-    if not lists: raise PPClsError('no list files given')
-    if out.resolve() == root.resolve(): raise PPClsError(f'{out} is the folder of the originals; choose another one for the copies')
+    if short < 1 or not 1 <= quality <= 100:
+        raise PPClsError(f'short {short}, quality {quality}; expected 1 or more pixels and a quality of 1 to 100')
+    if not lists:
+        raise PPClsError('no list files given')
+    if out.resolve() == root.resolve():
+        raise PPClsError(f'{out} is the folder of the originals; choose another one for the copies')
     gathered, names = _gather(lists, root), _list_names(lists, root)
     settings = {'short': short, 'quality': quality, 'lossless': lossless}
     report, images = CacheReport(out), list(dict.fromkeys(rel for lines in gathered.values() for _, rel in lines))
@@ -166,7 +190,8 @@ def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossles
     num_workers = num_workers or min(32, 2*(os.cpu_count() or 1))
     with journal: _run(images, lambda rel: _prepare_one(rel, root, out, done, journal, settings), num_workers, report)
     complaint = _name_bad(report.bad, len(images), out)
-    if complaint and not skip_bad: raise PPClsError(complaint)
+    if complaint and not skip_bad:
+        raise PPClsError(complaint)
     for file, lines in gathered.items():
         good = [line for line, rel in lines if rel not in report.bad]
         with atomic_path(out/names[file]) as tmp: tmp.write_text('\n'.join(good) + '\n', encoding='utf-8')

@@ -19,7 +19,8 @@ class _Files:
     def __init__(self): self.folders = {}
     def __contains__(self, path):
         folder, name = os.path.split(path)
-        if folder not in self.folders: self.folders[folder] = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
+        if folder not in self.folders:
+            self.folders[folder] = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
         return name in self.folders[folder]
 
 def _parse(line: str, root: str, class_num, labelled: bool, files):
@@ -27,33 +28,44 @@ def _parse(line: str, root: str, class_num, labelled: bool, files):
     if not labelled and os.path.join(root, line) in files: return os.path.join(root, line), -1
     rel, _, last = line.rpartition(' ')
     path = os.path.join(root, rel.strip())
-    if not rel: raise ValueError(f"no label in '{line}'; expected 'path label'" if labelled else f'no such image: {os.path.join(root, line)}')
-    if not last.removeprefix('-').isdecimal(): raise ValueError(f"label '{last}' is not a whole number; expected 'path label'")
+    if not rel:
+        raise ValueError(f"no label in '{line}'; expected 'path label'"
+                         if labelled else f'no such image: {os.path.join(root, line)}')
+    if not last.removeprefix('-').isdecimal():
+        raise ValueError(f"label '{last}' is not a whole number; expected 'path label'")
     label = int(last)
-    if label < 0 or class_num and label >= class_num: raise ValueError(f"label {label} is out of range, expected {f'0…{class_num-1}' if class_num else '0 or more'}")
-    if path not in files: raise ValueError(f'no such image: {path}')
+    if label < 0 or class_num and label >= class_num:
+        raise ValueError(f"label {label} is out of range, expected {f'0…{class_num-1}' if class_num else '0 or more'}")
+    if path not in files:
+        raise ValueError(f'no such image: {path}')
     return path, label
 
 # %% ../../nbs/01_data/06_datasets.ipynb #2113046d
 def list_lines(list_file) -> list:
-    "The lines of a list file that are not blank, with their numbers, counted from 1: [(number, line), …]; PPClsError where it is no text or cannot be read."
+    """The lines of a list file that are not blank, with their numbers, counted from 1: [(number, line), …]; PPClsError
+    where it is no text or cannot be read."""
     try: lines = Path(list_file).read_text(encoding='utf-8-sig').splitlines()
-    except OSError as e: raise PPClsError(f'{list_file}: list file cannot be read: {e.strerror}') from e
-    except UnicodeDecodeError: raise PPClsError(f'{list_file}: not a text file (UTF-8)') from None
+    except OSError as e:
+        raise PPClsError(f'{list_file}: list file cannot be read: {e.strerror}') from e
+    except UnicodeDecodeError:
+        raise PPClsError(f'{list_file}: not a text file (UTF-8)') from None
     return [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
 
 # %% ../../nbs/01_data/06_datasets.ipynb #9e5e9d06
 def read_list(list_file, root=None, class_num: int | None = None, labelled: bool = True):
-    """The paths (list of str) and labels (int64 array) of a list file, every line checked; paths are relative to `root` (default: the file's folder).
+    """The paths (list of str) and labels (int64 array) of a list file, every line checked; paths are relative to `root`
+    (default: the file's folder).
 
-    PPClsError with file, line and reason for a missing or non-integer label, a label outside 0…class_num-1, a missing image, an empty list.
-    `labelled=False` allows lines without a label, which get -1."""
+    PPClsError with file, line and reason for a missing or non-integer label, a label outside 0…class_num-1, a missing
+    image, an empty list. `labelled=False` allows lines without a label, which get -1."""
     files, paths, labels, root = _Files(), [], [], str(root or Path(list_file).parent)
     for n, line in list_lines(list_file):
         try: path, label = _parse(line, root, class_num, labelled, files)
-        except ValueError as e: raise PPClsError(f'{list_file}:{n}: {e}') from None
+        except ValueError as e:
+            raise PPClsError(f'{list_file}:{n}: {e}') from None
         paths.append(path); labels.append(label)
-    if not paths: raise PPClsError(f'{list_file}: an empty list')
+    if not paths:
+        raise PPClsError(f'{list_file}: an empty list')
     return paths, np.array(labels, np.int64)
 
 # %% ../../nbs/01_data/06_datasets.ipynb #acd95411
@@ -65,10 +77,11 @@ class BadImage(PPClsError):
 
 # %% ../../nbs/01_data/06_datasets.ipynb #5fa53b5a
 class ImageDataset(paddle.io.Dataset):
-    """The image files `paths` (list of str) with `labels` (int64 array). `ds[i]` or `ds[epoch, i]` → (what the `transforms` make of the file's bytes, label as int64).
+    """The image files `paths` (list of str) with `labels` (int64 array). `ds[i]` or `ds[epoch, i]` → (what the
+    `transforms` make of the file's bytes, label as int64).
 
-    `transforms` are called `op(img, rng)` in order, with one generator seeded by (seed, epoch, i); those with a method `at(epoch)` are taken as of that epoch.
-    A file that cannot be read or decoded: `BadImage`."""
+    `transforms` are called `op(img, rng)` in order, with one generator seeded by (seed, epoch, i); those with a method
+    `at(epoch)` are taken as of that epoch. A file that cannot be read or decoded: `BadImage`."""
     def __init__(self, paths, labels, transforms=(), class_num: int | None = None, seed: int = 0, name: str = 'images'):
         super().__init__()
         self.paths, self.labels = list(paths), np.asarray(labels, np.int64)
@@ -86,20 +99,25 @@ class ImageDataset(paddle.io.Dataset):
     def sample(self, index, out=None):
         "`ds[index]`; the image may be made in the array `out` (see `transform`)."
         epoch, i = index if isinstance(index, tuple) else (0, index)
-        if not 0 <= i < len(self): raise IndexError(f'{i} of {len(self)}')
+        if not 0 <= i < len(self):
+            raise IndexError(f'{i} of {len(self)}')
         rng, path = np.random.default_rng([self.seed, epoch, i]), self.paths[i]
         try:
             with open(path, 'rb') as f: data = f.read()
             return transform(data, self.ops(epoch), rng, out), self.labels[i]
-        except (PPClsError, OSError, cv2.error) as e: raise BadImage(path, getattr(e, 'strerror', None) or e) from e
-        except Exception as e: raise PPClsError(f'{path}: {type(e).__name__} in an operation: {e}') from e
+        except (PPClsError, OSError, cv2.error) as e:
+            raise BadImage(path, getattr(e, 'strerror', None) or e) from e
+        except Exception as e:
+            raise PPClsError(f'{path}: {type(e).__name__} in an operation: {e}') from e
 
 # %% ../../nbs/01_data/06_datasets.ipynb #a9440eb4
 class ListDataset(ImageDataset):
-    """The images of a list file, checked by `read_list`; `root` is what its paths are relative to, `class_num` defaults to the largest label + 1.
+    """The images of a list file, checked by `read_list`; `root` is what its paths are relative to, `class_num` defaults
+    to the largest label + 1.
 
     `.paths`, `.labels`, `.class_num` and `.name` are there to read."""
-    def __init__(self, root, list_file, transforms=(), class_num: int | None = None, labelled: bool = True, seed: int = 0, name: str | None = None):
+    def __init__(self, root, list_file, transforms=(), class_num: int | None = None, labelled: bool = True,
+                 seed: int = 0, name: str | None = None):
         paths, labels = read_list(list_file, root, class_num, labelled)
         super().__init__(paths, labels, transforms, class_num, seed, name or data_name(root))
 

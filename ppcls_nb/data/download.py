@@ -33,9 +33,11 @@ def _fetch(url: str, part: Path, desc: str):
         r.raise_for_status()
         if r.status_code != 206: have = 0
         total = have + int(r.headers['Content-Length']) if 'Content-Length' in r.headers else None
-        with open(part, 'ab' if have else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True, desc=desc, leave=False) as bar:
+        with open(part, 'ab' if have else 'wb') as f, tqdm(total=total, initial=have, unit='B', unit_scale=True,
+                                                           desc=desc, leave=False) as bar:
             for block in r.iter_content(1 << 13): bar.update(f.write(block))
-    if total and part.stat().st_size < total: raise requests.ConnectionError('the connection was closed early')
+    if total and part.stat().st_size < total:
+        raise requests.ConnectionError('the connection was closed early')
 
 # %% ../../nbs/01_data/02_download.ipynb #73b58a44
 def _why(e) -> str:
@@ -47,10 +49,11 @@ def _why(e) -> str:
 
 # %% ../../nbs/01_data/02_download.ipynb #fad18fd6
 def download(url: str, dest, md5: str | None = None, desc: str | None = None) -> Path:
-    """Fetch `url` into the file `dest` and return its path; nothing is done where `dest` is there already (and has that `md5`).
+    """Fetch `url` into the file `dest` and return its path; nothing is done where `dest` is there already (and has that
+    `md5`).
 
-    Continues `dest.part` where an earlier call stopped. No connection, an error of the server, a wrong `md5` (32 hexadecimal
-    digits) or a full disk: `PPClsError`, and nothing under the name `dest`."""
+    Continues `dest.part` where an earlier call stopped. No connection, an error of the server, a wrong `md5` (32
+    hexadecimal digits) or a full disk: `PPClsError`, and nothing under the name `dest`."""
     dest = Path(dest)
     part = dest.with_name(dest.name + '.part')
     size, idle = (lambda: part.stat().st_size if part.is_file() else 0), 0
@@ -63,15 +66,18 @@ def download(url: str, dest, md5: str | None = None, desc: str | None = None) ->
             try: _fetch(url, part, desc or dest.name); break
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
                 idle = 0 if size() > before else idle + 1
-                if idle == 2: raise
+                if idle == 2:
+                    raise
                 time.sleep(0.5*idle)
         if md5 and (got := md5sum(part)) != md5:
             part.unlink()
-            raise PPClsError(f'{url}: md5 {got} is not the expected {md5}; the file was removed, run again to fetch it anew')
+            raise PPClsError(f'{url}: md5 {got} is not the expected {md5}; the file was removed, run again to fetch '
+                             'it anew')
         os.replace(part, dest)
     except requests.RequestException as e:
         raise PPClsError(f'{url}: cannot be downloaded: {_why(e)}{kept()}') from e
-    except OSError as e: raise PPClsError(f'{dest}: cannot be written: {e.strerror or e}{kept()}') from e
+    except OSError as e:
+        raise PPClsError(f'{dest}: cannot be written: {e.strerror or e}{kept()}') from e
     return dest
 
 # %% ../../nbs/01_data/02_download.ipynb #f3e2b5e9
@@ -92,19 +98,22 @@ def _extract(archive: Path, folder: Path, desc: str):
 def unpack(archive, dest, marker: str | None = None) -> Path:
     """Unpack the tar file `archive` (plain, gz, bz2 or xz) into the folder `dest`, all or nothing; returns `dest`.
 
-    `marker` is an entry of the archive's top level that proves it was unpacked: where it exists in `dest` nothing is done, and it
-    is moved in last. A damaged or malicious archive, a missing marker, a full disk: `PPClsError`, and `dest` is as before."""
+    `marker` is an entry of the archive's top level that proves it was unpacked: where it exists in `dest` nothing is
+    done, and it is moved in last. A damaged or malicious archive, a missing marker, a full disk: `PPClsError`, and
+    `dest` is as before."""
     archive, dest = Path(archive), Path(dest)
     if marker and (dest/marker).exists(): return dest
     try:
         dest.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix='.unpack-', dir=dest) as tmp:
             _extract(archive, Path(tmp), desc=f'unpacking {archive.name}')
-            if marker and not (Path(tmp)/marker).exists(): raise PPClsError(f"{archive}: holds no '{marker}'")
+            if marker and not (Path(tmp)/marker).exists():
+                raise PPClsError(f"{archive}: holds no '{marker}'")
             for p in sorted(Path(tmp).iterdir(), key=lambda p: p.name == marker):
                 if (dest/p.name).is_dir(): shutil.rmtree(dest/p.name)
                 os.replace(p, dest/p.name)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as e:
         raise PPClsError(f'{archive}: truncated or damaged archive ({e}); remove it and fetch it again') from e
-    except OSError as e: raise PPClsError(f'{archive}: cannot be unpacked into {dest}: {e.strerror or e}; nothing was left there') from e
+    except OSError as e:
+        raise PPClsError(f'{archive}: cannot be unpacked into {dest}: {e.strerror or e}; nothing was left there') from e
     return dest

@@ -20,28 +20,35 @@ FILES = {'setid.mat': 'a5357ecc9cb78c4bef273ce3793fc85c',          # which image
 
 # %% ../../nbs/01_data/03_flowers102.ipynb #0d8a160c
 def data_folder(folder) -> Path | None:
-    "`folder`, or the first folder directly in it, that holds jpg/, setid.mat and imagelabels.mat; None where there is none."
+    """`folder`, or the first folder directly in it, that holds jpg/, setid.mat and imagelabels.mat; None where there is
+    none."""
     folder = Path(folder).expanduser()
     inside = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    return next((d for d in (folder, *inside) if all((d/f).exists() for f in ('jpg', 'setid.mat', 'imagelabels.mat'))), None)
+    return next((d for d in (folder, *inside) if all((d/f).exists() for f in ('jpg', 'setid.mat', 'imagelabels.mat'))),
+                None)
 
 # %% ../../nbs/01_data/03_flowers102.ipynb #b8505e40
 def find_flowers102(root=None, default='data/flowers102') -> Path | None:
-    """The folder of an existing copy: in `root`, else in the environment variable PPCLS_DATA, else in `default`; None where there is none.
+    """The folder of an existing copy: in `root`, else in the environment variable PPCLS_DATA, else in `default`; None
+    where there is none.
 
-    Each may be the folder that holds jpg/, setid.mat and imagelabels.mat or the one above it. PPCLS_DATA set to anything else: PPClsError."""
+    Each may be the folder that holds jpg/, setid.mat and imagelabels.mat or the one above it. PPCLS_DATA set to
+    anything else: PPClsError."""
     if root and (found := data_folder(root)): return found
     if env := os.environ.get('PPCLS_DATA'):
         if found := data_folder(env): return found
-        raise PPClsError(f'PPCLS_DATA={env}: holds no flowers102 (jpg/, setid.mat, imagelabels.mat), there or one level below')
+        raise PPClsError(f'PPCLS_DATA={env}: holds no flowers102 (jpg/, setid.mat, imagelabels.mat), there or one '
+                         'level below')
     return data_folder(default)
 
 # %% ../../nbs/01_data/03_flowers102.ipynb #c09bfe79
 def download_flowers102(root='data/flowers102', url: str | None = None) -> Path:
-    "Download flowers102 into the folder `root`, as far as it is not there, and return it. PPClsError when it cannot be had; a part that arrived is continued next time."
+    """Download flowers102 into the folder `root`, as far as it is not there, and return it. PPClsError when it cannot
+    be had; a part that arrived is continued next time."""
     root = Path(root)
     for name, md5 in FILES.items():
-        if not (name == '102flowers.tgz' and (root/'jpg').exists()): download((url or URL) + name, root/name, md5, desc=f'flowers102: {name}')
+        if not (name == '102flowers.tgz' and (root/'jpg').exists()):
+            download((url or URL) + name, root/name, md5, desc=f'flowers102: {name}')
     unpack(root/'102flowers.tgz', root, marker='jpg')
     (root/'102flowers.tgz').unlink(missing_ok=True)
     return root
@@ -50,26 +57,31 @@ def download_flowers102(root='data/flowers102', url: str | None = None) -> Path:
 def _column(file: Path, name: str):
     "The vector `name` of a .mat file, as int."
     try: return scipy.io.loadmat(file)[name].ravel().astype(int)
-    except KeyError: raise PPClsError(f"{file}: holds no '{name}'") from None
-    except Exception as e: raise PPClsError(f'{file}: cannot be read as a .mat file ({e})') from e
+    except KeyError:
+        raise PPClsError(f"{file}: holds no '{name}'") from None
+    except Exception as e:
+        raise PPClsError(f'{file}: cannot be read as a .mat file ({e})') from e
 
 # %% ../../nbs/01_data/03_flowers102.ipynb #574aa627
 LISTS = dict(train=('trnid',), val=('valid',), extra=('tstid',), train_extra=('trnid', 'tstid'))
 
 def make_lists(root, lists=None) -> dict:
-    """Write train_list.txt, val_list.txt, extra_list.txt and train_extra_list.txt (train, then extra) for the data in `root`; returns {name: path}.
+    """Write train_list.txt, val_list.txt, extra_list.txt and train_extra_list.txt (train, then extra) for the data in
+    `root`; returns {name: path}.
 
-    Lines are 'jpg/image_00001.jpg 76', labels from 0. `lists` is another folder to write to, for a `root` that is not ours. A .mat file
-    that is missing, damaged or names an image without a label: PPClsError."""
+    Lines are 'jpg/image_00001.jpg 76', labels from 0. `lists` is another folder to write to, for a `root` that is not
+    ours. A .mat file that is missing, damaged or names an image without a label: PPClsError."""
     root, lists = Path(root), Path(lists or root)
     labels = _column(root/'imagelabels.mat', 'labels') - 1
     ids = {part: _column(root/'setid.mat', part) for part in ('trnid', 'valid', 'tstid')}
     for part, i in ids.items():
         if len(i) and not 1 <= i.min() <= i.max() <= len(labels):
-            raise PPClsError(f"{root/'setid.mat'}: {part} names images {i.min()} to {i.max()}; imagelabels.mat has labels for 1 to {len(labels)}")
+            raise PPClsError(f"{root/'setid.mat'}: {part} names images {i.min()} to {i.max()}; imagelabels.mat has "
+                             f"labels for 1 to {len(labels)}")
     files = {name: lists/f'{name}_list.txt' for name in LISTS}
     for name, parts in LISTS.items():
-        with atomic_path(files[name]) as tmp: tmp.write_text(''.join(f'jpg/image_{i:05d}.jpg {labels[i-1]}\n' for part in parts for i in ids[part]))
+        with atomic_path(files[name]) as tmp:
+            tmp.write_text(''.join(f'jpg/image_{i:05d}.jpg {labels[i-1]}\n' for part in parts for i in ids[part]))
     return files
 
 # %% ../../nbs/01_data/03_flowers102.ipynb #0851c397

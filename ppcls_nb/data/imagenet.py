@@ -17,10 +17,13 @@ from .lists import _few, _listable, _text, _write, find_images
 from .prepare import DataInfo
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #a709c303
-ARCHIVES = {'ILSVRC2012_img_train.tar': '138 GB, md5 1d675b47d978889d74fa0da5fadfb00e', 'ILSVRC2012_img_val.tar': '6.3 GB, md5 29b22e2961454d5413ddabcf34fc5622',
-            'ILSVRC2012_devkit_t12.tar.gz': '2.5 MB, md5 fa75699e90414af021442c21a62c3abf'}
+ARCHIVES = {
+    'ILSVRC2012_img_train.tar': '138 GB, md5 1d675b47d978889d74fa0da5fadfb00e',
+    'ILSVRC2012_img_val.tar': '6.3 GB, md5 29b22e2961454d5413ddabcf34fc5622',
+    'ILSVRC2012_devkit_t12.tar.gz': '2.5 MB, md5 fa75699e90414af021442c21a62c3abf'}
 SITE = 'https://image-net.org/challenges/LSVRC/2012/2012-downloads.php (after logging in)'
-FULL = dict(classes=1000, train=1_281_167, val=50_000, first=65)    # first: the label of ILSVRC2012_val_00000001.JPEG, which the documents name
+# first: the label of ILSVRC2012_val_00000001.JPEG, which the documents name
+FULL = dict(classes=1000, train=1_281_167, val=50_000, first=65)
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #6cd26496
 TRAIN, VAL, DEVKIT = ARCHIVES
@@ -30,25 +33,31 @@ def _wanted(archive: str) -> str: return f'{archive} ({ARCHIVES[archive]}) from 
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #b8b0e29a
 def _images(tar, folder: Path, archive: str, desc: str | None = None):
-    "Write the images in the open `tar` into the new `folder`, which gets its name when it is complete. With `desc`, under a progress bar."
+    """Write the images in the open `tar` into the new `folder`, which gets its name when it is complete. With `desc`,
+    under a progress bar."""
     part = folder.with_name(f'.{folder.name}.part')
     if part.exists(): shutil.rmtree(part)
     part.mkdir(parents=True)
     for m in tqdm(tar, desc=desc, unit=' images', leave=False, disable=desc is None):
         name = m.name.removeprefix('./')
         if m.isdir() and name in ('', '.'): continue
-        if not (m.isreg() and re.fullmatch(r'[\w-][\w.-]*\.jpe?g', name, re.I)): raise PPClsError(f"{archive}: refused, '{m.name}' is not an image")
+        if not (m.isreg() and re.fullmatch(r'[\w-][\w.-]*\.jpe?g', name, re.I)):
+            raise PPClsError(f"{archive}: refused, '{m.name}' is not an image")
         with tar.extractfile(m) as source, open(part/name, 'wb') as f: shutil.copyfileobj(source, f)
     os.replace(part, folder)
 
 def _unpack_train(archive: Path, train: Path, classes=None):
-    "Unpack the archive of archives into a folder for each class (or each of `classes`); those that are there are passed over."
-    with tarfile.open(archive, 'r:') as outer, tqdm(total=archive.stat().st_size, desc=f'unpacking {archive.name}', unit='B', unit_scale=True, leave=False) as bar:
+    """Unpack the archive of archives into a folder for each class (or each of `classes`); those that are there are
+    passed over."""
+    with tarfile.open(archive, 'r:') as outer, tqdm(total=archive.stat().st_size, desc=f'unpacking {archive.name}',
+                                                    unit='B', unit_scale=True, leave=False) as bar:
         for m in outer:
             wnid = m.name.removeprefix('./').removesuffix('.tar')
-            if not (m.isreg() and WNID.fullmatch(wnid)): raise PPClsError(f"{archive}: refused, '{m.name}' is not the archive of a class")
+            if not (m.isreg() and WNID.fullmatch(wnid)):
+                raise PPClsError(f"{archive}: refused, '{m.name}' is not the archive of a class")
             if not (train/wnid).exists() and (classes is None or wnid in classes):
-                with outer.extractfile(m) as f, tarfile.open(fileobj=f, mode='r:') as inner: _images(inner, train/wnid, f'{archive}, {m.name}')
+                with outer.extractfile(m) as f, tarfile.open(fileobj=f, mode='r:') as inner:
+                    _images(inner, train/wnid, f'{archive}, {m.name}')
             bar.update(m.size)
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #e920182e
@@ -60,8 +69,11 @@ def _unpack_all(root: Path, parts, classes):
         archive = root/VAL
         if 'val' in parts and archive.exists() and not ((root/'val').is_dir() and os.listdir(root/'val')):
             with tarfile.open(archive, 'r:') as tar: _images(tar, root/'val', str(archive), f'unpacking {archive.name}')
-    except (tarfile.TarError, EOFError) as e: raise PPClsError(f'{archive}: truncated or damaged archive ({e}); compare it with {ARCHIVES[archive.name]}') from e
-    except OSError as e: raise PPClsError(f'{archive}: cannot be unpacked: {e.strerror or e}; run it again to continue') from e
+    except (tarfile.TarError, EOFError) as e:
+        raise PPClsError(
+            f'{archive}: truncated or damaged archive ({e}); compare it with {ARCHIVES[archive.name]}') from e
+    except OSError as e:
+        raise PPClsError(f'{archive}: cannot be unpacked: {e.strerror or e}; run it again to continue') from e
     if (root/DEVKIT).exists(): unpack(root/DEVKIT, root, marker='ILSVRC2012_devkit_t12')
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #91340454
@@ -71,8 +83,12 @@ def _meta(file: Path) -> dict:
         rows = scipy.io.loadmat(file, squeeze_me=True)['synsets'].ravel()
         has = rows.dtype.names
         leaves = [r for r in rows if 'num_children' not in has or int(r['num_children']) == 0]
-        return {int(r['ILSVRC2012_ID']): (str(r['WNID']), str(r['words']), int(r['num_train_images']) if 'num_train_images' in has else 0) for r in leaves}
-    except Exception as e: raise PPClsError(f"{file}: cannot be read as the table of the development kit: {type(e).__name__} {e}") from e
+        return {
+            int(r['ILSVRC2012_ID']): (str(r['WNID']), str(r['words']),
+                                      int(r['num_train_images']) if 'num_train_images' in has else 0)
+            for r in leaves}
+    except Exception as e:
+        raise PPClsError(f"{file}: cannot be read as the table of the development kit: {type(e).__name__} {e}") from e
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #8005d38a
 def read_synsets(file) -> dict:
@@ -84,12 +100,16 @@ def read_synsets(file) -> dict:
     if file.suffix == '.mat': return dict(sorted((wnid, words) for wnid, words, _ in _meta(file).values()))
     try: lines = file.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        raise PPClsError(f'{file}: the synset map cannot be read: {getattr(e, "strerror", None) or "not a text file (UTF-8)"}') from e
+        raise PPClsError(f'{file}: the synset map cannot be read: '
+                         f'{getattr(e, "strerror", None) or "not a text file (UTF-8)"}') from e
     for n, line in enumerate(lines, 1):
         hit = re.fullmatch(r'(?:\d+\s+)?(n\d{8})(?:[\s,]+(.*))?', line.strip())
         if not line.strip(): continue
-        if not hit: raise PPClsError(f"{file}:{n}: expected 'wnid words' as in 'n01440764 tench, Tinca tinca', got '{line[:60]}'")
-        if hit[1] in out: raise PPClsError(f'{file}:{n}: {hit[1]} occurs twice')
+        if not hit:
+            raise PPClsError(f"{file}:{n}: expected 'wnid words' as in 'n01440764 tench, Tinca tinca', got "
+                             f"'{line[:60]}'")
+        if hit[1] in out:
+            raise PPClsError(f'{file}:{n}: {hit[1]} occurs twice')
         out[hit[1]] = hit[2] or ''
     return dict(sorted(out.items()))
 
@@ -98,8 +118,11 @@ def _by_kit(kit: Path) -> dict:
     "{number of the validation image: wnid}, from the development kit."
     table, file = _meta(kit/'meta.mat'), kit/'ILSVRC2012_validation_ground_truth.txt'
     try: return {i: table[int(line)][0] for i, line in enumerate(file.read_text().split(), 1)}
-    except OSError as e: raise PPClsError(f'{file}: cannot be read: {e.strerror}; remove the folder {kit.parent} and unpack {DEVKIT} again') from e
-    except (ValueError, KeyError) as e: raise PPClsError(f'{file}: holds {e}, expected a class number of meta.mat in each line') from e
+    except OSError as e:
+        raise PPClsError(f'{file}: cannot be read: {e.strerror}; remove the folder {kit.parent} and unpack {DEVKIT} '
+                         'again') from e
+    except (ValueError, KeyError) as e:
+        raise PPClsError(f'{file}: holds {e}, expected a class number of meta.mat in each line') from e
 
 def _number(name: str):
     "The number in 'ILSVRC2012_val_00000001.JPEG', or None."
@@ -111,7 +134,8 @@ def _by_kaggle(file: Path) -> dict:
     with open(file, newline='', encoding='utf-8-sig') as f:
         try: return {_number(row['ImageId']): row['PredictionString'].split()[0] for row in csv.DictReader(f)}
         except (KeyError, IndexError, AttributeError, TypeError):
-            raise PPClsError(f'{file}: expected the columns ImageId, PredictionString of LOC_val_solution.csv') from None
+            raise PPClsError(
+                f'{file}: expected the columns ImageId, PredictionString of LOC_val_solution.csv') from None
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #e15fb79e
 def _place(root: Path, part: str) -> Path:
@@ -124,29 +148,36 @@ def _by_folders(root: Path, folder: Path) -> list:
     names, rows = find_images(folder)
     base = folder.relative_to(root).as_posix()
     if odd := [n for n in names if not WNID.fullmatch(n)]:
-        raise PPClsError(f'{folder}: {_few(odd)}: expected folders named by wnid as n01440764; for classes of your own there is make_list_files')
+        raise PPClsError(f'{folder}: {_few(odd)}: expected folders named by wnid as n01440764; for classes of your '
+                         'own there is make_list_files')
     return [(f'{base}/{p}', names[label]) for p, label in rows]
 
 def _train(root: Path) -> list:
     folder = _place(root, 'train')
-    if not folder.is_dir(): raise PPClsError(f"{root}: no training images; expected the folders train/n01440764, … or {_wanted(TRAIN)}")
+    if not folder.is_dir():
+        raise PPClsError(f"{root}: no training images; expected the folders train/n01440764, … or {_wanted(TRAIN)}")
     return _by_folders(root, folder)
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #48dc2505
 def _val(root: Path):
     "Rows of the validation images, sorted by file name, and where their classes are from."
     folder, kit, table = _place(root, 'val'), root/'ILSVRC2012_devkit_t12'/'data', root/'LOC_val_solution.csv'
-    if not folder.is_dir(): raise PPClsError(f'{root}: no validation images; expected val/ILSVRC2012_val_00000001.JPEG, … or {_wanted(VAL)}')
+    if not folder.is_dir():
+        raise PPClsError(f'{root}: no validation images; expected val/ILSVRC2012_val_00000001.JPEG, … or '
+                         f'{_wanted(VAL)}')
     here = [p for p in folder.iterdir() if not p.name.startswith('.')]
-    if any(p.is_dir() for p in here): return sorted(_by_folders(root, folder), key=lambda r: os.path.basename(r[0])), 'its folders'
+    if any(p.is_dir() for p in here):
+        return sorted(_by_folders(root, folder), key=lambda r: os.path.basename(r[0])), 'its folders'
     names = sorted(p.name for p in here if _number(p.name))
-    if not names: raise PPClsError(f'{folder}: no image named as ILSVRC2012_val_00000001.JPEG and no folders named as n01440764')
+    if not names:
+        raise PPClsError(f'{folder}: no image named as ILSVRC2012_val_00000001.JPEG and no folders named as n01440764')
     if kit.is_dir(): classes, source = _by_kit(kit), 'the development kit'
     elif table.is_file(): classes, source = _by_kaggle(table), table.name
     else:
         raise PPClsError(f"{root}: nothing tells the classes of the validation images; expected {_wanted(DEVKIT)}, "
                          "or Kaggle's LOC_val_solution.csv, or folders val/n01440764, …")
-    if lost := [n for n in names if _number(n) not in classes]: raise PPClsError(f'{root}: {source} has no class for {_few(lost)}')
+    if lost := [n for n in names if _number(n) not in classes]:
+        raise PPClsError(f'{root}: {source} has no class for {_few(lost)}')
     return [(f'{folder.relative_to(root).as_posix()}/{n}', classes[_number(n)]) for n in names], source
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #d5c112cc
@@ -156,21 +187,27 @@ def _numbers(names, numbering: str, root: Path, synsets):
     file = next((f for f in (synsets, root/'LOC_synset_mapping.txt', kit) if f and (f is synsets or f.is_file())), None)
     words = read_synsets(file) if file else {}
     if numbering == 'own': return {w: i for i, w in enumerate(names)}, len(names), words
-    if numbering != 'imagenet': raise PPClsError(nearest(numbering, ('own', 'imagenet'), 'numbering'))
+    if numbering != 'imagenet':
+        raise PPClsError(nearest(numbering, ('own', 'imagenet'), 'numbering'))
     if not file:
-        raise PPClsError(f"{root}: numbering 'imagenet' needs the {FULL['classes']:,} wnids; expected LOC_synset_mapping.txt, the development kit or synsets=file")
-    if len(words) != FULL['classes']: raise PPClsError(f"{file}: has {len(words):,} classes, numbering 'imagenet' needs all {FULL['classes']:,}")
-    if odd := [w for w in names if w not in words]: raise PPClsError(f'{file}: does not have {_few(odd)}')
+        raise PPClsError(f"{root}: numbering 'imagenet' needs the {FULL['classes']:,} wnids; expected "
+                         "LOC_synset_mapping.txt, the development kit or synsets=file")
+    if len(words) != FULL['classes']:
+        raise PPClsError(f"{file}: has {len(words):,} classes, numbering 'imagenet' needs all {FULL['classes']:,}")
+    if odd := [w for w in names if w not in words]:
+        raise PPClsError(f'{file}: does not have {_few(odd)}')
     place = {w: i for i, w in enumerate(words)}
     return {w: place[w] for w in names}, len(words), words
 
 def _whole(root: Path, rows: dict, names, label: dict):
     "PPClsError unless the rows are those of the whole of ImageNet-1k."
     hint = '; for a part of ImageNet say full=False or name its classes'
-    if len(names) != FULL['classes']: raise PPClsError(f"{root}: {len(names):,} classes, ImageNet-1k has {FULL['classes']:,}{hint}")
+    if len(names) != FULL['classes']:
+        raise PPClsError(f"{root}: {len(names):,} classes, ImageNet-1k has {FULL['classes']:,}{hint}")
     if 'val' not in rows: return
     if len(rows['val']) != FULL['val']:
-        raise PPClsError(f"{_place(root, 'val')}: {len(rows['val']):,} validation images, ImageNet-1k has {FULL['val']:,}; "
+        raise PPClsError(f"{_place(root, 'val')}: {len(rows['val']):,} validation images, ImageNet-1k has "
+                         f"{FULL['val']:,}; "
                          f"remove the folder and unpack {VAL} again{hint}")
     first = next((label[w] for p, w in rows['val'] if _number(os.path.basename(p)) == 1), None)
     if first != FULL['first']:
@@ -180,19 +217,23 @@ def _whole(root: Path, rows: dict, names, label: dict):
 # %% ../../nbs/01_data/09_imagenet.ipynb #5893831f
 def prepare_imagenet(root, lists=None, classes=None, full: bool | None = None, numbering: str = 'own', synsets=None,
                      parts=('train', 'val'), overwrite: bool = False) -> DataInfo:
-    """Unpack and list ImageNet-1k in the folder `root`: train_list.txt, val_list.txt ('train/n01440764/n01440764_10026.JPEG 0', relative to `root`) and synsets.txt
-    ('label wnid words'), written into `lists` (default: `root`). May be interrupted and called again at any time.
+    """Unpack and list ImageNet-1k in the folder `root`: train_list.txt, val_list.txt
+    ('train/n01440764/n01440764_10026.JPEG 0', relative to `root`) and synsets.txt ('label wnid words'), written into
+    `lists` (default: `root`). May be interrupted and called again at any time.
 
-    `root` holds the official archives, or train/<wnid>/ and val/ (flat, or val/<wnid>/), or Kaggle's ILSVRC/; classes of flat validation images are read from the
-    development kit or LOC_val_solution.csv. Labels are the places among the sorted wnids. `classes`: wnids to take, or a file of them; `full=False`: whatever there is;
-    else it must be all 1,000 classes. `numbering` 'imagenet': labels of the 1,000 also for a part, from `synsets`,
-    the kit or LOC_synset_mapping.txt; `parts`: 'train' and/or 'val'.
-    PPClsError for missing files (named, with where they are to be had), damaged archives, wrong numbers, lists that are there and differ (unless `overwrite`)."""
+    `root` holds the official archives, or train/<wnid>/ and val/ (flat, or val/<wnid>/), or Kaggle's ILSVRC/; classes
+    of flat validation images are read from the development kit or LOC_val_solution.csv. Labels are the places among the
+    sorted wnids. `classes`: wnids to take, or a file of them; `full=False`: whatever there is; else it must be all
+    1,000 classes. `numbering` 'imagenet': labels of the 1,000 also for a part, from `synsets`, the kit or
+    LOC_synset_mapping.txt; `parts`: 'train' and/or 'val'. PPClsError for missing files (named, with where they are to
+    be had), damaged archives, wrong numbers, lists that are there and differ (unless `overwrite`)."""
     root, parts = Path(root).expanduser(), (parts,) if isinstance(parts, str) else tuple(parts)
     lists = Path(lists or root)
-    if not root.is_dir(): raise PPClsError(f'{root}: no such folder; put {_few(ARCHIVES)} from {SITE} there')
+    if not root.is_dir():
+        raise PPClsError(f'{root}: no such folder; put {_few(ARCHIVES)} from {SITE} there')
     for p in parts:
-        if p not in ('train', 'val'): raise PPClsError(nearest(p, ('train', 'val'), 'part'))
+        if p not in ('train', 'val'):
+            raise PPClsError(nearest(p, ('train', 'val'), 'part'))
     chosen = None if classes is None else set(read_synsets(classes) if isinstance(classes, (str, Path)) else classes)
     _unpack_all(root, parts, chosen)
     rows, source = {'train': _train(root)} if 'train' in parts else {}, ''
@@ -201,7 +242,10 @@ def prepare_imagenet(root, lists=None, classes=None, full: bool | None = None, n
     rows = {part: [r for r in rs if r[1] in names] for part, rs in rows.items()}
     label, class_num, words = _numbers(sorted(names), numbering, root, synsets)
     if full or full is None and chosen is None: _whole(root, rows, names, label)
-    info = _listed(root, lists, {part: [(p, label[w]) for p, w in rs] for part, rs in rows.items()}, label, words, class_num, source, overwrite)
+    info = _listed(root, lists, {
+        part: [(p, label[w])
+               for p, w in rs]
+        for part, rs in rows.items()}, label, words, class_num, source, overwrite)
     _short(root, rows.get('train', ()))
     return info
 
@@ -211,23 +255,30 @@ def _names(root: Path, rows: dict, chosen) -> set:
     have = {part: {w for _, w in rs} for part, rs in rows.items()}
     names = chosen or next(iter(have.values()))
     for part, there in have.items():
-        if lost := sorted(chosen - there if chosen else ()): raise PPClsError(f'{root}: no {part} images of {_few(lost)}')
-    if 'train' in have and not chosen and _place(root, 'val').is_dir() and any(p.is_dir() for p in _place(root, 'val').iterdir()):
-        if extra := sorted(have.get('val', set()) - names): raise PPClsError(f"{_place(root, 'val')}: {_few(extra)} has no training images")
+        if lost := sorted(chosen - there if chosen else ()):
+            raise PPClsError(f'{root}: no {part} images of {_few(lost)}')
+    if 'train' in have and not chosen and _place(root, 'val').is_dir() and any(p.is_dir()
+                                                                               for p in _place(root, 'val').iterdir()):
+        if extra := sorted(have.get('val', set()) - names):
+            raise PPClsError(f"{_place(root, 'val')}: {_few(extra)} has no training images")
     return names
 
 def _listed(root, lists, rows, label, words, class_num, source, overwrite) -> DataInfo:
     "Write the lists and say so."
-    if bad := [p for rs in rows.values() for p, _ in rs if not _listable(p)]: raise PPClsError(f'{root}: {_few(map(ascii, bad))} cannot stand in a list; rename it')
+    if bad := [p for rs in rows.values() for p, _ in rs if not _listable(p)]:
+        raise PPClsError(f'{root}: {_few(map(ascii, bad))} cannot stand in a list; rename it')
     name = 'imagenet' + f'-{len(label)}'*(len(label) != FULL['classes'])
     texts = {lists/f'{part}_list.txt': _text(rs) for part, rs in rows.items()}
-    texts[lists/'synsets.txt'] = ''.join(f'{i} {w} {words.get(w, "")}'.rstrip() + '\n' for w, i in sorted(label.items()))
+    texts[lists/'synsets.txt'] = ''.join(f'{i} {w} {words.get(w, "")}'.rstrip() + '\n'
+                                         for w, i in sorted(label.items()))
     if lists == root: texts[root/'about.json'] = json.dumps({'name': name}) + '\n'
     _write(texts, overwrite)
     counts = {part: len(rs) for part, rs in rows.items()}
-    why = f"{name}: {len(label):,} classes, " + ', '.join(f'{n:,} {part}' for part, n in counts.items()) + f'; classes of validation images from {source}'*bool(source)
+    why = (f"{name}: {len(label):,} classes, " + ', '.join(f'{n:,} {part}' for part, n in counts.items()) +
+           f'; classes of validation images from {source}'*bool(source))
     print(f'{lists}: {why}')
-    if len(label) == FULL['classes'] and counts.get('train', FULL['train']) != FULL['train']: print(f"  ImageNet-1k has {FULL['train']:,} training images")
+    if len(label) == FULL['classes'] and counts.get('train', FULL['train']) != FULL['train']:
+        print(f"  ImageNet-1k has {FULL['train']:,} training images")
     return DataInfo(name, root, lists, why, class_num, counts)
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #ca29059c
@@ -237,4 +288,6 @@ def _short(root: Path, rows):
     if not (rows and kit.is_file()): return
     have = Counter(wnid for _, wnid in rows)
     short = [f'{wnid} ({have[wnid]:,} of {n:,})' for wnid, _, n in sorted(_meta(kit).values()) if 0 < have[wnid] < n]
-    if short: print(f'  fewer training images than in ImageNet-1k: {_few(short)}; remove the folder of a class to have it unpacked again')
+    if short:
+        print(f'  fewer training images than in ImageNet-1k: {_few(short)}; remove the folder of a class to have it '
+              'unpacked again')

@@ -18,7 +18,8 @@ from ..basics import PPClsError, atomic_path
 from .datasets import ImageDataset, _Files, _parse, class_counts, list_lines
 
 # %% ../../nbs/01_data/08_lists.ipynb #f9b9835c
-SUFFIXES = frozenset('.bmp .dib .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp'.split())     # what OpenCV reads as an image of 1 or 3 channels
+# what OpenCV reads as an image of 1 or 3 channels
+SUFFIXES = frozenset('.bmp .dib .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp'.split())
 
 # %% ../../nbs/01_data/08_lists.ipynb #4fbb23fa
 def _walk(folder: Path):
@@ -30,7 +31,8 @@ def _walk(folder: Path):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         base = '' if at == str(folder) else Path(at).relative_to(folder).as_posix() + '/'
         for f in files:
-            if not f.startswith('.'): (images if os.path.splitext(f)[1].lower() in SUFFIXES else others).append(base + f)
+            if not f.startswith('.'):
+                (images if os.path.splitext(f)[1].lower() in SUFFIXES else others).append(base + f)
     return sorted(images), sorted(others)
 
 def _few(names, n=3):
@@ -39,15 +41,18 @@ def _few(names, n=3):
     return ', '.join(names[:n]) + (f' and {len(names)-n:,} more' if len(names) > n else '')
 
 # %% ../../nbs/01_data/08_lists.ipynb #a1ae7455
-SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}     # names of folders that are a split, and which
+# names of folders that are a split, and which
+SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test'}
 
 def _classes(folder: Path) -> list:
     "The sorted names of the class folders in `folder`."
-    if not folder.is_dir(): raise PPClsError(f'{folder}: no such folder')
+    if not folder.is_dir():
+        raise PPClsError(f'{folder}: no such folder')
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
     if not names:
         loose = sum(p.suffix.lower() in SUFFIXES for p in folder.iterdir())
-        raise PPClsError(f'{folder}: holds {loose:,} images and no folders; expected a folder for each class, with its images inside')
+        raise PPClsError(f'{folder}: holds {loose:,} images and no folders; expected a folder for each class, with '
+                         'its images inside')
     return names
 
 def _is_split(names) -> bool: return 'train' in names and len(names) > 1 and SPLITS.keys() >= set(names)
@@ -55,24 +60,32 @@ def _is_split(names) -> bool: return 'train' in names and len(names) > 1 and SPL
 def _scan(folder: Path):
     "Class names, rows (path, label) and the paths of the files that are no images."
     names = _classes(folder)
-    if _is_split(names): raise PPClsError(f"{folder}: is split already into {', '.join(names)}; expected a folder for each class, as in {folder/'train'}")
+    if _is_split(names):
+        raise PPClsError(f"{folder}: is split already into {', '.join(names)}; expected a folder for each class, as "
+                         f"in {folder/'train'}")
     found = {c: _walk(folder/c) for c in names}
     if empty := [c for c in names if not found[c][0]]:
-        raise PPClsError(f'{folder}: no image in {_few(empty)}; every class needs at least one, move other folders away')
-    return names, [(f'{c}/{p}', label) for label, c in enumerate(names) for p in found[c][0]], [f'{c}/{p}' for c in names for p in found[c][1]]
+        raise PPClsError(f'{folder}: no image in {_few(empty)}; every class needs at least one, move other folders '
+                         'away')
+    return names, [(f'{c}/{p}', label)
+                   for label, c in enumerate(names)
+                   for p in found[c][0]], [f'{c}/{p}' for c in names for p in found[c][1]]
 
 # %% ../../nbs/01_data/08_lists.ipynb #c0910b49
 def find_images(folder):
-    """The class names (sorted) and the images of a folder in the ImageNet layout folder/class/…/image: (names, [(path, label), …]).
+    """The class names (sorted) and the images of a folder in the ImageNet layout folder/class/…/image: (names, [(path,
+    label), …]).
 
-    Paths are relative to `folder`, with '/', sorted; hidden files and what is no image by its suffix (`SUFFIXES`) are left out.
-    PPClsError: no such folder, no class folders, a class without images, folders train/ and val/ instead of classes."""
+    Paths are relative to `folder`, with '/', sorted; hidden files and what is no image by its suffix (`SUFFIXES`) are
+    left out. PPClsError: no such folder, no class folders, a class without images, folders train/ and val/ instead of
+    classes."""
     names, rows, _ = _scan(Path(folder).expanduser())
     return names, rows
 
 # %% ../../nbs/01_data/08_lists.ipynb #25107f0d
 class FolderDataset(ImageDataset):
-    "The images of a folder in the ImageNet layout, as an `ImageDataset`; `.classes` are the class names. Errors as `find_images`."
+    """The images of a folder in the ImageNet layout, as an `ImageDataset`; `.classes` are the class names. Errors as
+    `find_images`."""
     def __init__(self, folder, transforms=(), seed: int = 0, name: str | None = None):
         folder = Path(folder).expanduser()
         self.classes, rows = find_images(folder)
@@ -80,10 +93,12 @@ class FolderDataset(ImageDataset):
                          class_num=len(self.classes), seed=seed, name=name or folder.resolve().name)
 
 # %% ../../nbs/01_data/08_lists.ipynb #1c419533
-def _hash(*words) -> bytes: return hashlib.blake2b(' '.join(map(str, words)).encode('utf-8', 'surrogateescape'), digest_size=8).digest()
+def _hash(*words) -> bytes:
+    return hashlib.blake2b(' '.join(map(str, words)).encode('utf-8', 'surrogateescape'), digest_size=8).digest()
 
 def _seats(sizes, share: float, room, ties):
-    "`share` of each of `sizes` in whole numbers that add up to `share` of their sum, none more than `room`; equal remainders in the order of `ties`."
+    """`share` of each of `sizes` in whole numbers that add up to `share` of their sum, none more than `room`; equal
+    remainders in the order of `ties`."""
     exact = share*np.asarray(sizes)
     seats = np.minimum(np.floor(exact + 1e-9).astype(int), room)
     for i in sorted(range(len(seats)), key=lambda i: (round(seats[i] - exact[i], 9), ties[i])):
@@ -92,10 +107,13 @@ def _seats(sizes, share: float, room, ties):
 
 # %% ../../nbs/01_data/08_lists.ipynb #6611bc98
 def split_images(rows, val: float = 0.2, test: float = 0., seed: int = 0) -> dict:
-    """Split the rows (path, label) of `find_images` into {'train': rows, 'val': rows, 'test': rows}, each class by the same shares.
+    """Split the rows (path, label) of `find_images` into {'train': rows, 'val': rows, 'test': rows}, each class by the
+    same shares.
 
-    Depends on the seed and the paths alone, not on their order; each class keeps at least one row for training. Shares that leave nothing to train on: PPClsError."""
-    if not (0 <= val and 0 <= test and val + test < 1): raise PPClsError(f'shares val={val}, test={test}: expected 0 or more, together less than 1')
+    Depends on the seed and the paths alone, not on their order; each class keeps at least one row for training. Shares
+    that leave nothing to train on: PPClsError."""
+    if not (0 <= val and 0 <= test and val + test < 1):
+        raise PPClsError(f'shares val={val}, test={test}: expected 0 or more, together less than 1')
     groups = {}
     for path, label in rows: groups.setdefault(label, []).append(path)
     drawn = {label: sorted(paths, key=lambda p: _hash(seed, p)) for label, paths in sorted(groups.items())}
@@ -117,7 +135,8 @@ def _listable(path: str) -> bool:
 def _text(rows) -> str: return ''.join(f'{path} {label}\n' for path, label in rows)
 
 def _write(texts: dict, overwrite: bool):
-    "Write {path: text}, each whole; text None: the file must not be there. A file that differs is a PPClsError unless `overwrite`."
+    """Write {path: text}, each whole; text None: the file must not be there. A file that differs is a PPClsError unless
+    `overwrite`."""
     differ = [f for f, text in texts.items() if f.exists() and (text is None or f.read_bytes() != text.encode())]
     if differ and not overwrite:
         raise PPClsError(f'{differ[0]}: is there and belongs to another split ({_few(f.name for f in differ)}); '
@@ -127,7 +146,8 @@ def _write(texts: dict, overwrite: bool):
             if text is None: f.unlink(missing_ok=True)
             elif f in differ or not f.exists():
                 with atomic_path(f) as tmp: tmp.write_bytes(text.encode())
-    except OSError as e: raise PPClsError(f'{f}: cannot be written: {e.strerror or e}') from e
+    except OSError as e:
+        raise PPClsError(f'{f}: cannot be written: {e.strerror or e}') from e
 
 # %% ../../nbs/01_data/08_lists.ipynb #57f58e0d
 def _keep_split(folder: Path):
@@ -136,34 +156,42 @@ def _keep_split(folder: Path):
     parts, others = {}, []
     for sub in _classes(folder):
         here, rows, rest = _scan(folder/sub)
-        if extra := set(here) - set(names): raise PPClsError(f"{folder/sub}: class {_few(sorted(extra))} has no images in {folder/'train'}")
-        if SPLITS[sub] in parts: raise PPClsError(f'{folder}: {_few(_classes(folder), 9)}: two folders for {SPLITS[sub]}')
+        if extra := set(here) - set(names):
+            raise PPClsError(f"{folder/sub}: class {_few(sorted(extra))} has no images in {folder/'train'}")
+        if SPLITS[sub] in parts:
+            raise PPClsError(f'{folder}: {_few(_classes(folder), 9)}: two folders for {SPLITS[sub]}')
         parts[SPLITS[sub]] = [(f'{sub}/{path}', names.index(here[label])) for path, label in rows]
         others += [f'{sub}/{path}' for path in rest]
     return names, {part: parts.get(part, []) for part in ('train', 'val', 'test')}, others
 
 # %% ../../nbs/01_data/08_lists.ipynb #067f101d
-def make_list_files(folder, val: float = 0.2, test: float = 0., seed: int = 0, out=None, overwrite: bool = False) -> dict:
-    """Split the images of `folder` (a folder for each class; or train/, val/ with such folders) and write train_list.txt, val_list.txt, test_list.txt (with a
-    `test` share) and classes.txt ('label name') into `out` (default: `folder`); returns {'train': path, 'val': path, …, 'classes': path} and prints what it did.
+def make_list_files(folder, val: float = 0.2, test: float = 0., seed: int = 0, out=None,
+                    overwrite: bool = False) -> dict:
+    """Split the images of `folder` (a folder for each class; or train/, val/ with such folders) and write
+    train_list.txt, val_list.txt, test_list.txt (with a `test` share) and classes.txt ('label name') into `out`
+    (default: `folder`); returns {'train': path, 'val': path, …, 'classes': path} and prints what it did.
 
-    Paths in the lists are relative to `folder`. The split is that of `split_images`, or the one the folders have. The same call writes the same files; lists
-    that are there and differ are kept and are a PPClsError unless `overwrite`. Other PPClsErrors: those of `find_images`, a name that cannot stand in a list."""
+    Paths in the lists are relative to `folder`. The split is that of `split_images`, or the one the folders have. The
+    same call writes the same files; lists that are there and differ are kept and are a PPClsError unless `overwrite`.
+    Other PPClsErrors: those of `find_images`, a name that cannot stand in a list."""
     folder = Path(folder).expanduser()
     out, split = Path(out or folder), folder.is_dir() and _is_split(_classes(folder))
-    if folder.resolve() in out.resolve().parents: raise PPClsError(f'{out}: lies among the classes in {folder}, expected a folder outside of it')
+    if folder.resolve() in out.resolve().parents:
+        raise PPClsError(f'{out}: lies among the classes in {folder}, expected a folder outside of it')
     if split: names, parts, others = _keep_split(folder)
     else:
         names, rows, others = _scan(folder)
         parts = split_images(rows, val, test, seed)
     if bad := [p for rows in parts.values() for p, _ in rows if not _listable(p)]:
         raise PPClsError(f'{folder}: {_few(map(ascii, bad))}: '
-                         'a name with a line break, a space in front or letters that are no Unicode cannot stand in a list; rename it')
+                         'a name with a line break, a space in front or letters that are no Unicode cannot stand in a '
+                         'list; rename it')
     files = {part: out/f'{part}_list.txt' for part in parts}
     _write({f: _text(parts[part]) if part == 'train' or parts[part] else None for part, f in files.items()}
            | {out/'classes.txt': ''.join(f'{i} {name}\n' for i, name in enumerate(names))}, overwrite)
-    print(f"{out}: {len(names):,} classes, " + ', '.join(f'{len(rows):,} {part}' for part, rows in parts.items() if rows)
-          + ' (split as the folders are)'*split + f'; paths are relative to {folder}'*(out != folder))
+    print(f"{out}: {len(names):,} classes, " +
+          ', '.join(f'{len(rows):,} {part}' for part, rows in parts.items() if rows) +
+          ' (split as the folders are)'*split + f'; paths are relative to {folder}'*(out != folder))
     _remarks(names, parts, others)
     return {part: f for part, f in files.items() if parts[part]} | {'classes': out/'classes.txt'}
 
@@ -179,9 +207,11 @@ def _remarks(names, parts, others):
 
 # %% ../../nbs/01_data/08_lists.ipynb #760f6311
 class ListReport:
-    """What was found in list files. `.ok`: no errors (warnings may be there); `.table`: a DataFrame with file, line, path, problem, level, a row per problem.
+    """What was found in list files. `.ok`: no errors (warnings may be there); `.table`: a DataFrame with file, line,
+    path, problem, level, a row per problem.
 
-    `.rows` are the same as tuples, `.images` is {file: number of good lines}; reports can be added; `print(report)` is a short summary."""
+    `.rows` are the same as tuples, `.images` is {file: number of good lines}; reports can be added; `print(report)` is
+    a short summary."""
     COLUMNS = ['file', 'line', 'path', 'problem', 'level']
     def __init__(self, rows=(), images=None): self.rows, self.images = sorted(rows), dict(images or {})
     def __add__(self, other): return ListReport(self.rows + other.rows, self.images | other.images)
@@ -199,10 +229,12 @@ class ListReport:
         return '\n'.join(out)
 
 def require_ok(*reports):
-    "Raise a PPClsError with the number of errors and the first three of them, if the reports hold any; to be called before training."
+    """Raise a PPClsError with the number of errors and the first three of them, if the reports hold any; to be called
+    before training."""
     rows = [r for report in reports for r in report.level('error')]
     if rows:
-        raise PPClsError(f"{len(rows):,} error{'s'*(len(rows) > 1)} in the lists: " + '; '.join(map(_where, rows[:3])) + f'; and {len(rows)-3:,} more'*(len(rows) > 3))
+        raise PPClsError(f"{len(rows):,} error{'s'*(len(rows) > 1)} in the lists: " + '; '.join(map(_where, rows[:3])) +
+                         f'; and {len(rows)-3:,} more'*(len(rows) > 3))
 
 # %% ../../nbs/01_data/08_lists.ipynb #3a75cde1
 def _where(row) -> str:
@@ -212,7 +244,8 @@ def _where(row) -> str:
 
 # %% ../../nbs/01_data/08_lists.ipynb #9d1e00f4
 def _entries(list_file, root=None, class_num=None, labelled=True):
-    "The good lines [(number, path, label)] and the bad ones [(number, what stands there, reason)] of a list file; PPClsError if it cannot be read."
+    """The good lines [(number, path, label)] and the bad ones [(number, what stands there, reason)] of a list file;
+    PPClsError if it cannot be read."""
     files, good, bad, root = _Files(), [], [], str(root or Path(list_file).parent)
     for n, line in list_lines(list_file):
         try: good.append((n, *_parse(line, root, class_num, labelled, files)))
@@ -225,7 +258,9 @@ def _repeats(good):
     first, rows = {}, []
     for n, path, label in good:
         m, l = first.setdefault(os.path.normpath(path), (n, label))
-        if m != n: rows.append((n, path, f'listed already in line {m}' + f' with label {l}, here with {label}'*(l != label), 'error' if l != label else 'warning'))
+        if m != n:
+            rows.append((n, path, f'listed already in line {m}' + f' with label {l}, here with {label}'*(l != label),
+                         'error' if l != label else 'warning'))
     return rows
 
 def _gaps(good, class_num):
@@ -248,7 +283,8 @@ def _undecodable(good, decode, num_workers: int, desc: str):
     def why(entry):
         try:
             with open(entry[0], 'rb') as f: decode(f.read())
-        except (PPClsError, OSError, cv2.error) as e: return entry[1], entry[0], str(getattr(e, 'strerror', None) or e), 'error'
+        except (PPClsError, OSError, cv2.error) as e:
+            return entry[1], entry[0], str(getattr(e, 'strerror', None) or e), 'error'
     files = {path: n for n, path, _ in reversed(good)}
     rows = []
     with ThreadPool(max(1, num_workers)) as pool, tqdm(total=len(files), unit=' images', desc=desc, leave=False) as bar:
@@ -258,18 +294,22 @@ def _undecodable(good, decode, num_workers: int, desc: str):
     return rows
 
 # %% ../../nbs/01_data/08_lists.ipynb #9c73a223
-def check_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, decode=False, num_workers: int = 2) -> ListReport:
+def check_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, decode=False,
+               num_workers: int = 2) -> ListReport:
     """Check a list file as a whole and report all that is wrong, by file and line, instead of raising at the first.
 
-    Errors: lines that `read_list` would refuse (with the same `root`, `class_num`, `labelled`), an image with two labels, a file that cannot be read, an empty list.
-    Warnings: an image listed twice, classes without images (labels to `class_num`-1, or to the largest). With `decode`, True or a function of the bytes that raises
-    PPClsError, every image is decoded in `num_workers` threads, and one that cannot be is an error."""
+    Errors: lines that `read_list` would refuse (with the same `root`, `class_num`, `labelled`), an image with two
+    labels, a file that cannot be read, an empty list. Warnings: an image listed twice, classes without images (labels
+    to `class_num`-1, or to the largest). With `decode`, True or a function of the bytes that raises PPClsError, every
+    image is decoded in `num_workers` threads, and one that cannot be is an error."""
     name = str(list_file)
     try: good, bad = _entries(list_file, root, class_num, labelled)
     except PPClsError as e: return ListReport([(name, 0, '', str(e).removeprefix(f'{name}: '), 'error')], {name: 0})
     rows = [(*b, 'error') for b in bad] + ([] if good or bad else [(0, '', 'an empty list', 'error')])
     rows += _repeats(good) + _gaps(good, class_num if labelled else None)
-    if decode: rows += _undecodable(good, decode if callable(decode) else _plain_decode, num_workers, f'decoding {Path(list_file).name}')
+    if decode:
+        rows += _undecodable(good, decode if callable(decode) else _plain_decode, num_workers,
+                             f'decoding {Path(list_file).name}')
     return ListReport([(name, *r) for r in rows], {name: len(good)})
 
 # %% ../../nbs/01_data/08_lists.ipynb #b94e6118
@@ -284,9 +324,11 @@ def _digests(paths) -> dict:
 
 # %% ../../nbs/01_data/08_lists.ipynb #3d551344
 def check_splits(*lists, root=None, same_bytes: bool = False) -> ListReport:
-    """Report images that stand in two of the `lists` (training, validation, …): by path, and with `same_bytes` also copies under another name.
+    """Report images that stand in two of the `lists` (training, validation, …): by path, and with `same_bytes` also
+    copies under another name.
 
-    Errors, at the line of the later list. Bad lines are passed over: they are for `check_list`. A list that cannot be read: PPClsError."""
+    Errors, at the line of the later list. Bad lines are passed over: they are for `check_list`. A list that cannot be
+    read: PPClsError."""
     entries, rows, seen = [(str(file), _entries(file, root, None, False)[0]) for file in lists], [], {}
     digests = _digests({p for _, good in entries for _, p, _ in good}) if same_bytes else {}
     for i, (file, good) in enumerate(entries):
@@ -294,28 +336,35 @@ def check_splits(*lists, root=None, same_bytes: bool = False) -> ListReport:
             place = os.path.abspath(path)
             hits = [seen.setdefault(key, (i, n, place)) for key in (place, digests.get(path)) if key]
             j, m, other = next((hit for hit in hits if hit[0] != i), hits[0])
-            if j != i: rows.append((file, n, path, f'stands in {entries[j][0]}:{m} too' + f' as {other}'*(other != place), 'error'))
+            if j != i:
+                rows.append(
+                    (file, n, path, f'stands in {entries[j][0]}:{m} too' + f' as {other}'*(other != place), 'error'))
     return ListReport(rows, {file: len(good) for file, good in entries})
 
 # %% ../../nbs/01_data/08_lists.ipynb #988fce35
 def plot_class_counts(labels: dict, classes=None, axes=None):
-    """Draw the number of images of each class for `labels`, {'train': labels, 'val': labels}: sorted bars, or a histogram for more than 50 classes; returns the axes.
+    """Draw the number of images of each class for `labels`, {'train': labels, 'val': labels}: sorted bars, or a
+    histogram for more than 50 classes; returns the axes.
 
     `classes`: their names. All parts are shown with the classes in the same order, that of the first."""
     class_num = len(classes) if classes is not None else 1 + max(int(np.max(l, initial=-1)) for l in labels.values())
     counts = {part: class_counts(np.asarray(l, int), class_num) for part, l in labels.items()}
     names = list(classes) if classes is not None else list(range(class_num))
     order = np.argsort(-next(iter(counts.values())), kind='stable')
-    if axes is None: axes = plt.subplots(1, len(counts), figsize=(5*len(counts), 3), squeeze=False, layout='constrained')[1][0]
+    if axes is None:
+        axes = plt.subplots(1, len(counts), figsize=(5*len(counts), 3), squeeze=False, layout='constrained')[1][0]
     for ax, (part, n) in zip(np.atleast_1d(axes), counts.items()):
         have = n[n > 0]
         ratio = have.max()/have.min() if len(have) else 1.
         if class_num > 50:
-            ax.hist(have, bins=np.unique(np.geomspace(have.min(), have.max() + 1, 25).round()) if ratio > 20 else 25, color='#4878a8')
+            ax.hist(have, bins=np.unique(np.geomspace(have.min(),
+                                                      have.max() + 1, 25).round()) if ratio > 20 else 25,
+                    color='#4878a8')
             ax.set(xlabel='images per class', ylabel='classes', xscale='log' if ratio > 20 else 'linear')
         else:
             ax.bar(range(class_num), n[order], color='#4878a8'); ax.set(ylabel='images')
-            ax.set_xticks(range(class_num), [str(names[c]) for c in order], rotation=0 if class_num < 6 else 90, fontsize=8)
+            ax.set_xticks(range(class_num), [str(names[c]) for c in order], rotation=0 if class_num < 6 else 90,
+                          fontsize=8)
         ax.set_title(f'{part}: {n.sum():,} images, {len(have):,} classes, imbalance {ratio:,.1f}'
                      + f', {class_num-len(have):,} empty'*(len(have) < class_num), fontsize=9)
     return axes

@@ -15,13 +15,23 @@ from .datasets import BadImage
 
 # %% ../../nbs/01_data/07_loader.ipynb #06de8f1e
 class EpochSampler(paddle.io.BatchSampler):
-    """Batches as lists of (epoch, index) over `dataset_len` samples; with `shuffle` in an order drawn from (seed, epoch). The last batch may be smaller, or is dropped.
+    """Batches as lists of (epoch, index) over `dataset_len` samples; with `shuffle` in an order drawn from (seed,
+    epoch). The last batch may be smaller, or is dropped.
 
-    Process `rank` of `ranks` gets its share of every batch of `batch_size`·`ranks` samples; the shares are what one process would get."""
-    def __init__(self, dataset_len: int, batch_size: int, shuffle: bool = False, drop_last: bool = False, seed: int = 0, rank: int = 0, ranks: int = 1):
-        if batch_size < 1: raise PPClsError(f'batch_size {batch_size}: expected 1 or more')
-        if not 0 <= rank < ranks: raise PPClsError(f'rank {rank} of {ranks}: expected 0…{ranks - 1}')
-        self.dataset_len, self.batch_size, self.shuffle, self.drop_last, self.seed, self.epoch = dataset_len, batch_size, shuffle, drop_last, seed, 0
+    Process `rank` of `ranks` gets its share of every batch of `batch_size`·`ranks` samples; the shares are what one
+    process would get."""
+    def __init__(self, dataset_len: int, batch_size: int, shuffle: bool = False, drop_last: bool = False, seed: int = 0,
+                 rank: int = 0, ranks: int = 1):
+        if batch_size < 1:
+            raise PPClsError(f'batch_size {batch_size}: expected 1 or more')
+        if not 0 <= rank < ranks:
+            raise PPClsError(f'rank {rank} of {ranks}: expected 0…{ranks - 1}')
+        self.dataset_len = dataset_len
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
         self.rank, self.ranks = rank, ranks
 
     def set_epoch(self, epoch: int):
@@ -35,11 +45,13 @@ class EpochSampler(paddle.io.BatchSampler):
     def __iter__(self):
         epoch, order, step = self.epoch, np.arange(self.dataset_len), self.batch_size*self.ranks
         if self.shuffle: order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        for b in range(len(self)): yield [(epoch, i) for i in np.array_split(order[b*step:(b+1)*step], self.ranks)[self.rank].tolist()]
+        for b in range(len(self)):
+            yield [(epoch, i) for i in np.array_split(order[b*step:(b+1)*step], self.ranks)[self.rank].tolist()]
 
 # %% ../../nbs/01_data/07_loader.ipynb #eeebd271
 def map_ahead(f, items, n: int):
-    "Like `map(f, items)`, in order, computed in `n` threads up to `2n` items ahead. An exception of `f` is raised where its result would have come."
+    """Like `map(f, items)`, in order, computed in `n` threads up to `2n` items ahead. An exception of `f` is raised
+    where its result would have come."""
     waiting, pool = deque(), ThreadPoolExecutor(n, thread_name_prefix='loader')
     try:
         for item in items:
@@ -51,17 +63,25 @@ def map_ahead(f, items, n: int):
 # %% ../../nbs/01_data/07_loader.ipynb #2ccc9709
 def _put(x, slots, n):
     "Copy a sample to place `n` of a batch, unless it was made there."
-    if x.shape != slots.shape[1:]: raise PPClsError(f'a sample of shape {x.shape} in a batch of {slots.shape[1:]}: crop or resize all images to one size')
+    if x.shape != slots.shape[1:]:
+        raise PPClsError(f'a sample of shape {x.shape} in a batch of {slots.shape[1:]}: crop or resize all images to '
+                         'one size')
     slot = slots[n:n+1].reshape(x.shape) if x.ndim else None
     if slot is None or x.ctypes.data != slot.ctypes.data or x.strides != slot.strides: slots[n] = x
 
 # %% ../../nbs/01_data/07_loader.ipynb #901d3c01
 class Loader:
-    """Batches of `dataset` in the order of `batch_sampler`, each a list of Paddle tensors, one per field of a sample; made in `num_workers` threads, or, with 0, when asked for.
+    """Batches of `dataset` in the order of `batch_sampler`, each a list of Paddle tensors, one per field of a sample;
+    made in `num_workers` threads, or, with 0, when asked for.
 
-    A `BadImage` ends the iteration; with `skip_bad` it is left out, warned of, and entered into `skipped` {path: reason}. A batch of nothing else is left out whole."""
+    A `BadImage` ends the iteration; with `skip_bad` it is left out, warned of, and entered into `skipped` {path:
+    reason}. A batch of nothing else is left out whole."""
     def __init__(self, dataset, batch_sampler: EpochSampler, num_workers: int = 0, skip_bad: bool = False):
-        self.dataset, self.batch_sampler, self.num_workers, self.skip_bad, self.skipped = dataset, batch_sampler, num_workers, skip_bad, {}
+        self.dataset = dataset
+        self.batch_sampler = batch_sampler
+        self.num_workers = num_workers
+        self.skip_bad = skip_bad
+        self.skipped = {}
 
     def __len__(self): return len(self.batch_sampler)
 
@@ -72,7 +92,8 @@ class Loader:
     def _sample(self, index, out):
         try: return self.dataset.sample(index, out) if hasattr(self.dataset, 'sample') else self.dataset[index]
         except BadImage as e:
-            if not self.skip_bad: raise
+            if not self.skip_bad:
+                raise
             if e.path not in self.skipped: warnings.warn(f'left out: {e}', stacklevel=2)
             self.skipped[e.path] = e.reason
 
@@ -87,12 +108,16 @@ class Loader:
         return [slots[:n] for slots in batch]
 
     def __iter__(self):
-        batches = map_ahead(self._arrays, self.batch_sampler, self.num_workers) if self.num_workers else map(self._arrays, self.batch_sampler)
+        batches = (map_ahead(self._arrays, self.batch_sampler, self.num_workers) if self.num_workers else map(
+            self._arrays, self.batch_sampler))
         for arrays in filter(None, batches): yield [paddle.to_tensor(a) for a in arrays]
 
-def make_loader(dataset, batch_size: int, shuffle: bool = False, drop_last: bool = False, num_workers: int = 0, seed: int = 0, rank: int = 0, ranks: int = 1,
-                skip_bad: bool = False) -> Loader:
-    """A `Loader` over a dataset that is indexed by (epoch, index) and gives (image, label); `batch_size` is that of one of `ranks` processes, this one being `rank`.
+def make_loader(dataset, batch_size: int, shuffle: bool = False, drop_last: bool = False, num_workers: int = 0,
+                seed: int = 0, rank: int = 0, ranks: int = 1, skip_bad: bool = False) -> Loader:
+    """A `Loader` over a dataset that is indexed by (epoch, index) and gives (image, label); `batch_size` is that of one
+    of `ranks` processes, this one being `rank`.
 
-    The batches depend on the dataset, `seed` and the epoch (`loader.set_epoch(e)`), not on `num_workers`, and those of all ranks together not on how many they are."""
-    return Loader(dataset, EpochSampler(len(dataset), batch_size, shuffle, drop_last, seed, rank, ranks), num_workers, skip_bad)
+    The batches depend on the dataset, `seed` and the epoch (`loader.set_epoch(e)`), not on `num_workers`, and those of
+    all ranks together not on how many they are."""
+    return Loader(dataset, EpochSampler(len(dataset), batch_size, shuffle, drop_last, seed, rank, ranks), num_workers,
+                  skip_bad)

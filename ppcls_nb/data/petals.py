@@ -25,8 +25,10 @@ def _ellipse(points):
     a = 2*np.pi*np.arange(points)/points
     return np.maximum((1-np.cos(a))/2, 1e-3), np.sin(a), np.exp(-((a-np.pi)/0.45)**2), np.cos(11*a)
 
-def petal_outline(length: float, width: float, belly: float = 0., tip: float = 0., fringe: float = 0., points: int = 22) -> np.ndarray:
-    "A closed outline as `points` complex numbers: its base at 0, its end at `length` (before `tip`), as wide as `width`."
+def petal_outline(length: float, width: float, belly: float = 0., tip: float = 0., fringe: float = 0.,
+                  points: int = 22) -> np.ndarray:
+    """A closed outline as `points` complex numbers: its base at 0, its end at `length` (before `tip`), as wide as
+    `width`."""
     x, side, end, wave = _ellipse(points)
     y = side*x**belly if belly else side
     half = 0.5*width/y.max()
@@ -41,14 +43,16 @@ def hsv(h: float, s: float, v: float) -> np.ndarray:
     return np.array([b, g, r])*255
 
 def paint(img, polys, colours):
-    "Fill the complex polygons `polys` (N, K), in pixels, with `colours` (N, 3), in order, antialiased, on the uint8 image `img` itself."
+    """Fill the complex polygons `polys` (N, K), in pixels, with `colours` (N, 3), in order, antialiased, on the uint8
+    image `img` itself."""
     points = (np.ascontiguousarray(polys).view(float)*16).astype(np.int32).reshape(*polys.shape, 2)
     for p, c in zip(points, colours.tolist()): cv2.fillPoly(img, [p], c, cv2.LINE_AA, 4)
 
 # %% ../../nbs/01_data/04_petals.ipynb #b7b70f1a
 @dataclass(frozen=True)
 class Pose:
-    "Where a flower's centre is (`at`, in pixels), its `radius`, and how it is turned, tilted (radians) and cupped; `light` is where light comes from."
+    """Where a flower's centre is (`at`, in pixels), its `radius`, and how it is turned, tilted (radians) and cupped;
+    `light` is where light comes from."""
     at: complex; radius: float; turn: float = 0.; tilt: float = 0.; cup: float = 0.; light: float = 0.
     def __call__(self, p):
         "Complex coordinates in which the flower has radius 1 → pixels."
@@ -60,19 +64,22 @@ class Pose:
 
 # %% ../../nbs/01_data/04_petals.ipynb #cd716308
 PATTERNS = ('plain', 'edge', 'eye', 'veins', 'stripe', 'spots')
-PALETTE = ((.93, .55, .95), (.88, .75, .85), (.98, .85, .85), (.01, .9, .8), (.05, .85, .95), (.09, .85, 1.), (.13, .85, 1.), (.15, .55, 1.),
-           (.6, .6, .9), (.66, .6, .8), (.73, .55, .8), (.79, .5, .85), (.83, .35, .95), (0., .03, 1.), (.14, .12, .98), (.95, .2, 1.))
+PALETTE = ((.93, .55, .95), (.88, .75, .85), (.98, .85, .85), (.01, .9, .8), (.05, .85, .95), (.09, .85, 1.),
+           (.13, .85, 1.), (.15, .55, 1.), (.6, .6, .9), (.66, .6, .8), (.73, .55, .8), (.79, .5, .85), (.83, .35, .95),
+           (0., .03, 1.), (.14, .12, .98), (.95, .2, 1.))
 CENTRES = tuple(PALETTE[i] for i in (4, 5, 6, 7, 10, 14)) + ((.3, .5, .4),)
 
 @dataclass(frozen=True)
 class Species:
-    "A class of flowers: form, number and outline of the petals, two colours (h, s, v) and their pattern, the centre, rows' step, leaves."
+    """A class of flowers: form, number and outline of the petals, two colours (h, s, v) and their pattern, the centre,
+    rows' step, leaves."""
     form: str; petals: int; width: float; belly: float; tip: float; fringe: float
     main: tuple; second: tuple; pattern: str; centre: float; centre_hsv: tuple; step: float; leaf: float
 
 # %% ../../nbs/01_data/04_petals.ipynb #9c644344
 class Brush:
-    "Paints one flower of species `sp` at `pose` on `img`; `detail` 2 for the subject, 1 for a small one, 0 for one out of focus."
+    """Paints one flower of species `sp` at `pose` on `img`; `detail` 2 for the subject, 1 for a small one, 0 for one
+    out of focus."""
     def __init__(self, img, sp: Species, pose: Pose, rng, detail: int = 2):
         self.img, self.sp, self.pose, self.rng, self.detail = img, sp, pose, rng, detail
         dh, ds, dv = rng.normal(0, [.018, .08, .07])
@@ -92,8 +99,9 @@ class Brush:
         if self.detail > 1:
             vein = petal_outline(length*.8, width*.1, points=points) + .1*length
             dot = .045*np.exp(2j*np.pi*np.arange(points)/points)
-            extra = dict(stripe=[o.real*.9 + .3j*o.imag], veins=[vein*np.exp(1j*k*width/length*.42) for k in (-1, 0, 1)],
-                         spots=[dot + length*z for z in (.45+.1j, .55-.12j, .7+.03j)]).get(sp.pattern, [])
+            extra = dict(stripe=[o.real*.9 + .3j*o.imag],
+                         veins=[vein*np.exp(1j*k*width/length*.42) for k in (-1, 0, 1)],
+                         spots=[dot + length*z for z in (.45 + .1j, .55 - .12j, .7 + .03j)]).get(sp.pattern, [])
             shape, col = shape + extra, col + [self.mark*.85]*len(extra)
         return np.array(shape), np.array(col)
 
@@ -104,7 +112,8 @@ def ring(n: int, phase: float = 0.) -> np.ndarray:
 
 @patch
 def petals(self: Brush, angles, length, width, start=.03, gain=1., pose=None):
-    "Petals that point at `angles` and begin `start` from the centre: polygons (N*L, K) in flower coordinates, colours (N*L, 3)."
+    """Petals that point at `angles` and begin `start` from the centre: polygons (N*L, K) in flower coordinates, colours
+    (N*L, 3)."""
     pose, angles = pose or self.pose, np.asarray(angles, float)
     n, (shape, col) = len(angles), self.layers(length, width)
     spin = np.exp(1j*(angles + self.rng.normal(0, .05, n)))*self.rng.uniform(.93, 1.07, n)
@@ -128,7 +137,8 @@ def centre(self: Brush, size, dots=12, gain=1., pose=None):
     "The heart of a flower: a dark rim, a disc and `dots` seeds."
     circle = size*np.exp(1j*ring(12))
     seeds, shades = circle*.14 + size*.9*disc(dots)[:, None], np.resize([1.15, .6, 1.3], dots)[:, None]*self.pollen
-    paint(self.img, (pose or self.pose)(np.vstack([circle*1.12, circle, seeds])), gain*np.vstack([self.pollen*.5, self.pollen*.85, shades]))
+    paint(self.img, (pose or self.pose)(np.vstack([circle*1.12, circle, seeds])),
+          gain*np.vstack([self.pollen*.5, self.pollen*.85, shades]))
 
 # %% ../../nbs/01_data/04_petals.ipynb #d061074f
 @patch
@@ -147,7 +157,8 @@ def florets(self: Brush, at, sizes, pose):
     polys, cols = np.vstack([polys, (.2 + .6*self.sp.centre)*np.exp(1j*ring(12))]), np.vstack([cols, self.pollen])
     spin = pose.radius*sizes*self.rng.uniform(.85, 1.15, m)*np.exp(1j*self.rng.uniform(0, 6, m))
     small, gains = replace(pose, at=0, radius=1., turn=0.)(polys), self.rng.uniform(.8, 1.1, m)
-    paint(self.img, (at[:, None, None] + spin[:, None, None]*small).reshape(-1, 12), (gains[:, None, None]*cols).reshape(-1, 3))
+    paint(self.img, (at[:, None, None] + spin[:, None, None]*small).reshape(-1, 12),
+          (gains[:, None, None]*cols).reshape(-1, 3))
 
 # %% ../../nbs/01_data/04_petals.ipynb #60e0a396
 FORMS = {}
@@ -179,7 +190,8 @@ def lily(b):
 @form
 def trumpet(b):
     b.row(ring(5), 1., 1.5*b.sp.width**.4, 0.)
-    star = Brush(b.img, replace(b.sp, pattern='plain', tip=.15, belly=0., main=b.sp.second), b.pose, b.rng, min(b.detail, 1))
+    star = Brush(b.img, replace(b.sp, pattern='plain', tip=.15, belly=0., main=b.sp.second), b.pose, b.rng,
+                 min(b.detail, 1))
     star.row(ring(5), .8, .22*b.sp.width, 0.); b.centre(.16, 4, .7)
 
 # %% ../../nbs/01_data/04_petals.ipynb #ba24d5e2
@@ -187,13 +199,15 @@ def trumpet(b):
 def bell(b):
     w, side = b.sp.width, b.pose.upright()
     side = replace(side, at=side.at + .5j*side.radius)
-    for angles, length, width, gain in (([-.42, .42], 1.3, .62, .72), ([0.], 1.35, .7, .8), ([-.3, .3], 1.15, .62, .95), ([0.], 1.05, .5, 1.06)):
+    for angles, length, width, gain in (([-.42, .42], 1.3, .62, .72), ([0.], 1.35, .7, .8), ([-.3, .3], 1.15, .62, .95),
+                                        ([0.], 1.05, .5, 1.06)):
         b.row(angles, length, w*width, 0., gain, side)
 @form
 def orchid(b):
     w, up = b.sp.width, b.pose.upright()
     b.row([0., 2.2, -2.2], 1., w*.48, gain=.84, pose=up); b.row([1.25, -1.25], .95, w*.95, pose=up)
-    lip = Brush(b.img, replace(b.sp, tip=-.15, pattern='spots', main=b.sp.second, second=b.sp.main), up, b.rng, b.detail)
+    lip = Brush(b.img, replace(b.sp, tip=-.15, pattern='spots', main=b.sp.second, second=b.sp.main), up, b.rng,
+                b.detail)
     lip.row([np.pi], .62, .62); b.centre(.13, 4, pose=up)
 @form
 def umbel(b): b.florets(b.pose(.78*disc(17))[::-1], np.full(17, .34), b.pose)
@@ -214,9 +228,10 @@ def make_genus(g: int, seed: int = 0) -> Species:
     "The common ancestor of classes 3g, 3g+1 and 3g+2."
     r = np.random.default_rng([seed, 1, g])
     form, i = list(FORMS)[g % len(FORMS)], r.integers(len(PALETTE))
-    return Species(form, int(r.integers(*FEW.get(form, (5, 14)))), r.uniform(.75, 1.35), r.uniform(0., 1.1), r.choice([-.18, -.08, 0., .08, .2]),
-                   r.choice([0., 0., .06]), PALETTE[i], PALETTE[(i + r.integers(1, 5)) % len(PALETTE)], str(r.choice(PATTERNS)), r.uniform(.14, .3),
-                   CENTRES[r.integers(len(CENTRES))], r.uniform(.6, .8), r.uniform(.2, .42))
+    return Species(form, int(r.integers(*FEW.get(form, (5, 14)))), r.uniform(.75, 1.35), r.uniform(0., 1.1),
+                   r.choice([-.18, -.08, 0., .08, .2]), r.choice([0., 0., .06]),
+                   PALETTE[i], PALETTE[(i + r.integers(1, 5)) % len(PALETTE)], str(r.choice(PATTERNS)),
+                   r.uniform(.14, .3), CENTRES[r.integers(len(CENTRES))], r.uniform(.6, .8), r.uniform(.2, .42))
 
 def make_species(c: int, seed: int = 0) -> Species:
     "Class `c` (0, 1, …): its genus as it is, in another hue, or in another shape and pattern."
@@ -224,8 +239,10 @@ def make_species(c: int, seed: int = 0) -> Species:
     (h, s, v), others = sp.main, [p for p in PATTERNS if p != sp.pattern]
     hue = (h + r.choice([-1, 1])*r.uniform(.05, .09), s + (.25 if s < .5 else -.2), v)
     if c % 3 == 1: return replace(sp, main=hue, second=PALETTE[r.integers(len(PALETTE))])
-    if c % 3 == 2: return replace(sp, width=sp.width*r.choice([.72, 1.35]), tip=-sp.tip or .15, centre=sp.centre*r.choice([.65, 1.4]),
-                                  pattern=str(r.choice(others)), petals=sp.petals + (sp.form not in FEW)*int(r.integers(2, 5)))
+    if c % 3 == 2:
+        return replace(sp, width=sp.width*r.choice([.72, 1.35]), tip=-sp.tip or .15,
+                       centre=sp.centre*r.choice([.65, 1.4]), pattern=str(r.choice(others)),
+                       petals=sp.petals + (sp.form not in FEW)*int(r.integers(2, 5)))
     return sp
 
 # %% ../../nbs/01_data/04_petals.ipynb #e98c4bcd
@@ -235,18 +252,21 @@ def green(rng) -> np.ndarray:
 
 def draw_leaf(img, root: complex, length: float, angle: float, width: float, colour):
     "A leaf with a lighter vein from `root` (pixels) towards `angle`, `width` as a part of `length`."
-    blade, vein = petal_outline(length, length*width, .15, .12, points=16), petal_outline(length, max(1., length*width*.08), points=16)
+    blade = petal_outline(length, length*width, .15, .12, points=16)
+    vein = petal_outline(length, max(1., length*width*.08), points=16)
     paint(img, root + np.exp(1j*angle)*np.array([blade, vein]), np.array([colour, np.minimum(colour*1.3, 255)]))
 
 def draw_background(rng, s: int, others) -> np.ndarray:
     "Shade, soil, sky, night or meadow, with leaves and flowers of `others`, out of focus: uint8 BGR (s, s, 3)."
     kind, h = rng.integers(5), s//2
     colour, spread = ((green(rng)*.6, 25), (hsv(rng.uniform(.05, .11), rng.uniform(.2, .5), rng.uniform(.2, .6)), 30),
-                      (hsv(rng.uniform(.52, .62), rng.uniform(.1, .5), rng.uniform(.6, 1.)), 18), (np.full(3, rng.uniform(5, 60)), 8), (green(rng), 45))[kind]
+                      (hsv(rng.uniform(.52, .62), rng.uniform(.1, .5),
+                           rng.uniform(.6, 1.)), 18), (np.full(3, rng.uniform(5, 60)), 8), (green(rng), 45))[kind]
     coarse = colour + rng.normal(0, spread, (7, 7, 1)) + rng.normal(0, spread*.35, (7, 7, 3))
     img = cv2.resize(coarse.clip(0, 255).astype(np.uint8), (h, h), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(9)):
-        draw_leaf(img, complex(*rng.uniform(0, h, 2)), h*rng.uniform(.2, .6), rng.uniform(0, 6.3), rng.uniform(.1, .5), green(rng)*rng.uniform(.4, 1.2))
+        draw_leaf(img, complex(*rng.uniform(0, h, 2)), h*rng.uniform(.2, .6), rng.uniform(0, 6.3), rng.uniform(.1, .5),
+                  green(rng)*rng.uniform(.4, 1.2))
     for _ in range(rng.integers(3)):
         pose = Pose(complex(*rng.uniform(0, h, 2)), h*rng.uniform(.08, .2), rng.uniform(0, 6.3), rng.uniform(0, 1.), .3)
         draw_flower(img, others[rng.integers(len(others))], pose, rng, 0)
@@ -266,7 +286,8 @@ def photograph(img, rng, size: int) -> np.ndarray:
 
 # %% ../../nbs/01_data/04_petals.ipynb #f25a5771
 def draw_scene(sp: Species, rng, size: int = 64, others=()) -> np.ndarray:
-    "A picture of species `sp`, uint8 BGR (size, size, 3), with `others` behind; every random choice is drawn from `rng`."
+    """A picture of species `sp`, uint8 BGR (size, size, 3), with `others` behind; every random choice is drawn from
+    `rng`."""
     s = max(128, size)
     img, light = draw_background(rng, s, others or (sp,)), rng.uniform(0, 6.3)
     for k in reversed(range(1 + (rng.random() < .3)*rng.integers(1, 3))):
@@ -275,11 +296,14 @@ def draw_scene(sp: Species, rng, size: int = 64, others=()) -> np.ndarray:
         pose = Pose(at, radius, rng.uniform(0, 6.3), rng.beta(1.2, 2)*1.25, rng.uniform(0, .45), light)
         down, leaf = 1j*s + s*rng.normal(0, .25), green(rng)
         draw_leaf(img, at, abs(down), np.angle(down), .04*radius/s + .02, leaf*.8)
-        for _ in range(rng.integers(3)): draw_leaf(img, at + down*rng.uniform(.2, .5), radius*rng.uniform(.7, 1.4), rng.uniform(-.6, 3.7), sp.leaf, leaf)
+        for _ in range(rng.integers(3)):
+            draw_leaf(img, at + down*rng.uniform(.2, .5), radius*rng.uniform(.7, 1.4), rng.uniform(-.6, 3.7), sp.leaf,
+                      leaf)
         draw_flower(img, sp, pose, rng, 1 if k else 2)
     for _ in range((rng.random() < .4)*rng.integers(1, 5)):
         root, lean = s*complex(rng.uniform(-.1, 1.1), 1.05), rng.normal(0, .5)
-        draw_leaf(img, root, s*rng.uniform(.5, 1.), -np.pi/2 + lean, rng.uniform(.04, .2), green(rng)*rng.uniform(.6, 1.3))
+        draw_leaf(img, root, s*rng.uniform(.5, 1.), -np.pi/2 + lean, rng.uniform(.04, .2),
+                  green(rng)*rng.uniform(.6, 1.3))
     return photograph(img, rng, size)
 
 # %% ../../nbs/01_data/04_petals.ipynb #feb8bc10
@@ -320,25 +344,30 @@ def _is_drawn(root: Path, key: str) -> bool:
     try: return json.loads((root/'about.json').read_text())['key'] == key
     except (OSError, ValueError, KeyError, TypeError): return False
 
-def make_petals(root, classes: int = 102, per_class=(10, 10, 60), size: int = 64, seed: int = 0, progress: bool = True) -> Path:
+def make_petals(root, classes: int = 102, per_class=(10, 10, 60), size: int = 64, seed: int = 0,
+                progress: bool = True) -> Path:
     """Draw the data set into the new folder `root`, or find it there; returns `root`.
 
-    `per_class`: images of each class for training, validation and extra; `size` in pixels. Other contents in `root`, settings
-    that make no data set, a full disk: PPClsError, and nothing is left under the name `root`."""
+    `per_class`: images of each class for training, validation and extra; `size` in pixels. Other contents in `root`,
+    settings that make no data set, a full disk: PPClsError, and nothing is left under the name `root`."""
     root, per_class = Path(root), tuple(int(n) for n in per_class)
     if classes < 2 or len(per_class) != 3 or min(per_class) < 0 or min(per_class[:2]) < 1 or size < 16:
-        raise PPClsError(f'petals: classes={classes}, per_class={per_class}, size={size}; expected at least 2 classes, (train ≥ 1, val ≥ 1, extra ≥ 0), 16 pixels')
+        raise PPClsError(f'petals: classes={classes}, per_class={per_class}, size={size}; expected at least 2 '
+                         'classes, (train ≥ 1, val ≥ 1, extra ≥ 0), 16 pixels')
     key = petals_key(classes, per_class, size, seed)
     if _is_drawn(root, key): return root
-    if root.exists(): raise PPClsError(f'{root}: exists and is not petals {key}; remove it or choose another folder')
+    if root.exists():
+        raise PPClsError(f'{root}: exists and is not petals {key}; remove it or choose another folder')
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix='.petals-', dir=root.parent) as tmp:
             new = Path(tmp)/'new'; new.mkdir()
             _draw_all(new, classes, per_class, size, seed, progress)
-            about = dict(name='petals', key=key, settings=dict(classes=classes, per_class=per_class, size=size, seed=seed))
+            about = dict(name='petals', key=key, settings=dict(classes=classes, per_class=per_class, size=size,
+                                                               seed=seed))
             (new/'about.json').write_text(json.dumps(about, indent=1))
             os.rename(new, root)
     except OSError as e:
-        if not _is_drawn(root, key): raise PPClsError(f'{root}: cannot be written: {e.strerror or e}; nothing was left under that name') from e
+        if not _is_drawn(root, key):
+            raise PPClsError(f'{root}: cannot be written: {e.strerror or e}; nothing was left under that name') from e
     return root

@@ -16,11 +16,13 @@ from .petals import make_petals, petals_key
 
 # %% ../../nbs/01_data/05_prepare.ipynb #b4158b85
 def data_name(root) -> str:
-    "The name of the data in the folder `root`: what its about.json says, else 'flowers102' where there is a setid.mat, else the folder's name."
+    """The name of the data in the folder `root`: what its about.json says, else 'flowers102' where there is a
+    setid.mat, else the folder's name."""
     about = Path(root)/'about.json'
     if not about.is_file(): return 'flowers102' if (about.parent/'setid.mat').exists() else about.parent.resolve().name
     try: return str(json.loads(about.read_text())['name'])
-    except (ValueError, KeyError, TypeError): raise PPClsError(f"{about}: expected a JSON object with a 'name'") from None
+    except (ValueError, KeyError, TypeError):
+        raise PPClsError(f"{about}: expected a JSON object with a 'name'") from None
 
 # %% ../../nbs/01_data/05_prepare.ipynb #0c9778e7
 @dataclass
@@ -28,7 +30,8 @@ class DataInfo:
     "Images and list files that are ready for training."
     name: str                                    # 'flowers102' or 'petals'
     root: Path                                   # paths in the list files are relative to this folder
-    lists: Path                                  # the folder of train_list.txt, val_list.txt, extra_list.txt, train_extra_list.txt
+    # the folder of train_list.txt, val_list.txt, extra_list.txt, train_extra_list.txt
+    lists: Path
     why: str                                     # a line for people: which data, and why this one
     class_num: int                               # labels are 0 … class_num-1
     counts: dict = field(default_factory=dict)   # lines per list: {'train': 1020, …}
@@ -42,10 +45,12 @@ def _info(root: Path, why: str, ours: Path) -> DataInfo:
     lists = root if own else ours/f'lists-{root.name}-{zlib.crc32(str(root.resolve()).encode()):08x}'
     rows = {name: file.read_text().splitlines() for name, file in make_lists(root, lists).items()}
     for name in ('train', 'val'):
-        if not rows[name]: raise PPClsError(f"{root/'setid.mat'}: no images for {name}")
+        if not rows[name]:
+            raise PPClsError(f"{root/'setid.mat'}: no images for {name}")
     first = root/rows['train'][0].rsplit(' ', 1)[0]
     img = cv2.imread(str(first))
-    if img is None: raise PPClsError(f'{first}: not an image that OpenCV can decode')
+    if img is None:
+        raise PPClsError(f'{first}: not an image that OpenCV can decode')
     labels = [int(line.rsplit(' ', 1)[1]) for name in ('train', 'val', 'extra') for line in rows[name]]
     name, class_num = data_name(root), max(labels) + 1
     classes = flower_names() if name == 'flowers102' and class_num == 102 else [f'flower {i}' for i in range(class_num)]
@@ -56,14 +61,17 @@ def _info(root: Path, why: str, ours: Path) -> DataInfo:
 
 # %% ../../nbs/01_data/05_prepare.ipynb #55fb651d
 def prepare_data(data: str = 'auto', root='data', petals: dict | None = None) -> DataInfo:
-    """Images and lists for a lesson. `data`: 'auto', 'flowers102', 'petals', or a folder that holds data in the layout of flowers102.
+    """Images and lists for a lesson. `data`: 'auto', 'flowers102', 'petals', or a folder that holds data in the layout
+    of flowers102.
 
-    'auto' takes an existing flowers102 (PPCLS_DATA, `root`/flowers102), else downloads it into `root`, else draws petals. `petals` are arguments
-    of `make_petals`; they are drawn once, into `root`/petals-<key>. PPClsError where the data that was asked for is not to be had."""
+    'auto' takes an existing flowers102 (PPCLS_DATA, `root`/flowers102), else downloads it into `root`, else draws
+    petals. `petals` are arguments of `make_petals`; they are drawn once, into `root`/petals-<key>. PPClsError where the
+    data that was asked for is not to be had."""
     root, settings = Path(root), dict(petals or {})
     known = [k for k in inspect.signature(make_petals).parameters if k != 'root']
     for k in settings:
-        if k not in known: raise PPClsError('petals: ' + nearest(k, known, 'setting'))
+        if k not in known:
+            raise PPClsError('petals: ' + nearest(k, known, 'setting'))
     def drawn(why):
         key = petals_key(**{k: v for k, v in settings.items() if k != 'progress'})
         return _info(make_petals(root/f'petals-{key}', **settings), f'petals (drawn, not photographs): {why}', root)
@@ -73,9 +81,12 @@ def prepare_data(data: str = 'auto', root='data', petals: dict | None = None) ->
         if found: return _info(found, f'{data_name(found)}: found in {found}', root)
         try: return _info(download_flowers102(root/'flowers102'), 'flowers102: downloaded from Oxford', root)
         except PPClsError as e:
-            if data == 'flowers102': raise
+            if data == 'flowers102':
+                raise
             return drawn(f'no flowers102 in PPCLS_DATA or {root}/flowers102, and {e}')
-    if not Path(data).expanduser().is_dir(): raise PPClsError(nearest(data, ('auto', 'flowers102', 'petals'), 'data') + '; nor is it a folder')
+    if not Path(data).expanduser().is_dir():
+        raise PPClsError(nearest(data, ('auto', 'flowers102', 'petals'), 'data') + '; nor is it a folder')
     found = data_folder(data)
-    if not found: raise PPClsError(f'{data}: holds no data in the layout of flowers102 (jpg/, setid.mat, imagelabels.mat)')
+    if not found:
+        raise PPClsError(f'{data}: holds no data in the layout of flowers102 (jpg/, setid.mat, imagelabels.mat)')
     return _info(found, f'{data_name(found)}: asked for in {data}', root)

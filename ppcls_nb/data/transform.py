@@ -11,10 +11,13 @@ from fastcore.basics import BasicRepr
 
 # %% ../../nbs/01_data/05a_transform.ipynb #6d96e464
 class Painter(BasicRepr):
-    """An operation that writes on the image: a subclass defines `paint(img, rng)`, which changes `img` in place and returns nothing.
+    """An operation that writes on the image: a subclass defines `paint(img, rng)`, which changes `img` in place and
+    returns nothing.
 
-    Called with an image it paints on a copy. `rng` is a `numpy.random.Generator`; None means a fresh one, different every time."""
-    def paint(self, img: np.ndarray, rng: np.random.Generator): raise NotImplementedError(f'{type(self).__name__}.paint')
+    Called with an image it paints on a copy. `rng` is a `numpy.random.Generator`; None means a fresh one, different
+    every time."""
+    def paint(self, img: np.ndarray, rng: np.random.Generator):
+        raise NotImplementedError(f'{type(self).__name__}.paint')
     def __call__(self, img, rng=None):
         out = img.copy(order='K')
         self.paint(out, rng or np.random.default_rng())
@@ -22,17 +25,20 @@ class Painter(BasicRepr):
 
 # %% ../../nbs/01_data/05a_transform.ipynb #5a0c41d3
 def joined(ops) -> list:
-    "The operations `ops`, the first two replaced by one that gives the same result where the first has a method `join` that makes one of them."
+    """The operations `ops`, the first two replaced by one that gives the same result where the first has a method
+    `join` that makes one of them."""
     ops = list(ops)
     one = ops[0].join(ops[1]) if len(ops) > 1 and hasattr(ops[0], 'join') else None
     return [one, *ops[2:]] if one else ops
 
 # %% ../../nbs/01_data/05a_transform.ipynb #62e641aa
 def transform(data, ops=(), rng=None, out=None):
-    """Apply the operations `ops` to `data` (bytes of an image file, or an array) in order, all with the one generator `rng` (None: a fresh one, different every time).
+    """Apply the operations `ops` to `data` (bytes of an image file, or an array) in order, all with the one generator
+    `rng` (None: a fresh one, different every time).
 
-    An array that is handed in is not changed; painters copy only what somebody else might still hold. Operations with the attribute `fills` are called with `out`, an array
-    where their result may be made if it has its shape; the caller has to look whether it was."""
+    An array that is handed in is not changed; painters copy only what somebody else might still hold. Operations with
+    the attribute `fills` are called with `out`, an array where their result may be made if it has its shape; the caller
+    has to look whether it was."""
     rng, ours = rng or np.random.default_rng(), isinstance(data, bytes)
     for op in joined(ops):
         if not isinstance(op, Painter):

@@ -18,19 +18,30 @@ from ..basics import PPClsError
 # %% ../../nbs/07_deploy/05_batching.ipynb #a9dda6f0
 @dataclass
 class Batch:
-    "What a run of the network was: number of images, seconds that the first of them had waited, seconds of the run, and the error if there was one."
+    """What a run of the network was: number of images, seconds that the first of them had waited, seconds of the run,
+    and the error if there was one."""
     size: int
     waited: float
     took: float
     error: Exception | None = None
 
 class Batcher:
-    """Runs `run`, a function (N, 3, H, W) → (N, C), for many askers: `await batcher([image, …])` → [row, …]. Images that wait are run together, up to `max_batch`, in one thread, in the order in which they came.
+    """Runs `run`, a function (N, 3, H, W) → (N, C), for many askers: `await batcher([image, …])` → [row, …]. Images
+    that wait are run together, up to `max_batch`, in one thread, in the order in which they came.
 
-    `max_wait`: seconds that a batch which is not full waits, while others are on the way (`with batcher.approaching()`). `note(batch)` is told of every run. To be used inside `async with batcher:`. Source: arXiv 1612.03079."""
+    `max_wait`: seconds that a batch which is not full waits, while others are on the way (`with
+    batcher.approaching()`). `note(batch)` is told of every run. To be used inside `async with batcher:`. Source: arXiv
+    1612.03079."""
     def __init__(self, run, max_batch: int = 16, max_wait: float = .005, note=lambda batch: None):
-        if max_batch < 1 or not max_wait >= 0: raise PPClsError(f'max_batch {max_batch}, max_wait {max_wait}: expected 1 or more, and seconds')
-        self.run, self.max_batch, self.max_wait, self.note, self.waiting, self.on_the_way, self.running = run, max_batch, max_wait, note, deque(), 0, 0
+        if max_batch < 1 or not max_wait >= 0:
+            raise PPClsError(f'max_batch {max_batch}, max_wait {max_wait}: expected 1 or more, and seconds')
+        self.run = run
+        self.max_batch = max_batch
+        self.max_wait = max_wait
+        self.note = note
+        self.waiting = deque()
+        self.on_the_way = 0
+        self.running = 0
 
 @patch
 async def __aenter__(self: Batcher):
@@ -47,7 +58,8 @@ async def __aexit__(self: Batcher, *_):
 # %% ../../nbs/07_deploy/05_batching.ipynb #6e20453d
 @patch
 async def __call__(self: Batcher, images) -> list:
-    "Rows of the network's answer for a list of prepared images (3, H, W); what `run` raises is raised here. Cancelled, it takes back what has not started."
+    """Rows of the network's answer for a list of prepared images (3, H, W); what `run` raises is raised here.
+    Cancelled, it takes back what has not started."""
     loop = asyncio.get_running_loop()
     futures = [loop.create_future() for _ in images]
     self.waiting.extend((image, future, time.perf_counter()) for image, future in zip(images, futures))
@@ -69,7 +81,8 @@ def approaching(self: Batcher):
 # %% ../../nbs/07_deploy/05_batching.ipynb #6ff820e5
 @patch
 async def next_batch(self: Batcher) -> list:
-    "The next (image, future, since), as soon as there is one that somebody still wants and it need not wait for others."
+    """The next (image, future, since), as soon as there is one that somebody still wants and it need not wait for
+    others."""
     while True:
         self.waiting = deque(w for w in self.waiting if not w[1].done())
         left = self.waiting[0][2] + self.max_wait - time.perf_counter() if self.waiting else None

@@ -14,19 +14,31 @@ from importlib.util import find_spec
 import numpy as np, paddle, pandas as pd
 from tqdm import tqdm
 from ..basics import PPClsError, nearest
-from .choice import available_engines, remember_engine, remembered_engine, usual_engine
+from .engine_choice import available_engines, remember_engine, remembered_engine, usual_engine
 from .export import Exported, read_export
 from .predict import Predictor
-from ..models.engine import usual_threads
+from ..models.inference import usual_threads
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #77cb06d5
-VARIANTS = {'paddle': ('paddle', {}, 1e-4), 'paddle-plain': ('paddle', {'onednn': False}, 1e-4), 'training': ('training', {}, 1e-4), 'onnx': ('onnx', {}, 1e-4), 'openvino': ('openvino', {}, 1e-4),
-            'gpu': ('paddle', {'use_gpu': True}, 1e-2), 'tensorrt': ('paddle', {'use_gpu': True, 'use_tensorrt': True}, 1e-2)}
+VARIANTS = {
+    'paddle': ('paddle', {}, 1e-4),
+    'paddle-plain': ('paddle', {
+        'onednn': False}, 1e-4),
+    'training': ('training', {}, 1e-4),
+    'onnx': ('onnx', {}, 1e-4),
+    'openvino': ('openvino', {}, 1e-4),
+    'gpu': ('paddle', {
+        'use_gpu': True}, 1e-2),
+    'tensorrt': ('paddle', {
+        'use_gpu': True,
+        'use_tensorrt': True}, 1e-2)}
 
 def usual_variants() -> list:
     "The variants that are measured if none are named: those of the CPU, and those of a GPU where Paddle can use one."
     gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()
-    return [name for name, (_, options, _) in VARIANTS.items() if gpu and (name == 'gpu' or any(paddle.inference.get_trt_compile_version())) or not options.get('use_gpu')]
+    return [
+        name for name, (_, options, _) in VARIANTS.items()
+        if gpu and (name == 'gpu' or any(paddle.inference.get_trt_compile_version())) or not options.get('use_gpu')]
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #c345a1f7
 def resident() -> float:
@@ -43,7 +55,10 @@ class Runner:
     "A variant of `VARIANTS` for the export in `folder`, in this process. `ask(what, …)` calls the method `what`."
     def __init__(self, variant, folder, threads, clock='wall'):
         self.engine, self.options, _ = VARIANTS[variant]
-        self.folder, self.threads, self.clock, self.batch = folder, threads, time.process_time if clock == 'cpu' else time.perf_counter, 0
+        self.folder = folder
+        self.threads = threads
+        self.clock = time.process_time if clock == 'cpu' else time.perf_counter
+        self.batch = 0
 
     def ask(self, what, *args): return getattr(self, what)(*args)
 
@@ -83,7 +98,9 @@ def _serve(pipe, *args):
     runner = Runner(*args)
     while (asked := pipe.recv()) is not None:
         try: pipe.send((runner.ask(*asked), None))
-        except Exception as e: pipe.send((None, str(e) if isinstance(e, PPClsError) else f'{type(e).__name__}: {(str(e).strip() or "no reason given").splitlines()[-1]}'))
+        except Exception as e:
+            pipe.send((None, str(e) if isinstance(e, PPClsError) else f'{type(e).__name__}: '
+                       f'{(str(e).strip() or "no reason given").splitlines()[-1]}'))
 
 class ChildRunner:
     "A `Runner` in a process of its own, which `close` ends. What fails there is a `PPClsError` here."
@@ -91,7 +108,8 @@ class ChildRunner:
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, *args), daemon=True)
-        before, os.environ['PYTHONWARNINGS'] = os.environ.get('PYTHONWARNINGS'), 'ignore'          # Paddle's, at its import
+        # Paddle's, at its import
+        before, os.environ['PYTHONWARNINGS'] = os.environ.get('PYTHONWARNINGS'), 'ignore'
         try: self.process.start()
         finally: os.environ.update(PYTHONWARNINGS=before) if before is not None else os.environ.pop('PYTHONWARNINGS')
         theirs.close()
@@ -103,7 +121,8 @@ class ChildRunner:
         except (EOFError, OSError) as e:
             self.process.join(5)
             raise PPClsError(f'its process ended with exit code {self.process.exitcode}') from e
-        if error: raise PPClsError(error)
+        if error:
+            raise PPClsError(error)
         return value
 
     def close(self):
@@ -118,7 +137,8 @@ class ChildRunner:
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #e812b158
 @contextmanager
 def open_runners(names, folder, threads, clock='wall', isolated=True):
-    "Yields ({variant: runner}, {variant: load seconds}, {variant: why it failed}); `isolated`: each in its own process."
+    """Yields ({variant: runner}, {variant: load seconds}, {variant: why it failed}); `isolated`: each in its own
+    process."""
     runners, loads, failed = {}, {}, {}
     with ExitStack() as stack:
         for name in names:
@@ -135,8 +155,10 @@ def asking(runners: dict, failed: dict, ask):
         for gone in failed: runners.pop(gone, None)
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #92528ddb
-def race(runners: dict, failed: dict, rounds: int = 10, runs: int = 5, seconds: float | None = None, pause: float = .05, bar: bool = False) -> dict:
-    "Let the runners take turns: {variant: seconds (rounds, runs)}. After `seconds` no more rounds are begun, but three there are. Who fails goes to `failed`."
+def race(runners: dict, failed: dict, rounds: int = 10, runs: int = 5, seconds: float | None = None, pause: float = .05,
+         bar: bool = False) -> dict:
+    """Let the runners take turns: {variant: seconds (rounds, runs)}. After `seconds` no more rounds are begun, but
+    three there are. Who fails goes to `failed`."""
     times, start = {name: [] for name in runners}, time.perf_counter()
     for i in tqdm(range(rounds), 'rounds', leave=False, disable=not bar):
         if i > 2 and seconds and time.perf_counter() - start > seconds: break
@@ -149,21 +171,26 @@ def race(runners: dict, failed: dict, rounds: int = 10, runs: int = 5, seconds: 
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #ad7734e9
 def differences(answers: dict, failed: dict) -> dict:
-    "Largest distance of each variant's answers (N, C) from the first's, as a share of the first's largest; who is too far off goes to `failed`."
+    """Largest distance of each variant's answers (N, C) from the first's, as a share of the first's largest; who is too
+    far off goes to `failed`."""
     first, off = None, {}
     for name, out in answers.items():
         if not np.isfinite(out).all(): failed[name] = 'its answers are not finite'; continue
         if first is None: first, who = out, name
-        if out.shape != first.shape: failed[name] = f'its answers have shape {out.shape}, those of {who} {first.shape}'; continue
+        if out.shape != first.shape:
+            failed[name] = f'its answers have shape {out.shape}, those of {who} {first.shape}'
+            continue
         off[name] = float(abs(out - first).max()/max(abs(first).max(), 1e-30))
-        if off[name] > VARIANTS[name][2]: failed[name] = f'its answers differ from those of {who} by {off[name]:.1e} of the largest'
+        if off[name] > VARIANTS[name][2]:
+            failed[name] = f'its answers differ from those of {who} by {off[name]:.1e} of the largest'
     return off
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #e4a6398e
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 def race_rows(times: dict, batch: int) -> dict:
-    "{variant: row} of a race's times: p5 … p99 in ms, images/s, ratio to the fastest with its quartiles over the rounds, and all runs in ms."
+    """{variant: row} of a race's times: p5 … p99 in ms, images/s, ratio to the fastest with its quartiles over the
+    rounds, and all runs in ms."""
     if not times: return {}
     per_round = {name: np.median(t, 1) for name, t in times.items()}
     n = min(map(len, per_round.values()))
@@ -172,39 +199,74 @@ def race_rows(times: dict, batch: int) -> dict:
     for name, t in times.items():
         ms = {f'p{p}': v for p, v in zip(PERCENTILES, np.percentile(t, PERCENTILES)*1e3)}
         low, middle, high = np.percentile(per_round[name][:n]/best[:n], (25, 50, 75))
-        rows[name] = {**ms, 'images/s': batch/ms['p50']*1e3, 'ratio': middle, 'ratio_25': low, 'ratio_75': high, 'ms': t*1e3}
+        rows[name] = {
+            **ms, 'images/s': batch/ms['p50']*1e3,
+            'ratio': middle,
+            'ratio_25': low,
+            'ratio_75': high,
+            'ms': t*1e3}
     return rows
 
-def benchmark(folder, engines=None, batches=(1, 8), threads: int | None = None, rounds: int = 10, runs: int = 5, seconds: float | None = 20., isolated: bool = True, clock: str = 'wall', bar: bool = True) -> pd.DataFrame:
-    """Measure the variants `engines` (default: `usual_variants`) on the export in `folder`: a row for each and batch with `network`, `pixels`, `threads`, `batch`, `engine`, what `race_rows` tells,
-    `load_s` (files to first answer), `memory_MB`, `difference` (of its answers from the first's) and `failed`, the reason where it did not run.
+# %% ../../nbs/07_deploy/02_benchmark.ipynb #b1f7b232
+def benchmark(folder, engines=None, batches=(1, 8), threads: int | None = None, rounds: int = 10, runs: int = 5,
+              seconds: float | None = 20., isolated: bool = True, clock: str = 'wall',
+              bar: bool = True) -> pd.DataFrame:
+    """Measure the variants `engines` (default: `usual_variants`) on the export in `folder`: a row for each and batch
+    with `network`, `pixels`, `threads`, `batch`, `engine`, what `race_rows` tells, `load_s` (files to first answer),
+    `memory_MB`, `difference` (of its answers from the first's) and `failed`, the reason where it did not run.
 
-    `rounds` of `runs` runs each; no more are begun after `seconds` a batch. `isolated`: each in a process of its own. `clock`: 'wall', or 'cpu' for processor time, on a busy machine and with one thread."""
+    `rounds` of `runs` runs each; no more are begun after `seconds` a batch. `isolated`: each in a process of its own.
+    `clock`: 'wall', or 'cpu' for processor time, on a busy machine and with one thread."""
     record, names = read_export(folder), list(engines or usual_variants())
     for name in names:
-        if name not in VARIANTS: raise PPClsError(nearest(name, VARIANTS, 'engine'))
-    for what, values in (('batch', batches), ('threads', [threads] if threads is not None else []), ('rounds', [rounds]), ('runs', [runs])):
-        if not all(isinstance(v, int) and v > 0 for v in values): raise PPClsError(f'{what} {", ".join(map(str, values))}: expected whole numbers from 1')
+        if name not in VARIANTS:
+            raise PPClsError(nearest(name, VARIANTS, 'engine'))
+    for what, values in (('batch', batches), ('threads', [threads] if threads is not None else []),
+                         ('rounds', [rounds]), ('runs', [runs])):
+        if not all(isinstance(v, int) and v > 0 for v in values):
+            raise PPClsError(f'{what} {", ".join(map(str, values))}: expected whole numbers from 1')
     threads, rows = threads or usual_threads(), []
     with open_runners(names, str(folder), threads, clock, isolated) as (runners, loads, failed):
         for batch in sorted(set(batches)):
             answers, memory = {}, {}
             asking(runners, failed, lambda name, r: answers.update({name: r.ask('prepare', batch)}))
             off = differences(answers, failed)
-            found = race_rows(race({n: r for n, r in runners.items() if n not in failed}, failed, rounds, runs, seconds, .05*(threads > 1), bar), batch)
-            asking({n: r for n, r in runners.items() if n not in failed}, failed, lambda name, r: memory.update({name: r.ask('memory')}))
+            found = race_rows(
+                race({
+                    n: r
+                    for n, r in runners.items()
+                    if n not in failed}, failed, rounds, runs, seconds, .05*(threads > 1), bar), batch)
+            asking({
+                n: r
+                for n, r in runners.items()
+                if n not in failed}, failed, lambda name, r: memory.update({name: r.ask('memory')}))
             for name in names:
-                what = {'network': record.network, 'pixels': record.image_shape[1], 'threads': threads, 'batch': batch, 'engine': name}
-                rows.append({**what, **(found.get(name, {}) if name not in failed else {}), 'load_s': loads.get(name), 'memory_MB': memory.get(name), 'difference': off.get(name), 'failed': failed.get(name, '')})
+                what = {
+                    'network': record.network,
+                    'pixels': record.image_shape[1],
+                    'threads': threads,
+                    'batch': batch,
+                    'engine': name}
+                rows.append({
+                    **what,
+                    **(found.get(name, {}) if name not in failed else {}), 'load_s': loads.get(name),
+                    'memory_MB': memory.get(name),
+                    'difference': off.get(name),
+                    'failed': failed.get(name, '')})
     times = [*(f'p{p}' for p in PERCENTILES), 'images/s', 'ratio', 'ratio_25', 'ratio_75']
-    return pd.DataFrame(rows, columns=['network', 'pixels', 'threads', 'batch', 'engine', *times, 'load_s', 'memory_MB', 'difference', 'failed', 'ms'])
+    return pd.DataFrame(
+        rows, columns=[
+            'network', 'pixels', 'threads', 'batch', 'engine', *times, 'load_s', 'memory_MB', 'difference', 'failed',
+            'ms'])
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #c2dae95b
 def figure(table: pd.DataFrame):
-    "A matplotlib figure of a table of `benchmark`: a panel for each network, size and number of threads, bars of the median in ms an image by batch and engine, whiskers of the quartiles."
+    """A matplotlib figure of a table of `benchmark`: a panel for each network, size and number of threads, bars of the
+    median in ms an image by batch and engine, whiskers of the quartiles."""
     from matplotlib.figure import Figure
     shown = table[table.failed == '']
-    if shown.empty: raise PPClsError('no engine ran, so there is nothing to draw')
+    if shown.empty:
+        raise PPClsError('no engine ran, so there is nothing to draw')
     groups, names = list(shown.groupby(['network', 'pixels', 'threads'], sort=False)), list(shown.engine.unique())
     fig = Figure(figsize=(4.5*min(3, len(groups)) + 1.5, 3.2*-(-len(groups)//3)), layout='constrained')
     axs = fig.subplots(-(-len(groups)//3), min(3, len(groups)), squeeze=False).ravel()
@@ -214,7 +276,9 @@ def figure(table: pd.DataFrame):
         for i, name in enumerate(names):
             r = rows[rows.engine == name].set_index('batch').reindex(batches)
             middle = r.p50/batches
-            ax.bar(np.arange(len(batches)) + (i - (len(names) - 1)/2)*.8/len(names), middle, .8/len(names), yerr=[middle - r.p25/batches, r.p75/batches - middle], label=name, capsize=2)
+            ax.bar(
+                np.arange(len(batches)) + (i - (len(names) - 1)/2)*.8/len(names), middle, .8/len(names),
+                yerr=[middle - r.p25/batches, r.p75/batches - middle], label=name, capsize=2)
         ax.set_xticks(range(len(batches)), [f'batch {b}' for b in batches])
         ax.set(title=f'{network}, {pixels} px, {threads} thread{"s"*(threads > 1)}', ylabel='ms an image')
     axs[0].legend(fontsize='small')
@@ -224,30 +288,43 @@ def figure(table: pd.DataFrame):
 TIE = .02
 
 def choose(table: pd.DataFrame, usual: str | None = None) -> tuple:
-    "(engine, its worst ratio, {batch: {engine: median in ms}}) from a table of one export: the smallest worst ratio to the fastest, or `usual` if it is within `TIE` of that."
+    """(engine, its worst ratio, {batch: {engine: median in ms}}) from a table of one export: the smallest worst ratio
+    to the fastest, or `usual` if it is within `TIE` of that."""
     ran = table[~table.engine.isin(table.engine[table.failed != ''])]
-    if ran.empty: raise PPClsError(f'no engine runs this: {"; ".join(f"{e}: {why}" for e, why in table.groupby("engine").failed.first().items())}')
+    if ran.empty:
+        raise PPClsError('no engine runs this: '
+                         f'{"; ".join(f"{e}: {why}" for e, why in table.groupby("engine").failed.first().items())}')
     fastest = ran.groupby('batch').ratio.transform('min')
     worst = (ran.ratio/fastest).groupby(ran.engine, sort=False).max()
     name = usual if usual in worst and worst[usual] <= worst.min() + TIE else worst.idxmin()
-    return name, float(worst[name]), {int(b): rows.set_index('engine').p50.round(4).to_dict() for b, rows in ran.groupby('batch')}
+    return name, float(worst[name]), {
+        int(b): rows.set_index('engine').p50.round(4).to_dict()
+        for b, rows in ran.groupby('batch')}
 
 def remember_table(record: Exported, threads: int | None, table: pd.DataFrame) -> bool:
-    "Have the choice from a table of `benchmark` for an export remembered, for each of its batches and for all together; whether it could be kept."
+    """Have the choice from a table of `benchmark` for an export remembered, for each of its batches and for all
+    together; whether it could be kept."""
     able = available_engines(record)
     table = table[table.engine.isin(able)]
     name, _, ms = choose(table, able[0])
-    return remember_engine(record, threads, name, ms, {int(b): choose(rows, able[0])[0] for b, rows in table.groupby('batch')})
+    return remember_engine(record, threads, name, ms, {
+        int(b): choose(rows, able[0])[0]
+        for b, rows in table.groupby('batch')})
 
 def fastest_engine(source, batches=(1,), threads: int | None = None, seconds: float = 2., again: bool = False) -> str:
-    """The fastest of the prediction engines that are installed and give equal answers, for an export (a folder, or its `Exported`), `batches` and number of `threads` on this machine.
+    """The fastest of the prediction engines that are installed and give equal answers, for an export (a folder, or its
+    `Exported`), `batches` and number of `threads` on this machine.
 
-    Measured in this process for about `seconds`, and what loading and three rounds take, at the first call; then it is remembered, and `Predictor` takes it for `engine='auto'`. `again`: measure in any case."""
+    Measured in this process for about `seconds`, and what loading and three rounds take, at the first call; then it is
+    remembered, and `Predictor` takes it for `engine='auto'`. `again`: measure in any case."""
     record = source if isinstance(source, Exported) else read_export(source)
-    kept, usual, asked = remembered_engine(record, threads), available_engines(record), next(iter(batches)) if len(batches) == 1 else None
+    kept = remembered_engine(record, threads)
+    usual = available_engines(record)
+    asked = next(iter(batches)) if len(batches) == 1 else None
     batches = sorted({*batches, *(kept or {'ms': ()})['ms']})
     if len(usual) == 1: return usual[0]
     if not kept or again or set(batches) != set(kept['ms']):
-        table = benchmark(record.folder, sorted(usual, key=['paddle', 'onnx', 'openvino'].index), batches, threads, 30, 2, seconds/len(batches), isolated=False, bar=False)
+        table = benchmark(record.folder, sorted(usual, key=['paddle', 'onnx', 'openvino'].index), batches, threads, 30,
+                          2, seconds/len(batches), isolated=False, bar=False)
         if not remember_table(record, threads, table): return choose(table, usual[0])[0]
     return usual_engine(record, threads, asked)

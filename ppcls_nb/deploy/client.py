@@ -17,8 +17,10 @@ def service_url(text) -> str:
     text = str(text).strip()
     full = f'http://127.0.0.1:{text}' if text.isdigit() else text if '://' in text else f'http://{text}'
     try: url = httpx.URL(full.rstrip('/').removesuffix('/predict'))
-    except (httpx.InvalidURL, ValueError) as e: raise PPClsError(f'{text}: no address of a service ({e}); expected http://HOST:PORT or a port') from e
-    if url.scheme not in ('http', 'https') or not url.host: raise PPClsError(f'{text}: no address of a service; expected http://HOST:PORT or a port')
+    except (httpx.InvalidURL, ValueError) as e:
+        raise PPClsError(f'{text}: no address of a service ({e}); expected http://HOST:PORT or a port') from e
+    if url.scheme not in ('http', 'https') or not url.host:
+        raise PPClsError(f'{text}: no address of a service; expected http://HOST:PORT or a port')
     return str(url)
 
 # %% ../../nbs/07_deploy/05b_client.ipynb #aecbe109
@@ -31,40 +33,50 @@ class Refused(PPClsError):
 def _error(response) -> str:
     "The reason that a service gives."
     try: return str(response.json()['error'])
-    except (ValueError, KeyError, TypeError): return f'HTTP status {response.status_code}, with no reason that this client understands'
+    except (ValueError, KeyError, TypeError):
+        return f'HTTP status {response.status_code}, with no reason that this client understands'
 
 class ServiceClient:
-    """Asks the service at `url`: `client(images, topk)` → [[(label, name, score), …], …], a list for each image (paths, or bytes of files). A refusal is `Refused`, a service that cannot be reached a `PPClsError`.
+    """Asks the service at `url`: `client(images, topk)` → [[(label, name, score), …], …], a list for each image (paths,
+    or bytes of files). A refusal is `Refused`, a service that cannot be reached a `PPClsError`.
 
-    `timeout` in seconds for each answer; `retries`: how often to come back to a busy service (503), after the seconds that it names. To be closed, or used in `with`. Source: documents 5.6."""
-    def __init__(self, url, timeout: float = 30., retries: int = 5): self.url, self.retries, self.http = service_url(url), retries, httpx.Client(timeout=timeout)
+    `timeout` in seconds for each answer; `retries`: how often to come back to a busy service (503), after the seconds
+    that it names. To be closed, or used in `with`. Source: documents 5.6."""
+    def __init__(self, url, timeout: float = 30., retries: int = 5):
+        self.url, self.retries, self.http = service_url(url), retries, httpx.Client(timeout=timeout)
     def __enter__(self): return self
     def __exit__(self, *_): self.http.close()
 
     def __call__(self, images, topk: int = 1) -> list:
         data = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
         response = self.post([('image', ('image', d, 'application/octet-stream')) for d in data], topk)
-        if response.status_code != 200: raise Refused(response.status_code, _error(response))
+        if response.status_code != 200:
+            raise Refused(response.status_code, _error(response))
         try: return [[(t['label'], t['name'], t['score']) for t in p['top']] for p in response.json()['predictions']]
-        except (ValueError, KeyError, TypeError) as e: raise PPClsError(f'{self.url}: answers something else than ppcls serve; is it another service?') from e
+        except (ValueError, KeyError, TypeError) as e:
+            raise PPClsError(f'{self.url}: answers something else than ppcls serve; is it another service?') from e
 
     def post(self, files, topk) -> httpx.Response:
         "The answer of the service, which is asked again while it is busy."
         for again in range(self.retries + 1):
             try: response = self.http.post(f'{self.url}/predict', params={'topk': topk}, files=files)
-            except httpx.TimeoutException as e: raise PPClsError(f'{self.url}: no answer within {self.http.timeout.read:g} s') from e
-            except httpx.HTTPError as e: raise PPClsError(f'{self.url}: cannot be reached ({e}); start a service with: ppcls serve DIR') from e
+            except httpx.TimeoutException as e:
+                raise PPClsError(f'{self.url}: no answer within {self.http.timeout.read:g} s') from e
+            except httpx.HTTPError as e:
+                raise PPClsError(f'{self.url}: cannot be reached ({e}); start a service with: ppcls serve DIR') from e
             if response.status_code != 503 or again == self.retries: return response
             wait = response.headers.get('Retry-After', '')
             time.sleep(min(30, int(wait)) if wait.isdigit() else 1)
 
     def stream(self, files, topk: int = 1, batch_size: int = 8, failed: dict | None = None):
-        "Yields (file, [(label, name, score), …]), `batch_size` files a request; the ones that cannot be read or are refused go into `failed` {file: reason}."
+        """Yields (file, [(label, name, score), …]), `batch_size` files a request; the ones that cannot be read or are
+        refused go into `failed` {file: reason}."""
         failed = {} if failed is None else failed
         for start in range(0, len(files), batch_size):
             part = files[start:start + batch_size]
             try: yield from zip(part, self(part, topk))
             except (Refused, OSError) as e:
-                if isinstance(e, Refused) and (e.status >= 500 or e.status == 404): raise
+                if isinstance(e, Refused) and (e.status >= 500 or e.status == 404):
+                    raise
                 if len(part) > 1: yield from self.stream(part, topk, 1, failed)
                 else: failed[part[0]] = getattr(e, 'strerror', None) or str(e).removeprefix('image 0: ')

@@ -18,45 +18,63 @@ from .. import __version__
 from ..basics import PPClsError, aside, nearest
 from ..data.imaug import OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops
 from ..data.transform import transform
-from ..models.engine import evaluating, save_inference, usual_threads
+from ..models.inference import evaluating, save_inference, usual_threads
 
 # %% ../../nbs/07_deploy/00_export.ipynb #3c5d458a
 FIXED = (DecodeImage, ResizeImage, CropImage, NormalizeImage, ToCHWImage)
 IN_FORCE = dict(interpolation=cv2.INTER_LINEAR, scale='1./255.')          # what None means
 
-def _plain(x): return [_plain(v) for v in x] if isinstance(x, (list, tuple, np.ndarray)) else x.item() if isinstance(x, np.generic) else x
+def _plain(x):
+    if isinstance(x, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in x]
+    return x.item() if isinstance(x, np.generic) else x
 
 def describe_ops(ops) -> list:
-    "The entries {name: {argument: value}} from which `build_ops` makes the operations `ops`; one that is random, or unknown to recipes, is a `PPClsError`."
+    """The entries {name: {argument: value}} from which `build_ops` makes the operations `ops`; one that is random, or
+    unknown to recipes, is a `PPClsError`."""
     out = []
     for op in ops:
         if type(op) not in FIXED:
-            why = 'draws random numbers: give those of evaluation' if OPS.get(type(op).__name__) is type(op) else 'is none that a recipe can name'
-            raise PPClsError(f"export: the operation {type(op).__name__} {why}; expected {', '.join(c.__name__ for c in FIXED)}")
-        args = {k: IN_FORCE.get(k) if getattr(op, k) is None else _plain(getattr(op, k)) for k in getattr(op, '__stored_args__', {})}
+            why = ('draws random numbers: give those of evaluation'
+                   if OPS.get(type(op).__name__) is type(op) else 'is none that a recipe can name')
+            raise PPClsError(f"export: the operation {type(op).__name__} {why}; expected "
+                             f"{', '.join(c.__name__ for c in FIXED)}")
+        args = {
+            k: IN_FORCE.get(k) if getattr(op, k) is None else _plain(getattr(op, k))
+            for k in getattr(op, '__stored_args__', {})}
         out.append({type(op).__name__: {k: v for k, v in args.items() if v is not None} or None})
     return out
 
 # %% ../../nbs/07_deploy/00_export.ipynb #7f70f4c4
 def shape_of(ops) -> tuple:
-    "The shape (3, H, W) of what the operations make of any photograph; a `PPClsError` where it depends on the photograph, or the first one does not decode."
-    if not ops or not isinstance(ops[0], DecodeImage): raise PPClsError("export: the operations begin with DecodeImage: they get the bytes of an image file")
+    """The shape (3, H, W) of what the operations make of any photograph; a `PPClsError` where it depends on the
+    photograph, or the first one does not decode."""
+    if not ops or not isinstance(ops[0], DecodeImage):
+        raise PPClsError("export: the operations begin with DecodeImage: they get the bytes of an image file")
     blank = lambda h, w: cv2.imencode('.png', np.zeros((h, w, 3), np.uint8))[1].tobytes()
     try: wide, high = (np.shape(transform(blank(*size), ops)) for size in ((300, 400), (400, 300)))
-    except ValueError as e: raise PPClsError(f'export: the operations do not fit together: {e}') from e
-    if wide != high: raise PPClsError(f'export: a wide photograph becomes {wide}, a high one {high}: crop or resize all to one size')
-    if len(wide) != 3 or wide[0] != 3: raise PPClsError(f'export: the operations give an array of shape {wide}, expected (3, height, width); is ToCHWImage missing?')
+    except ValueError as e:
+        raise PPClsError(f'export: the operations do not fit together: {e}') from e
+    if wide != high:
+        raise PPClsError(f'export: a wide photograph becomes {wide}, a high one {high}: crop or resize all to one size')
+    if len(wide) != 3 or wide[0] != 3:
+        raise PPClsError(f'export: the operations give an array of shape {wide}, expected (3, height, width); is '
+                         'ToCHWImage missing?')
     return wide
 
 # %% ../../nbs/07_deploy/00_export.ipynb #475334f5
 @contextlib.contextmanager
 def atomic_folder(folder, ours):
-    "Yield an empty folder beside `folder`, which takes its place if no error comes. What is there now is replaced if `ours(file)` is true of all its files, else a `PPClsError`."
+    """Yield an empty folder beside `folder`, which takes its place if no error comes. What is there now is replaced if
+    `ours(file)` is true of all its files, else a `PPClsError`."""
     folder = Path(os.path.abspath(folder))
-    if folder.is_file(): raise PPClsError(f'{folder}: a file, expected a folder')
+    if folder.is_file():
+        raise PPClsError(f'{folder}: a file, expected a folder')
     def check():
         stray = sorted(p.name for p in folder.iterdir() if not ours(p)) if folder.is_dir() else []
-        if stray: raise PPClsError(f'{folder}: holds {stray[0]}{" and more"*(len(stray) > 1)}, which is no part of an exported network; name another folder')
+        if stray:
+            raise PPClsError(f'{folder}: holds {stray[0]}{" and more"*(len(stray) > 1)}, which is no part of an '
+                             'exported network; name another folder')
     check()
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', suffix='.tmp', dir=folder.parent))
@@ -77,7 +95,8 @@ def atomic_folder(folder, ours):
 def _pir_ops(node, found):
     "Collect the names of the operations of a Paddle 3 program, dialect prefix removed."
     if isinstance(node, dict):
-        if isinstance(name := node.get('#'), str) and 'I' in node and 'O' in node: found[name.split('.')[-1].rstrip('_')] += 1
+        if isinstance(name := node.get('#'), str) and 'I' in node and 'O' in node:
+            found[name.split('.')[-1].rstrip('_')] += 1
         node = node.values()
     if not isinstance(node, str) and hasattr(node, '__iter__'):
         for child in node: _pir_ops(child, found)
@@ -86,12 +105,14 @@ def program_ops(program) -> Counter:
     "How often each operation occurs in a program, a `.json` or `.pdmodel` file; a `PPClsError` where it is neither."
     program = Path(program)
     try:
-        if program.suffix == '.json': _pir_ops(json.loads(program.read_text(encoding='utf-8'))['program'], found := Counter())
+        if program.suffix == '.json':
+            _pir_ops(json.loads(program.read_text(encoding='utf-8'))['program'], found := Counter())
         else:
             whole = paddle.base.core.ProgramDesc(program.read_bytes())           # keeps its blocks alive
             block = whole.block(0)
             found = Counter(block.op(i).type() for i in range(block.op_size()))
-    except (ValueError, KeyError, RuntimeError) as e: raise PPClsError(f'{program}: no program of Paddle: {e}') from e
+    except (ValueError, KeyError, RuntimeError) as e:
+        raise PPClsError(f'{program}: no program of Paddle: {e}') from e
     return Counter({k: n for k, n in found.items() if k not in ('data', 'feed', 'fetch', 'parameter', 'p')})
 
 # %% ../../nbs/07_deploy/00_export.ipynb #42d62372
@@ -106,32 +127,42 @@ def _silent():
         os.dup2(kept, 1)
         for fd in (kept, nowhere): os.close(fd)
 
-TRANSLATABLE = frozenset("""add batch_norm cast combine concat conv2d depthwise_conv2d dropout flatten full full_int_array hardsigmoid hardswish matmul mean multiply nearest_interp
+TRANSLATABLE = frozenset(
+    """add batch_norm cast combine concat conv2d depthwise_conv2d dropout flatten full full_int_array hardsigmoid hardswish matmul mean multiply nearest_interp
     pool2d relu relu6 reshape shape64 sigmoid silu slice softmax split split_with_num unsqueeze""".split())
 
 def _translate(program, file, opset):
     "Run paddle2onnx here."
     import paddle2onnx
-    paddle2onnx.export(str(program), str(program.with_suffix('.pdiparams')), str(file), opset_version=opset, optimize_tool=None)
+    paddle2onnx.export(str(program), str(program.with_suffix('.pdiparams')), str(file), opset_version=opset,
+                       optimize_tool=None)
 
 def to_onnx(program, file, opset: int = 17) -> Path:
-    "Write the inference model of `program` (the path of its .json or .pdmodel, weights beside it) as ONNX into `file`; a `PPClsError` that says what is missing where this cannot be done."
-    if int(paddle.__version__.split('.')[0]) < 3: raise PPClsError(f'ONNX: paddle2onnx 2.1.0 needs Paddle 3, this is {paddle.__version__}; export with: pip install paddlepaddle==3.3.1 paddle2onnx==2.1.0')
-    if find_spec('paddle2onnx') is None: raise PPClsError('ONNX: the package paddle2onnx is not installed; get it with: pip install paddle2onnx==2.1.0')
+    """Write the inference model of `program` (the path of its .json or .pdmodel, weights beside it) as ONNX into
+    `file`; a `PPClsError` that says what is missing where this cannot be done."""
+    if int(paddle.__version__.split('.')[0]) < 3:
+        raise PPClsError(f'ONNX: paddle2onnx 2.1.0 needs Paddle 3, this is {paddle.__version__}; export with: pip '
+                         'install paddlepaddle==3.3.1 paddle2onnx==2.1.0')
+    if find_spec('paddle2onnx') is None:
+        raise PPClsError('ONNX: the package paddle2onnx is not installed; get it with: pip install paddle2onnx==2.1.0')
     program, file = Path(program), Path(file)
     if strange := sorted({*program_ops(program)} - TRANSLATABLE):
         code = f'from pathlib import Path; from ppcls_nb.deploy.export import _translate; _translate(Path({str(program)!r}), Path({str(file)!r}), {opset})'
         done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode or not file.is_file(): raise PPClsError(f"ONNX: paddle2onnx 2.1.0 cannot translate this network; among its operations are unusual ones: {', '.join(strange)}")
+        if done.returncode or not file.is_file():
+            raise PPClsError("ONNX: paddle2onnx 2.1.0 cannot translate this network; among its operations are "
+                             f"unusual ones: {', '.join(strange)}")
         return file
     try:
         with _silent(): _translate(program, file, opset)
-    except Exception as e: raise PPClsError(f'ONNX: paddle2onnx cannot translate this network: {e}') from e
+    except Exception as e:
+        raise PPClsError(f'ONNX: paddle2onnx cannot translate this network: {e}') from e
     return file
 
 # %% ../../nbs/07_deploy/00_export.ipynb #5bbc2798
 FORMAT, RECORD = 1, 'inference.yml'
-PARTS = ('inference.json', 'inference.pdmodel', 'inference.pdiparams', 'inference.pdiparams.info', 'inference.onnx', RECORD)
+PARTS = ('inference.json', 'inference.pdmodel', 'inference.pdiparams', 'inference.pdiparams.info', 'inference.onnx',
+         RECORD)
 
 def checksum(file) -> str:
     "SHA-256 of a file, as hexadecimal digits."
@@ -142,7 +173,9 @@ def checksum(file) -> str:
 
 @dataclass
 class Exported:
-    "What `inference.yml` says: `network`, its `class_num` and (3, H, W) `image_shape`, whether the outputs went through `softmax`, the operations `preprocess` (as in a recipe), `class_names`, `versions`, `about`, `files` (name → SHA-256)."
+    """What `inference.yml` says: `network`, its `class_num` and (3, H, W) `image_shape`, whether the outputs went
+    through `softmax`, the operations `preprocess` (as in a recipe), `class_names`, `versions`, `about`, `files` (name →
+    SHA-256)."""
     network: str
     class_num: int
     image_shape: list
@@ -156,9 +189,13 @@ class Exported:
 
     def save(self, folder):
         "Write `inference.yml` for all that is in `folder`."
-        self.folder, self.files = Path(folder), {f.name: checksum(f) for f in sorted(Path(folder).iterdir()) if f.name != RECORD}
+        self.folder = Path(folder)
+        self.files = {f.name: checksum(f) for f in sorted(Path(folder).iterdir()) if f.name != RECORD}
         known = {k: v for k, v in asdict(self).items() if k != 'folder'}
-        (self.folder/RECORD).write_text(yaml.safe_dump({'format': FORMAT, **known}, sort_keys=False, allow_unicode=True, width=200), encoding='utf-8')
+        (self.folder/
+         RECORD).write_text(yaml.safe_dump({
+             'format': FORMAT,
+             **known}, sort_keys=False, allow_unicode=True, width=200), encoding='utf-8')
 
     def ops(self) -> list:
         "The operations, from a file's bytes to (3, H, W) float32."
@@ -170,7 +207,9 @@ class Exported:
 
 # %% ../../nbs/07_deploy/00_export.ipynb #354208a9
 def onnx_session(file, threads: int | None = None, exact: bool = True):
-    "ONNX Runtime for the network in `file` (.onnx, .ort) on the CPU: a function of float32 images (N, 3, H, W) that gives the outputs. `exact`: sums of 8-bit products do not overflow; needless where weights have 7 bits. What it cannot read raises its own exception."
+    """ONNX Runtime for the network in `file` (.onnx, .ort) on the CPU: a function of float32 images (N, 3, H, W) that
+    gives the outputs. `exact`: sums of 8-bit products do not overflow; needless where weights have 7 bits. What it
+    cannot read raises its own exception."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or usual_threads(), 3
@@ -183,12 +222,15 @@ def _onnx_outputs(file, x):
     "What ONNX Runtime makes of images x, or None where it is not installed."
     if find_spec('onnxruntime') is None: return None
     try: return onnx_session(file)(x)
-    except Exception as e: raise PPClsError(f'ONNX: ONNX Runtime cannot run what paddle2onnx made of this network for images of shape {x.shape[1:]}: {e}') from e
+    except Exception as e:
+        raise PPClsError('ONNX: ONNX Runtime cannot run what paddle2onnx made of this network for images of shape '
+                         f'{x.shape[1:]}: {e}') from e
 
 def _same(what, ours, theirs, limit=1e-3):
     "A PPClsError if outputs differ by more than `limit` of the largest one."
     if (off := float(abs(ours - theirs).max()/max(1, abs(ours).max()))) > limit or not np.isfinite(theirs).all():
-        raise PPClsError(f'export: {what} gives other outputs than the network, by {off:.1e} of the largest; nothing was written')
+        raise PPClsError(f'export: {what} gives other outputs than the network, by {off:.1e} of the largest; nothing '
+                         'was written')
     return off
 
 def _outputs(model, image_shape, softmax):
@@ -200,21 +242,31 @@ def _outputs(model, image_shape, softmax):
         return x, (paddle.nn.functional.softmax(y) if softmax else y).numpy()
 
 # %% ../../nbs/07_deploy/00_export.ipynb #51d1f481
-def export_model(model, folder, ops, names=None, image_shape=None, softmax: bool = False, onnx: bool = False, about: dict = {}) -> Path:
-    """Write `model` (a `paddle.nn.Layer`: (N, 3, H, W) → logits) as an inference model with its `inference.yml` into `folder`, all or nothing, and return the folder.
+def export_model(model, folder, ops, names=None, image_shape=None, softmax: bool = False, onnx: bool = False,
+                 about: dict = {}) -> Path:
+    """Write `model` (a `paddle.nn.Layer`: (N, 3, H, W) → logits) as an inference model with its `inference.yml` into
+    `folder`, all or nothing, and return the folder.
 
-    `ops`: the operations of evaluation, from a file's bytes to (3, H, W) float32; `image_shape` follows from them. `names`: of the classes, in order. The number of images is open. `softmax`: the outputs are probabilities.
-    `onnx`: `inference.onnx` too. `about`: what else to record, such as the weights' origin. Both files are run once and compared with `model`. Source: documents 5.1.2."""
+    `ops`: the operations of evaluation, from a file's bytes to (3, H, W) float32; `image_shape` follows from them.
+    `names`: of the classes, in order. The number of images is open. `softmax`: the outputs are probabilities. `onnx`:
+    `inference.onnx` too. `about`: what else to record, such as the weights' origin. Both files are run once and
+    compared with `model`. Source: documents 5.1.2."""
     shape = shape_of(ops)
-    if image_shape and tuple(image_shape) != shape: raise PPClsError(f'export: image_shape {tuple(image_shape)}, but the operations give {shape}')
+    if image_shape and tuple(image_shape) != shape:
+        raise PPClsError(f'export: image_shape {tuple(image_shape)}, but the operations give {shape}')
     x, expected = _outputs(model, shape, softmax)
-    if names and len(names) != expected.shape[1]: raise PPClsError(f'export: {len(names)} class names for a network with {expected.shape[1]} classes')
-    record = Exported(getattr(model, 'name', type(model).__name__), expected.shape[1], list(shape), describe_ops(ops), softmax, list(map(str, names)) if names else None,
-                      {'ppcls_nb': __version__, 'paddle': paddle.__version__}, dict(about))
+    if names and len(names) != expected.shape[1]:
+        raise PPClsError(f'export: {len(names)} class names for a network with {expected.shape[1]} classes')
+    record = Exported(getattr(model, 'name',
+                              type(model).__name__), expected.shape[1], list(shape), describe_ops(ops), softmax,
+                      list(map(str, names)) if names else None, {
+                          'ppcls_nb': __version__,
+                          'paddle': paddle.__version__}, dict(about))
     with atomic_folder(folder, lambda f: f.name in PARTS and f.is_file()) as new:
         program = save_inference(model, new, shape, softmax)
         _same(program.name, expected, paddle.jit.load(str(program.with_suffix('')))(paddle.to_tensor(x)).numpy())
-        if onnx and (outputs := _onnx_outputs(to_onnx(program, new/'inference.onnx'), x)) is not None: _same('inference.onnx', expected, outputs)
+        if onnx and (outputs := _onnx_outputs(to_onnx(program, new/'inference.onnx'), x)) is not None:
+            _same('inference.onnx', expected, outputs)
         record.save(new)
     return Path(folder)
 
@@ -222,25 +274,41 @@ def export_model(model, folder, ops, names=None, image_shape=None, softmax: bool
 def _load_record(folder) -> dict:
     "The contents of `inference.yml`."
     file = Path(folder)/RECORD
-    if not Path(folder).is_dir(): raise PPClsError(f'{folder}: no such folder; expected one that ppcls export wrote')
-    if not file.is_file(): raise PPClsError(f'{folder}: {RECORD} is missing, so this is no exported network, or one of another program; export it with: ppcls export -m NAME -p WEIGHTS -o DIR')
+    if not Path(folder).is_dir():
+        raise PPClsError(f'{folder}: no such folder; expected one that ppcls export wrote')
+    if not file.is_file():
+        raise PPClsError(f'{folder}: {RECORD} is missing, so this is no exported network, or one of another program; '
+                         'export it with: ppcls export -m NAME -p WEIGHTS -o DIR')
     try: found = yaml.safe_load(file.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise PPClsError(f'{file}: damaged, no YAML: {e}') from e
-    if not isinstance(found, dict) or 'format' not in found: raise PPClsError(f"{file}: damaged, or from another program: key 'format' is missing")
-    if found['format'] != FORMAT: raise PPClsError(f"{file}: of format {found['format']}, this ppcls_nb {__version__} reads {FORMAT}; use the version that wrote it ({(found.get('versions') or {}).get('ppcls_nb', 'not told')}), or export again")
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise PPClsError(f'{file}: damaged, no YAML: {e}') from e
+    if not isinstance(found, dict) or 'format' not in found:
+        raise PPClsError(f"{file}: damaged, or from another program: key 'format' is missing")
+    if found['format'] != FORMAT:
+        raise PPClsError(f"{file}: of format {found['format']}, this ppcls_nb {__version__} reads {FORMAT}; use the "
+                         f"version that wrote it ({(found.get('versions') or {}).get('ppcls_nb', 'not told')}), or "
+                         "export again")
     return found
 
 def read_export(folder, verify: bool = True) -> Exported:
-    "The `Exported` of a folder that `export_model` wrote; with `verify` its files are read and compared with their checksums. What is missing, damaged or of another version is a `PPClsError`."
+    """The `Exported` of a folder that `export_model` wrote; with `verify` its files are read and compared with their
+    checksums. What is missing, damaged or of another version is a `PPClsError`."""
     found, folder = _load_record(folder), Path(folder)
-    known, needed = [f.name for f in fields(Exported) if f.name != 'folder'], ('network', 'class_num', 'image_shape', 'preprocess', 'files')
+    known = [f.name for f in fields(Exported) if f.name != 'folder']
+    needed = ('network', 'class_num', 'image_shape', 'preprocess', 'files')
     for key in found:
-        if key not in (*known, 'format'): raise PPClsError(f'{folder/RECORD}: {nearest(key, known, "key")}')
-    if lacking := [k for k in needed if not found.get(k)]: raise PPClsError(f"{folder/RECORD}: key '{lacking[0]}' is missing")
+        if key not in (*known, 'format'):
+            raise PPClsError(f'{folder/RECORD}: {nearest(key, known, "key")}')
+    if lacking := [k for k in needed if not found.get(k)]:
+        raise PPClsError(f"{folder/RECORD}: key '{lacking[0]}' is missing")
     record = Exported(**{k: found[k] for k in known if k in found}, folder=folder)
     for name, digest in record.files.items():
-        if name not in PARTS: raise PPClsError(f"{folder/RECORD}: file '{name}', expected one of {', '.join(PARTS[:-1])}")
-        if not (folder/name).is_file(): raise PPClsError(f'{folder/name}: missing; export again, or copy the folder as a whole')
-        if verify and checksum(folder/name) != digest: raise PPClsError(f'{folder/name}: damaged or replaced, it is not the file that was exported (its checksum differs); export again, or copy the folder as a whole')
+        if name not in PARTS:
+            raise PPClsError(f"{folder/RECORD}: file '{name}', expected one of {', '.join(PARTS[:-1])}")
+        if not (folder/name).is_file():
+            raise PPClsError(f'{folder/name}: missing; export again, or copy the folder as a whole')
+        if verify and checksum(folder/name) != digest:
+            raise PPClsError(f'{folder/name}: damaged or replaced, it is not the file that was exported (its checksum '
+                             'differs); export again, or copy the folder as a whole')
     record.ops()
     return record

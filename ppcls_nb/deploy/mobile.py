@@ -13,19 +13,24 @@ from pathlib import Path
 import numpy as np
 from ..basics import PPClsError, atomic_path
 from .export import onnx_session, read_export
-from ..models.engine import Engine
+from ..models.inference import Engine
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #09430fc3
-HOW = ("make a Python that has it, `python3.10 -m venv lite` and `lite/bin/pip install paddlelite==2.13rc0 'numpy<2'` (for 3.7: paddlelite==2.12; there is no wheel for 3.11 and later), "
+HOW = ("make a Python that has it, `python3.10 -m venv lite` and `lite/bin/pip install paddlelite==2.13rc0 'numpy<2'` "
+       "(for 3.7: paddlelite==2.12; there is no wheel for 3.11 and later), "
        "and name it: PPCLS_LITE_PYTHON=lite/bin/python")
 ASK = 'from paddlelite.lite import Opt; print("version", Opt().version())'
 
 def find_lite(python=None) -> tuple:
-    "(a Python that imports `paddlelite`, the version of Paddle-Lite): `python`, else `$PPCLS_LITE_PYTHON`, else this one. A `PPClsError` that says how to make one where it has none."
+    """(a Python that imports `paddlelite`, the version of Paddle-Lite): `python`, else `$PPCLS_LITE_PYTHON`, else this
+    one. A `PPClsError` that says how to make one where it has none."""
     python = str(python or os.environ.get('PPCLS_LITE_PYTHON') or sys.executable)
     try: out = subprocess.run([python, '-c', ASK], capture_output=True, text=True, timeout=120)
-    except OSError as e: raise PPClsError(f'{python}: cannot be started: {e.strerror}; {HOW}') from e
-    if out.returncode: raise PPClsError(f'{python}: Paddle-Lite does not import ({(out.stderr.strip().splitlines() or ["no message"])[-1]}); {HOW}')
+    except OSError as e:
+        raise PPClsError(f'{python}: cannot be started: {e.strerror}; {HOW}') from e
+    if out.returncode:
+        raise PPClsError(f'{python}: Paddle-Lite does not import '
+                         f'({(out.stderr.strip().splitlines() or ["no message"])[-1]}); {HOW}')
     return python, out.stdout.split()[-1]
 
 def lite_reason(python=None) -> str | None:
@@ -56,9 +61,11 @@ if a["run"]:
 '''
 
 def _lite(python, record, target, folder, images=None, warmup=0, repeats=1) -> list:
-    "Convert an export into `folder`/net.nb by `python`; given `images` (a .npy file) run it too, outputs into outputs.npy. Returns the milliseconds of the runs."
-    given = dict(program=str(record.file('inference.pdmodel')), weights=str(record.file('inference.pdiparams')), target=target, out=str(folder/'net'), run=images is not None,
-                 images=str(images), outputs=str(folder/'outputs.npy'), warmup=warmup, repeats=repeats)
+    """Convert an export into `folder`/net.nb by `python`; given `images` (a .npy file) run it too, outputs into
+    outputs.npy. Returns the milliseconds of the runs."""
+    given = dict(program=str(record.file('inference.pdmodel')), weights=str(record.file('inference.pdiparams')),
+                 target=target, out=str(folder/'net'), run=images is not None, images=str(images),
+                 outputs=str(folder/'outputs.npy'), warmup=warmup, repeats=repeats)
     out = subprocess.run([python, '-c', LITE, json.dumps(given)], capture_output=True, text=True, timeout=600)
     if out.returncode or not (folder/'net.nb').is_file():
         last = (out.stderr.strip() or out.stdout.strip() or 'no message').splitlines()[-1]
@@ -70,11 +77,14 @@ def _lite(python, record, target, folder, images=None, warmup=0, repeats=1) -> l
 def _old_form(folder):
     "The record of an export with a .pdmodel."
     record = read_export(folder)
-    if not record.file('inference.pdmodel'): raise PPClsError(f'{folder}: has no inference.pdmodel, and Paddle-Lite reads no other; export again with the flag: FLAGS_enable_pir_api=0 ppcls export …')
+    if not record.file('inference.pdmodel'):
+        raise PPClsError(f'{folder}: has no inference.pdmodel, and Paddle-Lite reads no other; export again with the '
+                         'flag: FLAGS_enable_pir_api=0 ppcls export …')
     return record
 
 def lite_times(folder, python=None, warmup: int = 10, repeats: int = 30) -> tuple:
-    """Run the export in `folder` by Paddle-Lite on this machine (x86, one image, one thread): (milliseconds of each run, largest difference of an output from Paddle's, in units of the largest output)."""
+    """Run the export in `folder` by Paddle-Lite on this machine (x86, one image, one thread): (milliseconds of each
+    run, largest difference of an output from Paddle's, in units of the largest output)."""
     record, (python, _) = _old_form(folder), find_lite(python)
     x = np.random.default_rng(0).standard_normal((1, *record.image_shape), np.float32)
     with tempfile.TemporaryDirectory() as tmp:
@@ -85,10 +95,14 @@ def lite_times(folder, python=None, warmup: int = 10, repeats: int = 30) -> tupl
     return times, float(abs(ours - theirs).max()/max(1e-30, abs(ours).max()))
 
 def to_lite(folder, file, target: str = 'arm', python=None, check: bool = True) -> Path:
-    "Convert the export in `folder` (one with `inference.pdmodel`) to Paddle-Lite's `file`.nb for `target`, 'arm' or 'x86'. With `check` its x86 form must give Paddle's outputs within 1e-3 of the largest. Source: documents 5.2."
-    if target not in ('arm', 'x86'): raise PPClsError(f"target '{target}', expected arm or x86")
+    """Convert the export in `folder` (one with `inference.pdmodel`) to Paddle-Lite's `file`.nb for `target`, 'arm' or
+    'x86'. With `check` its x86 form must give Paddle's outputs within 1e-3 of the largest. Source: documents 5.2."""
+    if target not in ('arm', 'x86'):
+        raise PPClsError(f"target '{target}', expected arm or x86")
     file, record, (python, version) = Path(file).with_suffix('.nb'), _old_form(folder), find_lite(python)
-    if check and (off := lite_times(folder, python, 0, 1)[1]) > 1e-3: raise PPClsError(f'{folder}: Paddle-Lite {version} gives other outputs than Paddle, by {off:.1e} of the largest; nothing was written')
+    if check and (off := lite_times(folder, python, 0, 1)[1]) > 1e-3:
+        raise PPClsError(f'{folder}: Paddle-Lite {version} gives other outputs than Paddle, by {off:.1e} of the '
+                         'largest; nothing was written')
     with tempfile.TemporaryDirectory() as tmp, atomic_path(file) as out:
         _lite(python, record, target, Path(tmp))
         out.write_bytes((Path(tmp)/'net.nb').read_bytes())
@@ -96,66 +110,102 @@ def to_lite(folder, file, target: str = 'arm', python=None, check: bool = True) 
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #4d8c2923
 def to_ort(folder, file, target: str = 'arm') -> Path:
-    """Convert the `inference.onnx` of the export in `folder` to `file`.ort, for phones (`target` 'arm' or 'amd64'), with `file`.required_operators.config beside it, the list of operations that a runtime of its own needs.
+    """Convert the `inference.onnx` of the export in `folder` to `file`.ort, for phones (`target` 'arm' or 'amd64'),
+    with `file`.required_operators.config beside it, the list of operations that a runtime of its own needs.
 
     Its outputs here must be those of the ONNX file within 1e-4 of the largest."""
-    if target not in ('arm', 'amd64'): raise PPClsError(f"target '{target}', expected arm or amd64")
+    if target not in ('arm', 'amd64'):
+        raise PPClsError(f"target '{target}', expected arm or amd64")
     file, onnx = Path(file).with_suffix('.ort'), read_export(folder).file('inference.onnx')
-    if not onnx: raise PPClsError(f'{folder}: has no inference.onnx; export again with --onnx')
-    if find_spec('onnxruntime') is None: raise PPClsError('ONNX Runtime is not installed; get it with: pip install onnxruntime')
+    if not onnx:
+        raise PPClsError(f'{folder}: has no inference.onnx; export again with --onnx')
+    if find_spec('onnxruntime') is None:
+        raise PPClsError('ONNX Runtime is not installed; get it with: pip install onnxruntime')
     with tempfile.TemporaryDirectory() as tmp, atomic_path(file) as out:
-        made = subprocess.run([sys.executable, '-m', 'onnxruntime.tools.convert_onnx_models_to_ort', str(onnx), '--output_dir', tmp, '--optimization_style', 'Fixed', '--target_platform', target], capture_output=True, text=True)
-        if made.returncode: raise PPClsError(f'{onnx}: ONNX Runtime cannot convert it: {(made.stderr.strip() or made.stdout.strip()).splitlines()[-1]}')
+        made = subprocess.run([
+            sys.executable, '-m', 'onnxruntime.tools.convert_onnx_models_to_ort',
+            str(onnx), '--output_dir', tmp, '--optimization_style', 'Fixed', '--target_platform', target],
+                              capture_output=True, text=True)
+        if made.returncode:
+            raise PPClsError(f'{onnx}: ONNX Runtime cannot convert it: '
+                             f'{(made.stderr.strip() or made.stdout.strip()).splitlines()[-1]}')
         x = np.random.default_rng(0).standard_normal((2, *read_export(folder).image_shape), np.float32)
         ours, theirs = (onnx_session(f)(x) for f in (onnx, Path(tmp)/'inference.ort'))
-        if (off := abs(ours - theirs).max()/max(1e-30, abs(ours).max())) > 1e-4: raise PPClsError(f'{onnx}: the ORT form gives other outputs, by {off:.1e} of the largest; nothing was written')
+        if (off := abs(ours - theirs).max()/max(1e-30, abs(ours).max())) > 1e-4:
+            raise PPClsError(f'{onnx}: the ORT form gives other outputs, by {off:.1e} of the largest; nothing was '
+                             'written')
         out.write_bytes((Path(tmp)/'inference.ort').read_bytes())
-        listed = [line for line in next(Path(tmp).glob('*required_operators*.config')).read_text().splitlines() if not line.startswith('#')]
-        with atomic_path(file.with_suffix('.required_operators.config')) as config: config.write_text('\n'.join(listed) + '\n')
+        listed = [
+            line for line in next(Path(tmp).glob('*required_operators*.config')).read_text().splitlines()
+            if not line.startswith('#')]
+        with atomic_path(file.with_suffix('.required_operators.config')) as config:
+            config.write_text('\n'.join(listed) + '\n')
     return file
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #5c242569
-ABIS = {'arm64-v8a': ('v8', 183), 'armeabi-v7a': ('v7', 40)}                  # Android's name, Paddle-Lite's name, the number in a binary's header
+# Android's name, Paddle-Lite's name, the number in a binary's header
+ABIS = {'arm64-v8a': ('v8', 183), 'armeabi-v7a': ('v7', 40)}
 REMOTE = '/data/local/tmp/ppcls_nb'
 
 def _adb(adb, *args, serial=None) -> str:
     "Output of an adb command; a `PPClsError` with its message where it fails."
-    try: out = subprocess.run([str(adb), *(['-s', serial] if serial else []), *map(str, args)], capture_output=True, text=True, timeout=1800)
-    except FileNotFoundError as e: raise PPClsError(f'{adb}: not found; install it (Debian: apt-get install adb; else the platform tools of the Android SDK)') from e
-    if out.returncode: raise PPClsError(f"adb {' '.join(map(str, args[:2]))}: {(out.stderr.strip() or out.stdout.strip() or 'no message').splitlines()[-1]}")
+    try:
+        out = subprocess.run([str(adb), *(['-s', serial] if serial else []), *map(str, args)], capture_output=True,
+                             text=True, timeout=1800)
+    except FileNotFoundError as e:
+        raise PPClsError(f'{adb}: not found; install it (Debian: apt-get install adb; else the platform tools of the '
+                         'Android SDK)') from e
+    if out.returncode:
+        raise PPClsError(f"adb {' '.join(map(str, args[:2]))}: "
+                         f"{(out.stderr.strip() or out.stdout.strip() or 'no message').splitlines()[-1]}")
     return out.stdout
 
 def find_device(adb='adb') -> str:
     "Serial number of the one phone that adb sees and that allows it, or of `$ANDROID_SERIAL`."
     states = dict(line.split()[:2] for line in _adb(adb, 'devices').splitlines()[1:] if line.strip())
     wanted = os.environ.get('ANDROID_SERIAL')
-    if wanted and wanted not in states: raise PPClsError(f"ANDROID_SERIAL is {wanted}, adb sees {', '.join(states) or 'no device'}")
-    if not states: raise PPClsError('adb sees no device: connect the phone, and on it allow USB debugging (developer options)')
-    if not wanted and len(states) > 1: raise PPClsError(f"adb sees {len(states)} devices: choose one, ANDROID_SERIAL={next(iter(states))}")
+    if wanted and wanted not in states:
+        raise PPClsError(f"ANDROID_SERIAL is {wanted}, adb sees {', '.join(states) or 'no device'}")
+    if not states:
+        raise PPClsError('adb sees no device: connect the phone, and on it allow USB debugging (developer options)')
+    if not wanted and len(states) > 1:
+        raise PPClsError(f"adb sees {len(states)} devices: choose one, ANDROID_SERIAL={next(iter(states))}")
     serial = wanted or next(iter(states))
-    if states[serial] != 'device': raise PPClsError(f"{serial} is '{states[serial]}': unlock the phone and allow this computer to debug it")
+    if states[serial] != 'device':
+        raise PPClsError(f"{serial} is '{states[serial]}': unlock the phone and allow this computer to debug it")
     return serial
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #abf00e26
 def _check_binary(binary, abi: str):
     "A `PPClsError` unless `binary` is a program for a phone whose processor calls itself `abi`."
-    if abi not in ABIS: raise PPClsError(f"the phone's processor is '{abi}', there are benchmark programs for {' and '.join(ABIS)}")
+    if abi not in ABIS:
+        raise PPClsError(f"the phone's processor is '{abi}', there are benchmark programs for {' and '.join(ABIS)}")
     name, machine = ABIS[abi]
     fetch = f'https://paddle-inference-dist.bj.bcebos.com/PaddleLite/benchmark_0/benchmark_bin_{name}'
-    if not Path(binary).is_file(): raise PPClsError(f'{binary}: not there; for this phone get {fetch}')
+    if not Path(binary).is_file():
+        raise PPClsError(f'{binary}: not there; for this phone get {fetch}')
     head = open(binary, 'rb').read(20)
-    if head[:4] != b'\x7fELF': raise PPClsError(f'{binary}: is no program for Android; get {fetch}')
-    if int.from_bytes(head[18:20], 'little') != machine: raise PPClsError(f'{binary}: is for another processor than the phone has ({abi}); get {fetch}')
+    if head[:4] != b'\x7fELF':
+        raise PPClsError(f'{binary}: is no program for Android; get {fetch}')
+    if int.from_bytes(head[18:20], 'little') != machine:
+        raise PPClsError(f'{binary}: is for another processor than the phone has ({abi}); get {fetch}')
 
 def lite_networks(models) -> list:
-    "The networks in a folder: .nb files, and folders with the two files of 2020 (`model`, `params`) or an export in the older form."
+    """The networks in a folder: .nb files, and folders with the two files of 2020 (`model`, `params`) or an export in
+    the older form."""
     models = Path(models)
-    found = [p for p in sorted(models.iterdir()) if p.suffix == '.nb' or (p/'model').is_file() or (p/'inference.pdmodel').is_file()] if models.is_dir() else []
-    if not found: raise PPClsError(f'{models}: no networks here; expected files .nb (ppcls lite), or folders with model and params, or with inference.pdmodel')
+    found = ([
+        p for p in sorted(models.iterdir())
+        if p.suffix == '.nb' or (p/'model').is_file() or (p/'inference.pdmodel').is_file()] if models.is_dir() else [])
+    if not found:
+        raise PPClsError(f'{models}: no networks here; expected files .nb (ppcls lite), or folders with model and '
+                         'params, or with inference.pdmodel')
     return found
 
-def device_benchmark(binary, models, result, optimize: bool = False, adb='adb', threads=(1, 2, 4), warmup: int = 10, repeats: int = 30) -> Path:
-    """Time every network of the folder `models` on the connected phone by Paddle-Lite's program `binary`, with each number of `threads`, and fetch what it writes into the file `result`.
+def device_benchmark(binary, models, result, optimize: bool = False, adb='adb', threads=(1, 2, 4), warmup: int = 10,
+                     repeats: int = 30) -> Path:
+    """Time every network of the folder `models` on the connected phone by Paddle-Lite's program `binary`, with each
+    number of `threads`, and fetch what it writes into the file `result`.
 
     `optimize`: the program optimizes the network first, for those that are no .nb. Source: documents 5.2.2."""
     networks, serial = lite_networks(models), find_device(adb)
@@ -170,7 +220,9 @@ def device_benchmark(binary, models, result, optimize: bool = False, adb='adb', 
         run('shell', f'echo "Threads={count} Warmup={warmup} Repeats={repeats}" >> {REMOTE}/result.txt')
         for n in networks:
             print(f'{n.name}, {count} threads', flush=True)
-            run('shell', f"{REMOTE}/benchmark_bin --model_dir='{REMOTE}/models/{n.name}' --warmup={warmup} --repeats={repeats} --threads={count} "
-                         f"--result_filename={REMOTE}/result.txt --run_model_optimize={str(optimize and n.suffix != '.nb').lower()}")
+            run('shell', f"{REMOTE}/benchmark_bin --model_dir='{REMOTE}/models/{n.name}' --warmup={warmup} "
+                         f"--repeats={repeats} --threads={count} "
+                         f"--result_filename={REMOTE}/result.txt "
+                         f"--run_model_optimize={str(optimize and n.suffix != '.nb').lower()}")
     with atomic_path(result) as out: run('pull', f'{REMOTE}/result.txt', out)
     return Path(result)

@@ -17,46 +17,56 @@ from ..data.datasets import BadImage
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
 from ..data.transform import transform
-from .choice import usual_engine
+from .engine_choice import usual_engine
 from .export import Exported, describe_ops, onnx_session, read_export, shape_of, _silent
-from ..models.engine import Engine, usual_threads
+from ..models.inference import Engine, usual_threads
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #1cd0b205
 def _as_decoded(img, op: DecodeImage):
     "A uint8 RGB array (height, width, 3) as `op` would have given it."
-    if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3 or not img.size: raise PPClsError(f'an array {img.dtype} {img.shape}, expected uint8 (height, width, 3), RGB')
+    if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3 or not img.size:
+        raise PPClsError(f'an array {img.dtype} {img.shape}, expected uint8 (height, width, 3), RGB')
     img = img if op.to_rgb else img[..., ::-1]
     return img.transpose(2, 0, 1) if op.channel_first else img
 
 def prepare_image(image, ops, name='image') -> np.ndarray:
-    "What the operations make of an image: a path, the bytes of a file, or a uint8 RGB array (height, width, 3) → (3, H, W) float32. One that cannot be read is a `BadImage` that calls it by its path, or `name`."
+    """What the operations make of an image: a path, the bytes of a file, or a uint8 RGB array (height, width, 3) → (3,
+    H, W) float32. One that cannot be read is a `BadImage` that calls it by its path, or `name`."""
     name = str(image) if isinstance(image, (str, Path)) else name
     try:
         if isinstance(image, np.ndarray): return transform(_as_decoded(image, ops[0]), ops[1:])
         return transform(image if isinstance(image, bytes) else Path(image).read_bytes(), ops)
-    except (PPClsError, OSError, cv2.error) as e: raise BadImage(name, getattr(e, 'strerror', None) or e) from e
-    except TypeError as e: raise PPClsError(f'{name}: {type(image).__name__}, expected a path, bytes or an array') from e
+    except (PPClsError, OSError, cv2.error) as e:
+        raise BadImage(name, getattr(e, 'strerror', None) or e) from e
+    except TypeError as e:
+        raise PPClsError(f'{name}: {type(image).__name__}, expected a path, bytes or an array') from e
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #003c3dcd
 def image_batches(images, ops, batch_size: int = 32, num_workers: int = 0, failed: dict | None = None):
-    "Yields (places in `images`, float32 (N, 3, H, W)) batch by batch, made in `num_workers` threads; images that cannot be read go into `failed` {name: reason}, without it they are an error (`BadImage`)."
-    if batch_size < 1: raise PPClsError(f'batch_size {batch_size}: expected 1 or more')
+    """Yields (places in `images`, float32 (N, 3, H, W)) batch by batch, made in `num_workers` threads; images that
+    cannot be read go into `failed` {name: reason}, without it they are an error (`BadImage`)."""
+    if batch_size < 1:
+        raise PPClsError(f'batch_size {batch_size}: expected 1 or more')
     def batch(start):
         places, arrays = [], []
         for i in range(start, min(start + batch_size, len(images))):
             try: arrays.append(prepare_image(images[i], ops, f'image {i}'))
             except BadImage as e:
-                if failed is None: raise
+                if failed is None:
+                    raise
                 failed[e.path] = e.reason
             else: places.append(i)
-        if len(shapes := {a.shape for a in arrays}) > 1: raise PPClsError(f'images of shapes {sorted(shapes)} in one batch: crop or resize all to one size')
+        if len(shapes := {a.shape for a in arrays}) > 1:
+            raise PPClsError(f'images of shapes {sorted(shapes)} in one batch: crop or resize all to one size')
         return places, np.stack(arrays) if arrays else None
     starts = range(0, len(images), batch_size)
     for places, arrays in map_ahead(batch, starts, num_workers) if num_workers else map(batch, starts):
         if places: yield places, arrays
 
-def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, num_workers: int = 0, failed: dict | None = None):
-    "Yields (place in `images`, labels, scores): the `k` most probable classes, where `probabilities` is a function (N, 3, H, W) → (N, class_num)."
+def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, num_workers: int = 0,
+                failed: dict | None = None):
+    """Yields (place in `images`, labels, scores): the `k` most probable classes, where `probabilities` is a function
+    (N, 3, H, W) → (N, class_num)."""
     for places, arrays in image_batches(images, ops, batch_size, num_workers, failed):
         for place, p in zip(places, probabilities(arrays)):
             best = np.argsort(-p, kind='stable')[:k]
@@ -64,24 +74,33 @@ def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, nu
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #5cab9fc9
 def _options(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False):
-    "The change of a `paddle.inference.Config` that the documents' options ask for; a `PPClsError` for what this Paddle cannot do."
+    """The change of a `paddle.inference.Config` that the documents' options ask for; a `PPClsError` for what this
+    Paddle cannot do."""
     precision = paddle.inference.PrecisionType
     if use_gpu and not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()):
-        raise PPClsError(f"use_gpu: {'there is no GPU here' if paddle.is_compiled_with_cuda() else f'this Paddle ({paddle.__version__}) was built without GPU support'}; leave it out, or say use_gpu False")
+        raise PPClsError(
+            f"use_gpu: {'there is no GPU here' if paddle.is_compiled_with_cuda() else f'this Paddle ({paddle.__version__}) was built without GPU support'}; leave it out, or say use_gpu False"
+        )
     for name, value in (('gpu_mem', gpu_mem is not None), ('use_tensorrt', use_tensorrt), ('use_fp16', use_fp16)):
-        if name == 'use_tensorrt' and value and not any(paddle.inference.get_trt_compile_version()): raise PPClsError(f'use_tensorrt: this Paddle ({paddle.__version__}) was built without TensorRT; leave it out')
-        if value and not use_gpu: raise PPClsError(f'{name}: only with use_gpu')
-    if use_fp16 and not use_tensorrt: raise PPClsError('use_fp16: only with use_tensorrt')
+        if name == 'use_tensorrt' and value and not any(paddle.inference.get_trt_compile_version()):
+            raise PPClsError(f'use_tensorrt: this Paddle ({paddle.__version__}) was built without TensorRT; leave it '
+                             'out')
+        if value and not use_gpu:
+            raise PPClsError(f'{name}: only with use_gpu')
+    if use_fp16 and not use_tensorrt:
+        raise PPClsError('use_fp16: only with use_tensorrt')
     def change(c):
         if use_gpu: c.enable_use_gpu(gpu_mem or 8000, 0)
         c.switch_ir_optim(ir_optim)
-        if use_tensorrt: c.enable_tensorrt_engine(1 << 30, 64, 3, precision.Half if use_fp16 else precision.Float32, False, False)
+        if use_tensorrt:
+            c.enable_tensorrt_engine(1 << 30, 64, 3, precision.Half if use_fp16 else precision.Float32, False, False)
     return change
 
 def _paddle(record, threads, onednn=True, **options):
     "Paddle's prediction engine, after a first run, in which it may find out that it has to do without oneDNN."
     change, program = _options(**options), _runnable(record)
-    engine = Engine(program.parent, threads, onednn and options.get('ir_optim', True) and not options.get('use_gpu'), change)
+    engine = Engine(program.parent, threads, onednn and options.get('ir_optim', True) and not options.get('use_gpu'),
+                    change)
     with _silent(): engine(np.zeros((1, *record.image_shape), np.float32))
     return engine
 
@@ -89,10 +108,14 @@ def _paddle(record, threads, onednn=True, **options):
 def _runnable(record: Exported, training=False) -> Path:
     "The program of an export that this Paddle can run, else a `PPClsError`."
     modern, wrote = int(paddle.__version__.split('.')[0]) >= 3, record.versions.get('paddle', 'another version')
-    if not (record.file('inference.json', 'inference.pdmodel') and record.file('inference.pdiparams')): raise PPClsError(f'{record.folder}: has no inference model, only {", ".join(record.files)}')
-    program = record.file(*(['inference.json'] if modern else []), *([] if training and modern else ['inference.pdmodel']))
+    if not (record.file('inference.json', 'inference.pdmodel') and record.file('inference.pdiparams')):
+        raise PPClsError(f'{record.folder}: has no inference model, only {", ".join(record.files)}')
+    program = record.file(*(['inference.json'] if modern else []),
+                          *([] if training and modern else ['inference.pdmodel']))
     if program: return program
-    raise PPClsError(f"{record.folder}: its program was written by Paddle {wrote}, which the {'training' if training else 'prediction'} engine of Paddle {paddle.__version__} does not read; export again with this version, or use the engine onnx")
+    raise PPClsError(f"{record.folder}: its program was written by Paddle {wrote}, which the "
+                     f"{'training' if training else 'prediction'} engine of Paddle {paddle.__version__} does not "
+                     "read; export again with this version, or use the engine onnx")
 
 def _training(record, threads):
     "Paddle's training engine on the inference model; `threads` is the process's number, OMP_NUM_THREADS."
@@ -105,23 +128,32 @@ def _training(record, threads):
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #2abbc38d
 def _package(name, engine):
-    if find_spec(name) is None: raise PPClsError(f'engine {engine}: the package {name} is not installed; get it with: pip install {name}')
+    if find_spec(name) is None:
+        raise PPClsError(f'engine {engine}: the package {name} is not installed; get it with: pip install {name}')
 
 def _onnx(record, threads):
     "ONNX Runtime."
-    if not (file := record.file('inference.onnx')): raise PPClsError(f'{record.folder}: has no inference.onnx; export it again with --onnx')
+    if not (file := record.file('inference.onnx')):
+        raise PPClsError(f'{record.folder}: has no inference.onnx; export it again with --onnx')
     _package('onnxruntime', 'onnx')
     try: return onnx_session(file, threads, exact=not record.about.get('int8', {}).get('seven_bits'))
-    except Exception as e: raise PPClsError(f'{file}: ONNX Runtime cannot read it: {e}') from e
+    except Exception as e:
+        raise PPClsError(f'{file}: ONNX Runtime cannot read it: {e}') from e
 
 def _openvino(record, threads):
     "OpenVINO, in float32."
-    if not (file := record.file('inference.onnx', 'inference.pdmodel')): raise PPClsError(f'{record.folder}: OpenVINO reads inference.onnx or inference.pdmodel, and there is neither; export it again with --onnx')
+    if not (file := record.file('inference.onnx', 'inference.pdmodel')):
+        raise PPClsError(f'{record.folder}: OpenVINO reads inference.onnx or inference.pdmodel, and there is neither; '
+                         'export it again with --onnx')
     _package('openvino', 'openvino')
     import openvino
-    settings = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': threads or usual_threads()}
+    settings = {
+        'INFERENCE_PRECISION_HINT': 'f32',
+        'PERFORMANCE_HINT': 'LATENCY',
+        'INFERENCE_NUM_THREADS': threads or usual_threads()}
     try: model = openvino.Core().compile_model(str(file), 'CPU', settings)
-    except RuntimeError as e: raise PPClsError(f'{file}: OpenVINO cannot read it: {e}') from e
+    except RuntimeError as e:
+        raise PPClsError(f'{file}: OpenVINO cannot read it: {e}') from e
     return lambda images: model(images)[0].copy()
 
 RUN = {'paddle': _paddle, 'training': _training, 'onnx': _onnx, 'openvino': _openvino}
@@ -129,31 +161,44 @@ ENGINES = ('auto', *RUN)
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #fabcfcba
 class Predictor:
-    """An exported network, run by `engine`: `predictor(images)` → [[(label, name, score), …], …]. Threads may share one with the engines 'paddle' and 'onnx'; of the others each takes its own.
+    """An exported network, run by `engine`: `predictor(images)` → [[(label, name, score), …], …]. Threads may share one
+    with the engines 'paddle' and 'onnx'; of the others each takes its own.
 
-    `source`: a folder that `export_model` wrote, or an `Exported`. `engine`: 'paddle' (prediction engine), 'training' (training engine), 'onnx', 'openvino', or 'auto', which is 'paddle' where one of its options is given and else what `usual_engine` says.
-    `threads`: of a run (default: OMP_NUM_THREADS); `batch`: how many images one usually has, which `auto` minds where it was measured. `verify`: compare the files with their checksums. `options` are those of the engine 'paddle': `onednn`, and the documents' (5.1.3) `use_gpu`, `gpu_mem` (MB),
-    `ir_optim`, `use_tensorrt`, `use_fp16`; what the installed Paddle cannot do is a `PPClsError`. Attributes: `record`, `engine`, `ops`, `names` ('' for a class without one)."""
-    def __init__(self, source, engine: str = 'auto', threads: int | None = None, verify: bool = True, batch: int | None = None, **options):
-        if engine not in ENGINES: raise PPClsError(nearest(engine, ENGINES, 'engine'))
-        if threads is not None and threads < 1: raise PPClsError(f'threads {threads}: expected 1 or more')
+    `source`: a folder that `export_model` wrote, or an `Exported`. `engine`: 'paddle' (prediction engine), 'training'
+    (training engine), 'onnx', 'openvino', or 'auto', which is 'paddle' where one of its options is given and else what
+    `usual_engine` says. `threads`: of a run (default: OMP_NUM_THREADS); `batch`: how many images one usually has, which
+    `auto` minds where it was measured. `verify`: compare the files with their checksums. `options` are those of the
+    engine 'paddle': `onednn`, and the documents' (5.1.3) `use_gpu`, `gpu_mem` (MB), `ir_optim`, `use_tensorrt`,
+    `use_fp16`; what the installed Paddle cannot do is a `PPClsError`. Attributes: `record`, `engine`, `ops`, `names`
+    ('' for a class without one)."""
+    def __init__(self, source, engine: str = 'auto', threads: int | None = None, verify: bool = True,
+                 batch: int | None = None, **options):
+        if engine not in ENGINES:
+            raise PPClsError(nearest(engine, ENGINES, 'engine'))
+        if threads is not None and threads < 1:
+            raise PPClsError(f'threads {threads}: expected 1 or more')
         self.record = source if isinstance(source, Exported) else read_export(source, verify)
         self.engine = engine if engine != 'auto' else 'paddle' if options else usual_engine(self.record, threads, batch)
-        if options and self.engine != 'paddle': raise PPClsError(f"{', '.join(options)}: only with the engine paddle, not with {self.engine}")
+        if options and self.engine != 'paddle':
+            raise PPClsError(f"{', '.join(options)}: only with the engine paddle, not with {self.engine}")
         self.ops, self.names = self.record.ops(), self.record.class_names or ['']*self.record.class_num
         self.run = RUN[self.engine](self.record, threads, **options)
 
 @patch
 def preprocess(self: Predictor, images) -> np.ndarray:
-    "A list of paths, bytes or uint8 RGB arrays (height, width, 3) → (N, 3, H, W) float32; one that cannot be read is a `BadImage`."
+    """A list of paths, bytes or uint8 RGB arrays (height, width, 3) → (N, 3, H, W) float32; one that cannot be read is
+    a `BadImage`."""
     arrays = [prepare_image(image, self.ops, f'image {i}') for i, image in enumerate(images)]
     return np.stack(arrays) if arrays else np.zeros((0, *self.record.image_shape), np.float32)
 
 @patch
 def logits(self: Predictor, images: np.ndarray) -> np.ndarray:
-    "What the file gives for prepared images: (N, 3, H, W) float32 → (N, class_num) float32; logits, or, where it was exported with softmax, probabilities."
+    """What the file gives for prepared images: (N, 3, H, W) float32 → (N, class_num) float32; logits, or, where it was
+    exported with softmax, probabilities."""
     shape = self.record.image_shape
-    if images.ndim != 4 or list(images.shape[1:]) != list(shape): raise PPClsError(f'{self.record.network}: images of shape {images.shape}, expected (N, {", ".join(map(str, shape))})')
+    if images.ndim != 4 or list(images.shape[1:]) != list(shape):
+        raise PPClsError(f'{self.record.network}: images of shape {images.shape}, expected (N, '
+                         f'{", ".join(map(str, shape))})')
     if not len(images): return np.zeros((0, self.record.class_num), np.float32)
     return self.run(np.ascontiguousarray(images, np.float32))
 
@@ -165,35 +210,51 @@ def probabilities(self: Predictor, images: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #53e07d37
 @patch
-def stream(self: Predictor, images, topk: int = 5, batch_size: int = 32, num_workers: int = 0, failed: dict | None = None):
-    "Yields (place in `images`, [(label, name, score), …]) for the `topk` most probable classes; images that cannot be read go into `failed` {name: reason}, without it they are an error."
-    for place, labels, scores in rank_images(self.probabilities, self.ops, images, topk, batch_size, num_workers, failed):
+def stream(self: Predictor, images, topk: int = 5, batch_size: int = 32, num_workers: int = 0,
+           failed: dict | None = None):
+    """Yields (place in `images`, [(label, name, score), …]) for the `topk` most probable classes; images that cannot be
+    read go into `failed` {name: reason}, without it they are an error."""
+    for place, labels, scores in rank_images(self.probabilities, self.ops, images, topk, batch_size, num_workers,
+                                             failed):
         yield place, [(k, self.names[k], s) for k, s in zip(labels, scores)]
 
 @patch
-def __call__(self: Predictor, images, topk: int = 5, batch_size: int = 32, num_workers: int = 0, failed: dict | None = None) -> list:
+def __call__(self: Predictor, images, topk: int = 5, batch_size: int = 32, num_workers: int = 0,
+             failed: dict | None = None) -> list:
     "[(label, name, score), …] for each of `images`, None for one in `failed`; see `stream`."
     found = dict(self.stream(images, topk, batch_size, num_workers, failed))
     return [found.get(i) for i in range(len(images))]
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #53a72375
 def open_foreign(program, params, ops, network: str = 'network', engine: str = 'auto', **options) -> Predictor:
-    "A `Predictor` (with `engine` and `options`) for the two files of an inference model without `inference.yml`, whatever they are called; `ops` from a file's bytes to (3, H, W)."
+    """A `Predictor` (with `engine` and `options`) for the two files of an inference model without `inference.yml`,
+    whatever they are called; `ops` from a file's bytes to (3, H, W)."""
     for file in (program, params):
-        if not Path(file).is_file(): raise PPClsError(f'{file}: no such file; expected the program and the weights of an inference model')
+        if not Path(file).is_file():
+            raise PPClsError(f'{file}: no such file; expected the program and the weights of an inference model')
     name = f"inference.{'json' if Path(program).read_bytes()[:1] == b'{' else 'pdmodel'}"
     with tempfile.TemporaryDirectory() as tmp:
         for file, to in ((program, name), (params, 'inference.pdiparams')): shutil.copyfile(file, Path(tmp)/to)
-        record = Exported(network, 0, list(shape_of(ops)), describe_ops(ops), files={name: '', 'inference.pdiparams': ''}, folder=Path(tmp))
-        try: out = (p := Predictor(record, engine, **options)).run(np.random.default_rng(0).standard_normal((2, *record.image_shape), np.float32))
-        except (RuntimeError, ValueError) as e: raise PPClsError(f'{program}: does not run on images of shape {record.image_shape}: {str(e).strip().splitlines()[-1]}') from e
-    record.class_num, record.softmax, p.names = out.shape[1], bool((out >= 0).all() and np.allclose(out.sum(1), 1, atol=1e-3)), ['']*out.shape[1]
+        record = Exported(network, 0, list(shape_of(ops)), describe_ops(ops), files={
+            name: '',
+            'inference.pdiparams': ''}, folder=Path(tmp))
+        try:
+            out = (p := Predictor(record, engine, **options)).run(
+                np.random.default_rng(0).standard_normal((2, *record.image_shape), np.float32))
+        except (RuntimeError, ValueError) as e:
+            raise PPClsError(f'{program}: does not run on images of shape {record.image_shape}: '
+                             f'{str(e).strip().splitlines()[-1]}') from e
+    record.class_num = out.shape[1]
+    record.softmax = bool((out >= 0).all() and np.allclose(out.sum(1), 1, atol=1e-3))
+    p.names = ['']*out.shape[1]
     return p
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #09ea7fa2
 def time_runs(run, images: np.ndarray, warmup: int = 10, runs: int = 50) -> dict:
-    "Times `run(images)`, `runs` times after `warmup` unmeasured ones: {'median', 'p90', 'p99', 'mean'} in ms, and 'images/s' at the median."
-    if warmup < 0 or runs < 1: raise PPClsError(f'time_runs: warmup {warmup}, runs {runs}; expected 0 or more, and 1 or more')
+    """Times `run(images)`, `runs` times after `warmup` unmeasured ones: {'median', 'p90', 'p99', 'mean'} in ms, and
+    'images/s' at the median."""
+    if warmup < 0 or runs < 1:
+        raise PPClsError(f'time_runs: warmup {warmup}, runs {runs}; expected 0 or more, and 1 or more')
     seconds = np.empty(runs)
     for _ in range(warmup): run(images)
     for i in range(runs):
@@ -201,4 +262,9 @@ def time_runs(run, images: np.ndarray, warmup: int = 10, runs: int = 50) -> dict
         run(images)
         seconds[i] = time.perf_counter() - start
     median, p90, p99 = np.percentile(seconds, (50, 90, 99))*1e3
-    return {'median': median.item(), 'p90': p90.item(), 'p99': p99.item(), 'mean': seconds.mean().item()*1e3, 'images/s': len(images)/median.item()*1e3}
+    return {
+        'median': median.item(),
+        'p90': p90.item(),
+        'p99': p99.item(),
+        'mean': seconds.mean().item()*1e3,
+        'images/s': len(images)/median.item()*1e3}

@@ -33,7 +33,8 @@ def fake_quant(x: np.ndarray, scale, zero: int = 0, lowest: int = 0, highest: in
     return (scale*(np.clip(np.round(x/scale) + zero, lowest, highest) - zero)).astype(np.float32)
 
 def weight_error(w: np.ndarray, per_channel: bool = True) -> float:
-    "Relative error (root of summed squares) of weights (output channels, …) on −127…127, with a scale for each channel or one for all."
+    """Relative error (root of summed squares) of weights (output channels, …) on −127…127, with a scale for each
+    channel or one for all."""
     largest = abs(w).max(axis=tuple(range(1, w.ndim)) if per_channel else None, keepdims=True)
     return float(np.linalg.norm(fake_quant(w, np.maximum(largest, 1e-12)/127, 0, -127, 127) - w)/np.linalg.norm(w))
 
@@ -41,10 +42,15 @@ def weight_error(w: np.ndarray, per_channel: bool = True) -> float:
 def _package():
     "ONNX Runtime's quantization, or a PPClsError that says how to get it."
     for name, pin in (('onnxruntime', 'onnxruntime'), ('onnx', 'onnx'), ('ml_dtypes', "'ml_dtypes<0.6'")):
-        if find_spec(name) is None: raise PPClsError(f'quantize: the package {name} is not installed; get it with: pip install {pin}')
+        if find_spec(name) is None:
+            raise PPClsError(f'quantize: the package {name} is not installed; get it with: pip install {pin}')
     try: import onnxruntime.quantization as q
-    except (ImportError, AttributeError) as e: raise PPClsError(f"quantize: ONNX Runtime's quantization cannot be imported ({e}); it needs: pip install 'ml_dtypes<0.6'") from e
-    if 'calibration_cache_path' not in signature(q.quantize_static).parameters: raise PPClsError('quantize: this ONNX Runtime takes no ready ranges; 1.32 does, on Python 3.11 or newer: pip install onnxruntime==1.32.0')
+    except (ImportError, AttributeError) as e:
+        raise PPClsError(f"quantize: ONNX Runtime's quantization cannot be imported ({e}); it needs: pip install "
+                         "'ml_dtypes<0.6'") from e
+    if 'calibration_cache_path' not in signature(q.quantize_static).parameters:
+        raise PPClsError('quantize: this ONNX Runtime takes no ready ranges; 1.32 does, on Python 3.11 or newer: pip '
+                         'install onnxruntime==1.32.0')
     return q
 
 @contextmanager
@@ -61,13 +67,16 @@ def _calm():
         logging.root.disabled = kept
 
 def float_graph(record: Exported, folder) -> tuple:
-    "(float ONNX file of an export, the same with batch norms folded in), both below `folder`; a PPClsError if it is quantized already."
+    """(float ONNX file of an export, the same with batch norms folded in), both below `folder`; a PPClsError if it is
+    quantized already."""
     import onnx
     q, raw, folded = _package(), record.file('inference.onnx'), Path(folder)/'folded.onnx'
     if not raw:
-        if not (program := record.file('inference.json', 'inference.pdmodel')): raise PPClsError(f'{record.folder}: holds neither inference.onnx nor a program')
+        if not (program := record.file('inference.json', 'inference.pdmodel')):
+            raise PPClsError(f'{record.folder}: holds neither inference.onnx nor a program')
         raw = to_onnx(program, Path(folder)/'inference.onnx')
-    if any(n.op_type in ('QuantizeLinear', 'QLinearConv') for n in onnx.load(str(raw)).graph.node): raise PPClsError(f'{record.folder}: this network is quantized already; give the export that it was made from')
+    if any(n.op_type in ('QuantizeLinear', 'QLinearConv') for n in onnx.load(str(raw)).graph.node):
+        raise PPClsError(f'{record.folder}: this network is quantized already; give the export that it was made from')
     with _calm(): q.quant_pre_process(str(raw), str(folded), skip_symbolic_shape=True)
     return raw, folded
 
@@ -82,41 +91,59 @@ def _reader(name, images):
     return _Reader()
 
 def calibrate(file, batches, method: str = 'minmax') -> dict:
-    "Range (lowest, highest) of every activation of the ONNX network `file` on `batches` of images (N, 3, H, W) float32, by one of `METHODS`."
+    """Range (lowest, highest) of every activation of the ONNX network `file` on `batches` of images (N, 3, H, W)
+    float32, by one of `METHODS`."""
     q = _package()
-    if method not in METHODS: raise PPClsError(nearest(method, METHODS, 'calibration method'))
+    if method not in METHODS:
+        raise PPClsError(nearest(method, METHODS, 'calibration method'))
     import onnx
     name = onnx.load(str(file)).graph.input[0].name
     with tempfile.TemporaryDirectory() as tmp, _calm():
-        options = {'percentile': {'percentile': 99.99, 'num_bins': 2048}, 'entropy': {'num_bins': 512, 'num_quantized_bins': 128}}.get(method, {})
-        collector = q.create_calibrator(str(file), augmented_model_path=f'{tmp}/augmented.onnx', calibrate_method=q.CalibrationMethod[METHODS[method]], extra_options=options)
+        options = {
+            'percentile': {
+                'percentile': 99.99,
+                'num_bins': 2048},
+            'entropy': {
+                'num_bins': 512,
+                'num_quantized_bins': 128}}.get(method, {})
+        collector = q.create_calibrator(str(file), augmented_model_path=f'{tmp}/augmented.onnx',
+                                        calibrate_method=q.CalibrationMethod[METHODS[method]], extra_options=options)
         some = 0
         for images in [np.concatenate(found)] if method == 'entropy' and (found := [*batches]) else batches:
             collector.collect_data(_reader(name, images))
             some += len(images)
-        if not some: raise PPClsError('calibrate: no images; some hundred are expected, like those to come')
-        ranges = {k: tuple(float(np.min(v) if i == 0 else np.max(v)) for i, v in enumerate(t.range_value)) for k, t in collector.compute_data().items()}
+        if not some:
+            raise PPClsError('calibrate: no images; some hundred are expected, like those to come')
+        ranges = {
+            k: tuple(float(np.min(v) if i == 0 else np.max(v))
+                     for i, v in enumerate(t.range_value))
+            for k, t in collector.compute_data().items()}
         del collector
     return ranges
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #9f61e7bf
 def write_int8(file, out, ranges: dict, seven_bits: bool = False) -> Path:
-    "The folded float network `file` with 8-bit weights and activations in `ranges` {activation: (lowest, highest)}, as QDQ ONNX into `out`."
+    """The folded float network `file` with 8-bit weights and activations in `ranges` {activation: (lowest, highest)},
+    as QDQ ONNX into `out`."""
     import onnx
     q, out = _package(), Path(out)
     exclude = [n.name for n in onnx.load(str(file)).graph.node if n.op_type == 'Softmax']
     with tempfile.TemporaryDirectory() as tmp, _calm():
-        data = q.TensorsData(q.CalibrationMethod.MinMax, {k: (np.float32(a), np.float32(b)) for k, (a, b) in ranges.items()})
+        data = q.TensorsData(q.CalibrationMethod.MinMax, {
+            k: (np.float32(a), np.float32(b))
+            for k, (a, b) in ranges.items()})
         q.save_tensors_data(data, f'{tmp}/ranges.json')
-        q.quantize_static(str(file), str(out), None, per_channel=True, reduce_range=seven_bits, activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
-                          nodes_to_exclude=exclude, calibration_cache_path=f'{tmp}/ranges.json')
+        q.quantize_static(str(file), str(out), None, per_channel=True, reduce_range=seven_bits,
+                          activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, nodes_to_exclude=exclude,
+                          calibration_cache_path=f'{tmp}/ranges.json')
     return out
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #1de281c0
 @dataclass
 class Quantized:
-    """What became of a network: `folder`, calibration `method` on `images` images, `size` in bytes (before, after), `tests` images, `agreement` (share with the same top-1 class), `top1` (before, after; None without labels),
-    `speed` {engine: quartiles of time before / time after}. `warnings` says what is wrong with it, in sentences."""
+    """What became of a network: `folder`, calibration `method` on `images` images, `size` in bytes (before, after),
+    `tests` images, `agreement` (share with the same top-1 class), `top1` (before, after; None without labels), `speed`
+    {engine: quartiles of time before / time after}. `warnings` says what is wrong with it, in sentences."""
     folder: Path
     method: str
     images: int
@@ -131,17 +158,28 @@ class Quantized:
     @property
     def warnings(self) -> list:
         out, drop = [], 100*(self.top1[0] - self.top1[1] if self.top1 else 1 - self.agreement)
-        if self.top1 and drop > self.max_drop + 1e-9: out.append(f'it loses {drop:.1f} points of top-1 on {self.tests} images, more than {self.max_drop:g}; other calibration (--method), or quantization-aware training (--qat), may lose less')
-        if not self.top1 and drop > self.max_drop + 1e-9: out.append(f'it names another class on {drop:.1f} % of {self.tests} images; what that costs in accuracy a labelled list would tell')
+        if self.top1 and drop > self.max_drop + 1e-9:
+            out.append(f'it loses {drop:.1f} points of top-1 on {self.tests} images, more than {self.max_drop:g}; '
+                       'other calibration (--method), or quantization-aware training (--qat), may lose less')
+        if not self.top1 and drop > self.max_drop + 1e-9:
+            out.append(f'it names another class on {drop:.1f} % of {self.tests} images; what that costs in accuracy a '
+                       'labelled list would tell')
         for engine, (_, median, _) in self.speed.items():
-            if median < 1: out.append(f'with the engine {engine} it is slower than before on this machine, by a factor of {1/median:.2f}')
+            if median < 1:
+                out.append(f'with the engine {engine} it is slower than before on this machine, by a factor of '
+                           f'{1/median:.2f}')
         if self.seen: out.append('it was tested on the images that it was calibrated on; give others')
         return out
 
     def __str__(self):
-        lines = {'size': f'{self.size[0]/1e6:.2f} → {self.size[1]/1e6:.2f} MB', 'calibration': f'{self.method} on {self.images} images', 'same class': f'{100*self.agreement:.1f} % of {self.tests} images'}
+        lines = {
+            'size': f'{self.size[0]/1e6:.2f} → {self.size[1]/1e6:.2f} MB',
+            'calibration': f'{self.method} on '
+            f'{self.images} images',
+            'same class': f'{100*self.agreement:.1f} % of {self.tests} images'}
         if self.top1: lines['top-1'] = f'{100*self.top1[0]:.1f} → {100*self.top1[1]:.1f} %'
-        for engine, (a, b, c) in self.speed.items(): lines[f'speed, {engine}'] = f'× {b:.2f} (quartiles {a:.2f} to {c:.2f})'
+        for engine, (a, b, c) in self.speed.items():
+            lines[f'speed, {engine}'] = f'× {b:.2f} (quartiles {a:.2f} to {c:.2f})'
         return '\n'.join(f'{k:<16}{v}' for k, v in lines.items())
 
 def speed_ratio(before, after, images: np.ndarray, runs: int = 50, warmup: int = 5) -> tuple:
@@ -156,9 +194,12 @@ def speed_ratio(before, after, images: np.ndarray, runs: int = 50, warmup: int =
 # %% ../../nbs/07_deploy/03_quantize.ipynb #88492347
 def _chosen(images, tests, labels, count, seed):
     "Images for calibration, images to test on, the labels of those, and whether they are the same ones."
-    if count < 1: raise PPClsError(f'quantize: {count} images for calibration, expected 1 or more')
-    if not len(images): raise PPClsError('quantize: no images; some hundred are expected, like those to come')
-    if labels is not None and len(labels) != len(images if tests is None else tests): raise PPClsError(f'quantize: {len(labels)} labels for {len(images if tests is None else tests)} images')
+    if count < 1:
+        raise PPClsError(f'quantize: {count} images for calibration, expected 1 or more')
+    if not len(images):
+        raise PPClsError('quantize: no images; some hundred are expected, like those to come')
+    if labels is not None and len(labels) != len(images if tests is None else tests):
+        raise PPClsError(f'quantize: {len(labels)} labels for {len(images if tests is None else tests)} images')
     order = np.random.default_rng(seed).permutation(len(images))
     seen = [images[i] for i in order[:count]]
     if tests is not None: return seen, list(tests), labels, False
@@ -169,33 +210,55 @@ def _measure(before, after, tests, labels, batch_size, runs, bar):
     "Agreement, top-1 of both or None, and ratios of time, of two exports."
     p, p8 = Predictor(before, 'onnx'), Predictor(after, 'onnx')
     same, right = 0, np.zeros(2)
-    for places, x in tqdm(image_batches(tests, p.ops, batch_size), 'test', -(-len(tests)//batch_size), leave=False, disable=not bar):
+    for places, x in tqdm(image_batches(tests, p.ops, batch_size), 'test', -(-len(tests)//batch_size), leave=False,
+                          disable=not bar):
         a, b = (q.logits(x).argmax(1) for q in (p, p8))
         same += int((a == b).sum())
         if labels is not None: right += [(v == np.asarray(labels)[places]).sum() for v in (a, b)]
     speed = {'onnx': speed_ratio(p.run, p8.run, x[:1], runs)} if runs else {}
-    if runs and find_spec('openvino'): speed['openvino'] = speed_ratio(Predictor(before, 'openvino').run, Predictor(after, 'openvino').run, x[:1], runs)
+    if runs and find_spec('openvino'):
+        speed['openvino'] = speed_ratio(
+            Predictor(before, 'openvino').run,
+            Predictor(after, 'openvino').run, x[:1], runs)
     return same/len(tests), None if labels is None else tuple(right/len(tests)), speed
 
-def quantize(source, folder, images, tests=None, labels=None, method: str = 'minmax', count: int = 128, ranges: dict | None = None, seven_bits: bool = False,
-             max_drop: float = 1., batch_size: int = 16, runs: int = 50, seed: int = 0, bar: bool = True) -> Quantized:
-    """Write the network exported into folder `source` with 8-bit weights and activations into `folder`, all or nothing; what it cost is in the `Quantized` that is returned.
+# %% ../../nbs/07_deploy/03_quantize.ipynb #9a6ed49f
+def quantize(source, folder, images, tests=None, labels=None, method: str = 'minmax', count: int = 128,
+             ranges: dict | None = None, seven_bits: bool = False, max_drop: float = 1., batch_size: int = 16,
+             runs: int = 50, seed: int = 0, bar: bool = True) -> Quantized:
+    """Write the network exported into folder `source` with 8-bit weights and activations into `folder`, all or nothing;
+    what it cost is in the `Quantized` that is returned.
 
-    `images`: paths, bytes or uint8 RGB arrays, of which `count` (at most 32 for entropy) calibrate by `method` ('minmax', 'percentile' or 'entropy'). `tests`: other images to compare on (default: the rest), `labels` theirs (or those of `images`).
-    `ranges`: of the inputs of some layers, {name of their weight: (lowest, highest)}, as `learned_ranges` gives them. `seven_bits`: for processors without VNNI. `max_drop`: points of top-1 to lose without a warning.
-    `runs`: pairs of runs for the speed, 0 for none. An image that cannot be read is a `BadImage`; a folder that is no export, or quantized, a `PPClsError`. Source: documents 5.3."""
-    if method not in METHODS: raise PPClsError(nearest(method, METHODS, 'calibration method'))
+    `images`: paths, bytes or uint8 RGB arrays, of which `count` (at most 32 for entropy) calibrate by `method`
+    ('minmax', 'percentile' or 'entropy'). `tests`: other images to compare on (default: the rest), `labels` theirs (or
+    those of `images`). `ranges`: of the inputs of some layers, {name of their weight: (lowest, highest)}, as
+    `learned_ranges` gives them. `seven_bits`: for processors without VNNI. `max_drop`: points of top-1 to lose without
+    a warning. `runs`: pairs of runs for the speed, 0 for none. An image that cannot be read is a `BadImage`; a folder
+    that is no export, or quantized, a `PPClsError`. Source: documents 5.3."""
+    if method not in METHODS:
+        raise PPClsError(nearest(method, METHODS, 'calibration method'))
     record, count = read_export(source), min(count, 32) if method == 'entropy' else count
     seen, tests, labels, same = _chosen(images, tests, labels, count, seed)
-    if not tests: raise PPClsError('quantize: no images to test on')
-    if Path(os.path.abspath(folder)) == Path(os.path.abspath(source)): raise PPClsError(f'{folder}: holds the network to quantize, name another folder')
+    if not tests:
+        raise PPClsError('quantize: no images to test on')
+    if Path(os.path.abspath(folder)) == Path(os.path.abspath(source)):
+        raise PPClsError(f'{folder}: holds the network to quantize, name another folder')
     with tempfile.TemporaryDirectory() as tmp, atomic_folder(folder, lambda f: f.name in PARTS and f.is_file()) as new:
         raw, folded = float_graph(record, tmp)
-        batches = tqdm(image_batches(seen, record.ops(), batch_size), 'calibrate', -(-len(seen)//batch_size), leave=False, disable=not bar)
+        batches = tqdm(image_batches(seen, record.ops(), batch_size), 'calibrate', -(-len(seen)//batch_size),
+                       leave=False, disable=not bar)
         found = calibrate(folded, (arrays for _, arrays in batches), method)
-        write_int8(folded, new/'inference.onnx', with_learned(found, input_names(raw), ranges) if ranges else found, seven_bits)
+        write_int8(folded, new/'inference.onnx',
+                   with_learned(found, input_names(raw), ranges) if ranges else found, seven_bits)
         before = replace(record, folder=raw.parent, files={'inference.onnx': ''})
-        after = replace(record, versions={**record.versions, 'onnxruntime': _version()}, about={**record.about, 'int8': {'method': method, 'images': len(seen), 'learned_ranges': len(ranges or ()), 'seven_bits': seven_bits}})
+        after = replace(
+            record, versions={
+                **record.versions, 'onnxruntime': _version()}, about={
+                    **record.about, 'int8': {
+                        'method': method,
+                        'images': len(seen),
+                        'learned_ranges': len(ranges or ()),
+                        'seven_bits': seven_bits}})
         after.save(new)
         agreement, top1, speed = _measure(before, after, tests, labels, batch_size, runs, bar)
         size = raw.stat().st_size, (new/'inference.onnx').stat().st_size
@@ -217,20 +280,31 @@ def input_names(file) -> dict:
     return {origin(n.input[1]): origin(n.input[0]) for n in nodes if n.op_type in ('Conv', 'MatMul', 'Gemm')}
 
 def with_learned(found: dict, inputs: dict, learned: dict) -> dict:
-    "Calibrated ranges `found`, with the learned ones {weight: (lowest, highest)} in their place where there are any; the widest, where several layers read one activation."
-    if lost := [w for w in learned if inputs.get(w) not in found]: raise PPClsError(f'quantize: {len(lost)} of {len(learned)} layers with learned ranges are not in the ONNX network: {[(w, inputs.get(w)) for w in lost]}')
+    """Calibrated ranges `found`, with the learned ones {weight: (lowest, highest)} in their place where there are any;
+    the widest, where several layers read one activation."""
+    if lost := [w for w in learned if inputs.get(w) not in found]:
+        raise PPClsError(f'quantize: {len(lost)} of {len(learned)} layers with learned ranges are not in the ONNX '
+                         f'network: {[(w, inputs.get(w)) for w in lost]}')
     lows, highs = zip(*learned.values())
     read = [inputs[w] for w in learned]
-    both = {k: (min(v for v, name in zip(lows, read) if name == k), max(v for v, name in zip(highs, read) if name == k)) for k in read}
+    both = {
+        k: (min(v
+                for v, name in zip(lows, read)
+                if name == k), max(v
+                                   for v, name in zip(highs, read)
+                                   if name == k))
+        for k in read}
     return {**found, **both}
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #5d0c7e1a
 class InputRounding(nn.Layer):
-    "Rounds its input to the 256 steps of a range that training learns: moving averages of each batch's lowest and highest value. The gradient is that of the identity (arXiv:1308.3432); before the first batch nothing is rounded."
+    """Rounds its input to the 256 steps of a range that training learns: moving averages of each batch's lowest and
+    highest value. The gradient is that of the identity (arXiv:1308.3432); before the first batch nothing is rounded."""
     def __init__(self, rate: float = .9):
         super().__init__()
         self.rate = rate
-        self.register_buffer('total', paddle.zeros([2]))         # of lowest and highest values, older ones times `rate`, `rate`², …
+        # of lowest and highest values, older ones times `rate`, `rate`², …
+        self.register_buffer('total', paddle.zeros([2]))
         self.register_buffer('count', paddle.zeros([1]))         # of batches, likewise
 
     def range(self) -> tuple:
@@ -253,22 +327,33 @@ class InputRounding(nn.Layer):
 # %% ../../nbs/07_deploy/03_quantize.ipynb #00e80ccb
 def _wrapped(model):
     "(parent, key, wrapper) of every layer that `quant_aware` has replaced."
-    return [(parent, key, child) for parent in model.sublayers(include_self=True) for key, child in parent._sub_layers.items() if hasattr(child, 'plain')]
+    return [(parent, key, child)
+            for parent in model.sublayers(include_self=True)
+            for key, child in parent._sub_layers.items()
+            if hasattr(child, 'plain')]
 
 def quant_aware(model: nn.Layer) -> nn.Layer:
-    "Put 8-bit rounding before every convolution and linear layer of `model`, in place, for training; `plain` takes it out again. The weights stay the same objects; in a state they are called `…._layer.weight`."
+    """Put 8-bit rounding before every convolution and linear layer of `model`, in place, for training; `plain` takes it
+    out again. The weights stay the same objects; in a state they are called `…._layer.weight`."""
     from paddle.quantization import ImperativeQuantAware
-    if _wrapped(model): raise PPClsError('quant_aware: this network is prepared already')
+    if _wrapped(model):
+        raise PPClsError('quant_aware: this network is prepared already')
     layers = {name: layer for name, layer in model.named_sublayers() if isinstance(layer, (nn.Conv2D, nn.Linear))}
-    if not layers: raise PPClsError(f'quant_aware: {type(model).__name__} has no convolution or linear layer inside')
-    ImperativeQuantAware(weight_quantize_type='channel_wise_abs_max', act_quantize_layer=InputRounding, quantizable_layer_type=['Conv2D', 'Linear'], onnx_format=True).quantize(model)
+    if not layers:
+        raise PPClsError(f'quant_aware: {type(model).__name__} has no convolution or linear layer inside')
+    ImperativeQuantAware(weight_quantize_type='channel_wise_abs_max', act_quantize_layer=InputRounding,
+                         quantizable_layer_type=['Conv2D', 'Linear'], onnx_format=True).quantize(model)
     wrappers = dict(model.named_sublayers())
     for name, layer in layers.items(): wrappers[name].plain = (layer,)        # in a tuple: no sublayer of it
     return model
 
 def learned_ranges(model: nn.Layer) -> dict:
-    "{name of a layer's weight: (lowest, highest) input that its rounding knows} of a network that `quant_aware` has prepared."
-    return {child.plain[0].weight.name: tuple(t.item() for t in child._layer._fake_quant_input.range()) for _, _, child in _wrapped(model)}
+    """{name of a layer's weight: (lowest, highest) input that its rounding knows} of a network that `quant_aware` has
+    prepared."""
+    return {
+        child.plain[0].weight.name: tuple(t.item()
+                                          for t in child._layer._fake_quant_input.range())
+        for _, _, child in _wrapped(model)}
 
 def plain(model: nn.Layer) -> nn.Layer:
     "Undo `quant_aware`, in place: the layers as they were, with the weights as they are now."
@@ -276,9 +361,12 @@ def plain(model: nn.Layer) -> nn.Layer:
     return model
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #e8b4ec76
-def export_quant_aware(model: nn.Layer, folder, ops, images, names=None, about: dict = {}, softmax: bool = False, **kw) -> Quantized:
-    "Write a network that `quant_aware` has prepared, and that was trained since, with 8-bit weights and its learned ranges; arguments as of `export_model` and `quantize`. `model` is `plain` afterwards."
-    if not (ranges := learned_ranges(model)): raise PPClsError('export_quant_aware: expected a network that quant_aware has prepared')
+def export_quant_aware(model: nn.Layer, folder, ops, images, names=None, about: dict = {}, softmax: bool = False,
+                       **kw) -> Quantized:
+    """Write a network that `quant_aware` has prepared, and that was trained since, with 8-bit weights and its learned
+    ranges; arguments as of `export_model` and `quantize`. `model` is `plain` afterwards."""
+    if not (ranges := learned_ranges(model)):
+        raise PPClsError('export_quant_aware: expected a network that quant_aware has prepared')
     with tempfile.TemporaryDirectory() as tmp:
         export_model(plain(model), Path(tmp)/'float', ops, names, onnx=True, about=about, softmax=softmax)
         return quantize(Path(tmp)/'float', folder, images, ranges=ranges, **kw)

@@ -29,7 +29,8 @@ from .predict import Predictor, prepare_image
 # %% ../../nbs/07_deploy/05_serve.ipynb #d504dd95
 @dataclass
 class Limits:
-    "Of a service: `max_body` in bytes, `max_images` of a request, `max_pixels` of an image, `max_requests` at once, `max_queue` images accepted and not answered, `deadline` in seconds from a request's first line to its answer."
+    """Of a service: `max_body` in bytes, `max_images` of a request, `max_pixels` of an image, `max_requests` at once,
+    `max_queue` images accepted and not answered, `deadline` in seconds from a request's first line to its answer."""
     max_body: int = 16 << 20
     max_images: int = 16
     max_pixels: int = 50_000_000
@@ -39,8 +40,10 @@ class Limits:
 
     def __post_init__(self):
         for f in fields(self):
-            if not (value := getattr(self, f.name)) > 0: raise PPClsError(f'{f.name} {value}: expected a number above 0')
-        if self.max_queue < self.max_images: raise PPClsError(f'max_queue {self.max_queue}: expected at least max_images, {self.max_images}')
+            if not (value := getattr(self, f.name)) > 0:
+                raise PPClsError(f'{f.name} {value}: expected a number above 0')
+        if self.max_queue < self.max_images:
+            raise PPClsError(f'max_queue {self.max_queue}: expected at least max_images, {self.max_images}')
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #b05578ec
 KINDS, MAX_SCANS = ('JPEG', 'PNG', 'WEBP', 'BMP'), 100
@@ -55,53 +58,77 @@ def _chunks_fit(data) -> bool:
     return False
 
 def check_image(data: bytes, max_pixels: int, name: str = 'image'):
-    "An `HTTPException` 413, 415 or 422 unless the header of a file is that of one still JPEG, PNG, WebP or BMP image of at most `max_pixels`; nothing is decoded."
+    """An `HTTPException` 413, 415 or 422 unless the header of a file is that of one still JPEG, PNG, WebP or BMP image
+    of at most `max_pixels`; nothing is decoded."""
     wrong = HTTPException(415, f'{name}: expected a JPEG, PNG, WebP or BMP file')
-    if not data: raise HTTPException(422, f'{name}: empty, 0 bytes')
+    if not data:
+        raise HTTPException(422, f'{name}: empty, 0 bytes')
     try:
-        with Image.open(io.BytesIO(data), formats=KINDS) as img: kind, (w, h), frames = img.format, img.size, getattr(img, 'n_frames', 1)
-    except Image.DecompressionBombError: raise HTTPException(413, f'{name}: more than {max_pixels:,} pixels') from None
-    except Exception: raise wrong from None                         # whatever a parser says of a hostile file
-    if w*h > max_pixels: raise HTTPException(413, f'{name}: {w} x {h} pixels, expected at most {max_pixels:,}')
-    if kind == 'PNG' and not _chunks_fit(data): raise HTTPException(422, f'{name}: damaged, a PNG file without its end')
-    if kind in ('PNG', 'WEBP') and frames > 1: raise HTTPException(415, f'{name}: a moving picture, expected a still one')
-    if kind in ('JPEG', 'MPO') and data.count(b'\xff\xda') > MAX_SCANS: raise HTTPException(415, f'{name}: a JPEG file of more than {MAX_SCANS} scans')
+        with Image.open(io.BytesIO(data), formats=KINDS) as img:
+            kind, (w, h), frames = img.format, img.size, getattr(img, 'n_frames', 1)
+    except Image.DecompressionBombError:
+        raise HTTPException(413, f'{name}: more than {max_pixels:,} pixels') from None
+    except Exception:
+        # whatever a parser says of a hostile file
+        raise wrong from None
+    if w*h > max_pixels:
+        raise HTTPException(413, f'{name}: {w} x {h} pixels, expected at most {max_pixels:,}')
+    if kind == 'PNG' and not _chunks_fit(data):
+        raise HTTPException(422, f'{name}: damaged, a PNG file without its end')
+    if kind in ('PNG', 'WEBP') and frames > 1:
+        raise HTTPException(415, f'{name}: a moving picture, expected a still one')
+    if kind in ('JPEG', 'MPO') and data.count(b'\xff\xda') > MAX_SCANS:
+        raise HTTPException(415, f'{name}: a JPEG file of more than {MAX_SCANS} scans')
 
 def read_image(data: bytes, ops, max_pixels: int, name: str = 'image') -> np.ndarray:
     "The (3, H, W) float32 that `ops` make of a file's bytes, after `check_image`; 422 for a damaged one."
     check_image(data, max_pixels, name)
     try: return prepare_image(data, ops, name)
-    except BadImage: raise HTTPException(422, f'{name}: damaged, cannot be decoded') from None
+    except BadImage:
+        raise HTTPException(422, f'{name}: damaged, cannot be decoded') from None
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #b25ccbbe
 def read_json(body: bytes) -> list:
-    "The files in the JSON body of a request, {\"images\": [base64, …]} or {\"image\": base64}; else an `HTTPException` 400."
+    """The files in the JSON body of a request, {"images": [base64, …]} or {"image": base64}; else an `HTTPException`
+    400."""
     expected = 'expected {"images": ["base64 of a file", …]} or {"image": "base64 of a file"}'
     try: found = json.loads(body)
-    except (ValueError, RecursionError): raise HTTPException(400, f'the body is no JSON; {expected}') from None
-    if not isinstance(found, dict) or len(found) != 1 or not {'image', 'images'} & {*found}: raise HTTPException(400, f'JSON of another form; {expected}')
+    except (ValueError, RecursionError):
+        raise HTTPException(400, f'the body is no JSON; {expected}') from None
+    if not isinstance(found, dict) or len(found) != 1 or not {'image', 'images'} & {*found}:
+        raise HTTPException(400, f'JSON of another form; {expected}')
     images = [found['image']] if 'image' in found else found['images']
-    if not isinstance(images, list) or not all(isinstance(i, str) for i in images): raise HTTPException(400, f'JSON of another form; {expected}')
+    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+        raise HTTPException(400, f'JSON of another form; {expected}')
     try: return [base64.b64decode(i, validate=True) for i in images]
-    except ValueError: raise HTTPException(400, f'an image is no base64; {expected}') from None
+    except ValueError:
+        raise HTTPException(400, f'an image is no base64; {expected}') from None
 
 async def _read_form(request, limits):
     "The files in a multipart form."
     try:
         async with request.form(max_files=limits.max_images, max_fields=1, max_part_size=4096) as form:
             parts = [v for _, v in form.multi_items()]
-            if any(isinstance(v, str) for v in parts): raise HTTPException(400, 'the form has a field that is no file; send images as files: curl -F image=@photo.jpg')
+            if any(isinstance(v, str) for v in parts):
+                raise HTTPException(400, 'the form has a field that is no file; send images as files: curl -F '
+                                         'image=@photo.jpg')
             return [await v.read() for v in parts]
-    except (LookupError, ValueError): raise HTTPException(400, 'no well-formed multipart/form-data') from None
+    except (LookupError, ValueError):
+        raise HTTPException(400, 'no well-formed multipart/form-data') from None
 
 async def read_request(request: Request, limits: Limits, pool) -> list:
-    "The files, as bytes, that a request brings; an `HTTPException` 400 or 415 if it brings something else. `pool` reads JSON."
-    if request.headers.get('content-encoding', 'identity').lower() != 'identity': raise HTTPException(415, 'a compressed body (Content-Encoding); send images as they are')
+    """The files, as bytes, that a request brings; an `HTTPException` 400 or 415 if it brings something else. `pool`
+    reads JSON."""
+    if request.headers.get('content-encoding', 'identity').lower() != 'identity':
+        raise HTTPException(415, 'a compressed body (Content-Encoding); send images as they are')
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind == 'multipart/form-data': files = await _read_form(request, limits)
-    elif kind == 'application/json': files = await asyncio.get_running_loop().run_in_executor(pool, read_json, await request.body())
-    else: raise HTTPException(415, 'Content-Type: expected multipart/form-data or application/json')
-    if not 1 <= len(files) <= limits.max_images: raise HTTPException(400, f'{len(files)} images, expected 1 to {limits.max_images}')
+    elif kind == 'application/json':
+        files = await asyncio.get_running_loop().run_in_executor(pool, read_json, await request.body())
+    else:
+        raise HTTPException(415, 'Content-Type: expected multipart/form-data or application/json')
+    if not 1 <= len(files) <= limits.max_images:
+        raise HTTPException(400, f'{len(files)} images, expected 1 to {limits.max_images}')
     return files
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #00751ff1
@@ -110,11 +137,15 @@ SECONDS = (.002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30)
 class Metrics:
     "What a service counts, in a registry of its own; `text()` is what `/metrics` answers."
     def __init__(self):
-        make, self.registry = lambda kind, name, text, *a, **kw: kind(f'ppcls_{name}', text, *a, registry=self.registry, **kw), CollectorRegistry()
-        self.requests = make(Counter, 'requests', 'Requests by path and status; 499: the client left', ['path', 'status'])
-        self.seconds = make(Histogram, 'request_seconds', 'From the first line of a request for /predict to the end of its answer', buckets=SECONDS)
+        make = lambda kind, name, text, *a, **kw: kind(f'ppcls_{name}', text, *a, registry=self.registry, **kw)
+        self.registry = CollectorRegistry()
+        self.requests = make(Counter, 'requests', 'Requests by path and status; 499: the client left',
+                             ['path', 'status'])
+        self.seconds = make(Histogram, 'request_seconds', 'From the first line of a request for /predict to the end '
+                                                          'of its answer', buckets=SECONDS)
         self.images = make(Counter, 'images', 'Images that went through the network')
-        self.sizes = make(Histogram, 'batch_size', 'Images of a run of the network', buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+        self.sizes = make(Histogram, 'batch_size', 'Images of a run of the network',
+                          buckets=(1, 2, 4, 8, 16, 32, 64, 128))
         self.runs = make(Histogram, 'batch_seconds', 'Runs of the network', buckets=SECONDS)
         self.waits = make(Histogram, 'queue_seconds', 'Waiting of the first image of a batch', buckets=SECONDS)
         self.queue = make(Gauge, 'queue_images', 'Prepared images that wait for the network')
@@ -122,15 +153,19 @@ class Metrics:
 
     def note(self, batch):
         "Count a run of the network."
-        if batch.error: return logging.getLogger(__name__).error('the network failed on a batch of %d', batch.size, exc_info=batch.error)
+        if batch.error:
+            return logging.getLogger(__name__).error('the network failed on a batch of %d', batch.size,
+                                                     exc_info=batch.error)
         self.images.inc(batch.size)
-        for metric, value in ((self.sizes, batch.size), (self.runs, batch.took), (self.waits, batch.waited)): metric.observe(value)
+        for metric, value in ((self.sizes, batch.size), (self.runs, batch.took), (self.waits, batch.waited)):
+            metric.observe(value)
 
     def text(self) -> bytes: return generate_latest(self.registry)
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #4733ad60
 async def unless_gone(request: Request, work):
-    "The result of the coroutine `work`, which is cancelled, with a `ClientDisconnect`, if the asker leaves. The body must have been read."
+    """The result of the coroutine `work`, which is cancelled, with a `ClientDisconnect`, if the asker leaves. The body
+    must have been read."""
     async def leaving():
         while (await request.receive())['type'] != 'http.disconnect': pass
     work, gone = asyncio.ensure_future(work), asyncio.ensure_future(leaving())
@@ -142,10 +177,15 @@ async def unless_gone(request: Request, work):
         for task in (work, gone): task.cancel()
 
 class Service:
-    "An exported network that answers requests within `limits`; to be used inside `async with service:`. `draining` is set when it shall take no more; `scopes` has one for each request that is not answered."
+    """An exported network that answers requests within `limits`; to be used inside `async with service:`. `draining` is
+    set when it shall take no more; `scopes` has one for each request that is not answered."""
     def __init__(self, predictor: Predictor, limits: Limits, max_batch=16, max_wait=.005, workers=None):
-        self.predictor, self.limits, self.metrics, self.workers = predictor, limits, Metrics(), workers or usable_cores()
-        if self.workers < 1: raise PPClsError(f'workers {workers}: expected 1 or more')
+        self.predictor = predictor
+        self.limits = limits
+        self.metrics = Metrics()
+        self.workers = workers or usable_cores()
+        if self.workers < 1:
+            raise PPClsError(f'workers {workers}: expected 1 or more')
         self.batcher = Batcher(predictor.probabilities, max_batch, max_wait, self.metrics.note)
         self.scopes, self.images, self.draining = set(), 0, False
         self.metrics.queue.set_function(lambda: len(self.batcher.waiting))
@@ -167,23 +207,29 @@ def _busy(why): return HTTPException(503, why, {'Retry-After': '1'})
 async def prepare(self: Service, files) -> list:
     "Files as arrays, made in the threads; the first bad one ends it."
     loop = asyncio.get_running_loop()
-    tasks = [loop.run_in_executor(self.pool, read_image, data, self.predictor.ops, self.limits.max_pixels, f'image {i}') for i, data in enumerate(files)]
+    tasks = [
+        loop.run_in_executor(self.pool, read_image, data, self.predictor.ops, self.limits.max_pixels, f'image {i}')
+        for i, data in enumerate(files)]
     try: return await asyncio.gather(*tasks)
     finally:
         for task in tasks: task.cancel()
 
 @patch
 async def answer(self: Service, request: Request) -> list:
-    "Probabilities, an array for each image of a request; else an `HTTPException`: what is wrong with it, 503 (draining, or too much to do), 408 or 504 (deadline), or a `ClientDisconnect`."
-    if self.draining: raise _busy('draining: this service is about to end')
-    if len(self.scopes) >= self.limits.max_requests: raise _busy(f'busy: {len(self.scopes)} requests at once are the most')
+    """Probabilities, an array for each image of a request; else an `HTTPException`: what is wrong with it, 503
+    (draining, or too much to do), 408 or 504 (deadline), or a `ClientDisconnect`."""
+    if self.draining:
+        raise _busy('draining: this service is about to end')
+    if len(self.scopes) >= self.limits.max_requests:
+        raise _busy(f'busy: {len(self.scopes)} requests at once are the most')
     files = []
     try:
         with anyio.fail_after(self.limits.deadline) as scope:
             self.scopes.add(scope)
             with self.batcher.approaching():
                 files = await read_request(request, self.limits, self.pool)
-                if self.images + len(files) > self.limits.max_queue: raise _busy(f'busy: {self.limits.max_queue} images are the most that may wait')
+                if self.images + len(files) > self.limits.max_queue:
+                    raise _busy(f'busy: {self.limits.max_queue} images are the most that may wait')
                 self.images += len(files)
                 try: arrays = await unless_gone(request, self.prepare(files))
                 except BaseException:
@@ -218,9 +264,11 @@ class Exchange:
 
     async def receive(self):
         too_large = HTTPException(413, f'a body of more than {self.max_body:,} bytes')
-        if self.declared > self.max_body: raise too_large
+        if self.declared > self.max_body:
+            raise too_large
         message = await self.take()
-        if self.taken > self.max_body: raise too_large
+        if self.taken > self.max_body:
+            raise too_large
         return message
 
     async def drop(self, seconds=1.):
@@ -235,16 +283,21 @@ class Exchange:
         await self._send(message)
 
 class Gate:
-    "ASGI middleware around an app: bounds bodies, counts answers in the metrics of `service`, and answers 500 to what nobody foresaw."
+    """ASGI middleware around an app: bounds bodies, counts answers in the metrics of `service`, and answers 500 to what
+    nobody foresaw."""
     def __init__(self, app, service): self.app, self.service = app, service
 
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http': return await self.app(scope, receive, send)
-        x, start, metrics = Exchange(scope, receive, send, self.service.limits.max_body), time.perf_counter(), self.service.metrics
+        x = Exchange(scope, receive, send, self.service.limits.max_body)
+        start = time.perf_counter()
+        metrics = self.service.metrics
         try: await self.app(scope, x.receive, x.send)
         except Exception:
             logging.getLogger(__name__).exception('an error that is ours')
-            if x.status == 499: await JSONResponse({'error': 'an error of the service; it has been noted'}, 500)(scope, x.receive, x.send)
+            if x.status == 499:
+                await JSONResponse({'error': 'an error of the service; it has been noted'}, 500)(scope, x.receive,
+                                                                                                 x.send)
         finally:
             path = scope['path'] if scope['path'] in ('/predict', '/healthz', '/metrics') else 'other'
             metrics.requests.labels(path, x.status).inc()
@@ -254,17 +307,38 @@ class Gate:
 async def _refuse(request, e):
     "An error as JSON, in our words."
     if isinstance(e, ClientDisconnect): return Response(status_code=499)
-    if isinstance(e, RequestValidationError): return JSONResponse({'error': 'topk: expected a whole number, 1 or more'}, 400)
+    if isinstance(e, RequestValidationError):
+        return JSONResponse({'error': 'topk: expected a whole number, 1 or more'}, 400)
     return JSONResponse({'error': e.detail}, e.status_code, e.headers)
 
 FILES = {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}}
-BODY = {'required': True, 'content': {'multipart/form-data': {'schema': {'type': 'object', 'properties': {'image': FILES}}},
-                                      'application/json': {'schema': {'type': 'object', 'properties': {'images': {'type': 'array', 'items': {'type': 'string', 'format': 'byte'}}}}}}}
+BODY = {
+    'required': True,
+    'content': {
+        'multipart/form-data': {
+            'schema': {
+                'type': 'object',
+                'properties': {
+                    'image': FILES}}},
+        'application/json': {
+            'schema': {
+                'type': 'object',
+                'properties': {
+                    'images': {
+                        'type': 'array',
+                        'items': {
+                            'type': 'string',
+                            'format': 'byte'}}}}}}}
 
-def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wait: float = .005, workers: int | None = None, **options) -> FastAPI:
-    """A FastAPI application that serves an exported network: POST /predict?topk=5, GET /healthz, /metrics, /docs. `app.state.service` is its `Service`.
+# %% ../../nbs/07_deploy/05_serve.ipynb #4c79e491
+def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wait: float = .005,
+               workers: int | None = None, **options) -> FastAPI:
+    """A FastAPI application that serves an exported network: POST /predict?topk=5, GET /healthz, /metrics, /docs.
+    `app.state.service` is its `Service`.
 
-    `source`: a folder that `export_model` wrote, or a `Predictor`; `options` are those of the latter. `max_batch` images run at once, `max_wait` seconds of waiting for others who are on the way, `workers` threads that decode (default: cores)."""
+    `source`: a folder that `export_model` wrote, or a `Predictor`; `options` are those of the latter. `max_batch`
+    images run at once, `max_wait` seconds of waiting for others who are on the way, `workers` threads that decode
+    (default: cores)."""
     predictor = source if isinstance(source, Predictor) else Predictor(source, **options)
     service, record = Service(predictor, limits or Limits(), max_batch, max_wait, workers), predictor.record
     @asynccontextmanager
@@ -279,13 +353,20 @@ def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wa
     async def predict(request: Request, topk: int = Query(5, ge=1)):
         "The most probable classes of each image of a form with files, or of JSON with base64."
         rows = await service.answer(request)
-        top = lambda p: [{'label': k, 'name': predictor.names[k], 'score': float(p[k])} for k in np.argsort(-p, kind='stable')[:topk].tolist()]
+        top = lambda p: [{
+            'label': k,
+            'name': predictor.names[k],
+            'score': float(p[k])} for k in np.argsort(-p, kind='stable')[:topk].tolist()]
         return JSONResponse({'predictions': [{'top': top(p)} for p in rows]})
 
     @app.get('/healthz')
     async def healthz():
         "Whether requests are taken."
-        return JSONResponse({'status': 'draining' if service.draining else 'ready', 'network': record.network, 'classes': record.class_num}, 503 if service.draining else 200)
+        return JSONResponse(
+            {
+                'status': 'draining' if service.draining else 'ready',
+                'network': record.network,
+                'classes': record.class_num}, 503 if service.draining else 200)
 
     @app.get('/metrics')
     async def metrics():

@@ -43,11 +43,13 @@ class Connection(H11Protocol):
 
 # %% ../../nbs/07_deploy/05a_server.ipynb #5eeba0a6
 class Server(uvicorn.Server):
-    "uvicorn's server for an app of `create_app`: a signal lets it drain, for at most `grace` seconds; a second one ends it. `left`: requests whose answer was that there was no time left."
+    """uvicorn's server for an app of `create_app`: a signal lets it drain, for at most `grace` seconds; a second one
+    ends it. `left`: requests whose answer was that there was no time left."""
     def __init__(self, app, grace: float = 20., **settings):
         self.service, self.grace, self.until, self.idle, self.left = app.state.service, grace, None, 0, 0
         patient = type('Connection', (Connection,), {'patience': self.service.limits.deadline})
-        usual = dict(http=patient, loop='asyncio', ws='none', lifespan='on', log_level='error', access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=1)
+        usual = dict(http=patient, loop='asyncio', ws='none', lifespan='on', log_level='error', access_log=False,
+                     server_header=False, proxy_headers=False, timeout_graceful_shutdown=1)
         super().__init__(uvicorn.Config(app, **{**usual, **settings}))
 
     def handle_exit(self, sig, frame):
@@ -67,13 +69,19 @@ class Server(uvicorn.Server):
 # %% ../../nbs/07_deploy/05a_server.ipynb #210706f5
 def take_port(host: str, port: int) -> socket.socket:
     "A socket that listens on `host`, `port` (0: one that is free)."
-    if not 0 <= port < 65536: raise PPClsError(f'port {port}: expected 0 to 65535')
-    try: return socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET, backlog=512)
-    except OSError as e: raise PPClsError(f'{host}:{port}: cannot listen there: {e.strerror}; name another one with --host and --port') from e
+    if not 0 <= port < 65536:
+        raise PPClsError(f'port {port}: expected 0 to 65535')
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET,
+                                    backlog=512)
+    except OSError as e:
+        raise PPClsError(
+            f'{host}:{port}: cannot listen there: {e.strerror}; name another one with --host and --port') from e
 
 def warm_up(service):
     "Run a service's network at the smallest and the largest batch."
-    for size in {1, service.batcher.max_batch}: service.batcher.run(np.zeros((size, *service.predictor.record.image_shape), np.float32))
+    for size in {1, service.batcher.max_batch}:
+        service.batcher.run(np.zeros((size, *service.predictor.record.image_shape), np.float32))
 
 def _quieter():
     "Leave out what libraries say of every bad file or request."
@@ -81,10 +89,13 @@ def _quieter():
     cv2.setLogLevel(0)
 
 def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20., tell=print, **settings) -> int:
-    """Serve an exported network until SIGINT or SIGTERM; to be called in the main thread. Returns 0, or the number of requests left unanswered after `grace` seconds.
+    """Serve an exported network until SIGINT or SIGTERM; to be called in the main thread. Returns 0, or the number of
+    requests left unanswered after `grace` seconds.
 
-    `source` and `settings` are those of `create_app`; `tell` is called with a line when it serves, and one when it has ended. Source: documents 5.6."""
-    if not grace >= 0: raise PPClsError(f'grace {grace}: expected seconds')
+    `source` and `settings` are those of `create_app`; `tell` is called with a line when it serves, and one when it has
+    ended. Source: documents 5.6."""
+    if not grace >= 0:
+        raise PPClsError(f'grace {grace}: expected seconds')
     with take_port(host, port) as sock:
         _quieter()
         with _silent():

@@ -13,9 +13,9 @@ from ..basics import PPClsError, nearest
 from ..data.datasets import ImageDataset
 from ..data.imaug.presets import eval_ops, test_size
 from ..data.loader import make_loader
-from ..models.engine import evaluating
+from ..models.inference import evaluating
 from ..models.layers import is_weight, scale_lr
-from ..train.callbacks import FiniteLoss, RunFolder
+from ..train.callbacks.run_folder import FiniteLoss, RunFolder
 from ..train.losses import CELoss
 from ..train.optim import build_optimizer, build_schedule
 from ..train.trainer import Callback, Data, Trainer
@@ -24,18 +24,21 @@ from ..train.trainer import Callback, Data, Trainer
 def _name(model) -> str: return getattr(model, 'name', type(model).__name__)
 
 def head_of(model) -> tuple:
-    "The name and layer of `model`'s classifier (of several, the main one: the first), as `model.classifier` names it; a `PPClsError` where there is none."
+    """The name and layer of `model`'s classifier (of several, the main one: the first), as `model.classifier` names it;
+    a `PPClsError` where there is none."""
     name, layers = getattr(model, 'classifier', None), dict(model.named_sublayers())
     if isinstance(name, (tuple, list)): name = name[0]
     if name not in layers:
-        raise PPClsError(f"{_name(model)}: its attribute classifier is {name!r}, expected the name of its last layer, such as 'fc'")
+        raise PPClsError(f"{_name(model)}: its attribute classifier is {name!r}, expected the name of its last layer, "
+                         "such as 'fc'")
     return name, layers[name]
 
 # %% ../../nbs/05_distill/03_fix.ipynb #cf1275cb
 NORMS = nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.SyncBatchNorm
 
 def last_batch_norm(model, size: int = 128) -> str:
-    "The name of the last batch norm that an image of `size` × `size` pixels passes on its way to the classifier; a `PPClsError` where it passes none."
+    """The name of the last batch norm that an image of `size` × `size` pixels passes on its way to the classifier; a
+    `PPClsError` where it passes none."""
     seen, norms = [], {n: m for n, m in model.named_sublayers() if isinstance(m, NORMS)}
     hooks = [m.register_forward_pre_hook(lambda layer, inputs, n=n: seen.append(n)) for n, m in norms.items()]
     hooks.append(head_of(model)[1].register_forward_pre_hook(lambda layer, inputs: seen.append(None)))
@@ -43,7 +46,8 @@ def last_batch_norm(model, size: int = 128) -> str:
     finally:
         for hook in hooks: hook.remove()
     before = [n for n in seen[:seen.index(None)]] if None in seen else []
-    if not before: raise PPClsError(f"{_name(model)}: no batch norm comes before its classifier; batch_norm=False was expected")
+    if not before:
+        raise PPClsError(f"{_name(model)}: no batch norm comes before its classifier; batch_norm=False was expected")
     return before[-1]
 
 def _probe(model, size: int):
@@ -51,16 +55,20 @@ def _probe(model, size: int):
     with evaluating(model), paddle.no_grad():
         try: return model(paddle.zeros([1, 3, size, size]))
         except (ValueError, RuntimeError, OSError) as e:
-            raise PPClsError(f"{_name(model)} cannot take images of {size} pixels: {str(e).strip().splitlines()[-1]}") from e
+            raise PPClsError(
+                f"{_name(model)} cannot take images of {size} pixels: {str(e).strip().splitlines()[-1]}") from e
 
 # %% ../../nbs/05_distill/03_fix.ipynb #54b7edab
 def freeze_but_classifier(model, batch_norm: bool | str = False) -> list:
-    """Freeze every weight of `model` but its classifier's; returns the parameters that learn. With `batch_norm` (True, or its name) the last batch norm learns, too.
+    """Freeze every weight of `model` but its classifier's; returns the parameters that learn. With `batch_norm` (True,
+    or its name) the last batch norm learns, too.
 
-    Call it before the optimizer is built. Undone by `set_lr_mult(model, {'*': 1})`. That running statistics and dropout stand still, too, is up to `Fix`."""
+    Call it before the optimizer is built. Undone by `set_lr_mult(model, {'*': 1})`. That running statistics and dropout
+    stand still, too, is up to `Fix`."""
     kept, layers = [head_of(model)[0]], dict(model.named_sublayers())
     if batch_norm: kept.append(last_batch_norm(model) if batch_norm is True else batch_norm)
-    if kept[-1] not in layers: raise PPClsError(nearest(kept[-1], [n for n, m in layers.items() if isinstance(m, NORMS)], 'batch norm'))
+    if kept[-1] not in layers:
+        raise PPClsError(nearest(kept[-1], [n for n, m in layers.items() if isinstance(m, NORMS)], 'batch norm'))
     learning = [p for name in kept for p in layers[name].parameters() if is_weight(p)]
     scale_lr(model.parameters(), 0)
     scale_lr(learning, 1)
@@ -68,10 +76,12 @@ def freeze_but_classifier(model, batch_norm: bool | str = False) -> list:
 
 # %% ../../nbs/05_distill/03_fix.ipynb #a6c65fd8
 class Fix(Callback):
-    """Train `model`'s classifier alone, and with `batch_norm` (True, or its name) the last batch norm (documents 3.2.3, arXiv 1906.06423).
+    """Train `model`'s classifier alone, and with `batch_norm` (True, or its name) the last batch norm (documents 3.2.3,
+    arXiv 1906.06423).
 
-    The rest stays bit for bit, running statistics, too, and dropout is off. It freezes when it is made, which must be before the optimizer is built.
-    Data for training and test want the same operations, `eval_ops` at the size of the test."""
+    The rest stays bit for bit, running statistics, too, and dropout is off. It freezes when it is made, which must be
+    before the optimizer is built. Data for training and test want the same operations, `eval_ops` at the size of the
+    test."""
     order = -20
     def __init__(self, model, batch_norm: bool | str = False):
         self.batch_norm = last_batch_norm(model) if batch_norm is True else batch_norm
@@ -90,7 +100,8 @@ class Fix(Callback):
 
 # %% ../../nbs/05_distill/03_fix.ipynb #12126e61
 class Features(paddle.io.Dataset):
-    "What a classifier gets of N images: `features` float32 (N, D) and `labels` int64 (N,); indexed as an `ImageDataset`, by i or (epoch, i)."
+    """What a classifier gets of N images: `features` float32 (N, D) and `labels` int64 (N,); indexed as an
+    `ImageDataset`, by i or (epoch, i)."""
     def __init__(self, features, labels):
         super().__init__()
         self.features, self.labels = features, labels
@@ -102,7 +113,8 @@ class Features(paddle.io.Dataset):
         return self.features[i], self.labels[i]
 
 def head_features(model, loader, bar: bool = True) -> Features:
-    "The inputs of `model`'s classifier for the images of `loader`, in evaluation state; a `PPClsError` where the classifier is not a `Linear` layer with the last word."
+    """The inputs of `model`'s classifier for the images of `loader`, in evaluation state; a `PPClsError` where the
+    classifier is not a `Linear` layer with the last word."""
     (name, head), caught, rows = head_of(model), [], []
     hook = head.register_forward_pre_hook(lambda layer, inputs: caught.append(inputs[0]))
     try:
@@ -111,43 +123,59 @@ def head_features(model, loader, bar: bool = True) -> Features:
                 caught.clear()
                 logits = model(images)
                 rows.append((caught[0].numpy(), labels.numpy()))
-                if not isinstance(head, nn.Linear) or not paddle.equal_all(logits, nn.functional.linear(caught[0], head.weight, head.bias)):
+                if not isinstance(head, nn.Linear) or not paddle.equal_all(
+                        logits, nn.functional.linear(caught[0], head.weight, head.bias)):
                     raise PPClsError(f'{_name(model)}: its classifier {name} is no Linear layer with the last word, '
                                      'its features cannot stand for the images; cache=False was expected')
     finally: hook.remove()
-    if not rows: raise PPClsError('head_features: no images')
+    if not rows:
+        raise PPClsError('head_features: no images')
     return Features(*map(np.concatenate, zip(*rows)))
 
 # %% ../../nbs/05_distill/03_fix.ipynb #390f58d6
 def _check(model, datasets, trained_at, size, batch_norm, cache, callbacks):
     "The number of classes of `model`, once nothing speaks against `fix_train`."
-    if size < trained_at: raise PPClsError(f'size {size}: expected {trained_at}, at which the network was trained, or more')
-    if cache and batch_norm: raise PPClsError('cache with batch_norm: features change while a batch norm learns; cache=False was expected')
+    if size < trained_at:
+        raise PPClsError(f'size {size}: expected {trained_at}, at which the network was trained, or more')
+    if cache and batch_norm:
+        raise PPClsError('cache with batch_norm: features change while a batch norm learns; cache=False was expected')
     if cache and any(isinstance(cb, RunFolder) for cb in callbacks):
-        raise PPClsError('cache with a RunFolder: it would keep the classifier alone, not the network; cache=False was expected')
+        raise PPClsError('cache with a RunFolder: it would keep the classifier alone, not the network; cache=False '
+                         'was expected')
     classes, most = _probe(model, size).shape[-1], max(int(ds.labels.max()) for ds in datasets)
-    if most >= classes: raise PPClsError(f'label {most}: the network has {classes} classes, expected 0…{classes - 1}')
+    if most >= classes:
+        raise PPClsError(f'label {most}: the network has {classes} classes, expected 0…{classes - 1}')
     return classes
 
 # %% ../../nbs/05_distill/03_fix.ipynb #0acdccb4
-def fix_train(model, train, valid=None, trained_at: int = 224, size: int | None = None, ops=None, epochs: int = 5, lr: float = 0.01, l2: float = 1e-4,
-              epsilon: float | None = None, batch_size: int = 64, num_workers: int = 0, batch_norm: bool | str = False, cache: bool | None = None,
-              callbacks=(), seed: int = 0, bar: bool = True) -> Trainer:
-    """The Fix strategy (documents 3.2.3): the classifier of `model`, trained at `trained_at` pixels, learns for `epochs` at `size`; returns the trainer.
+def fix_train(model, train, valid=None, trained_at: int = 224, size: int | None = None, ops=None, epochs: int = 5,
+              lr: float = 0.01, l2: float = 1e-4, epsilon: float | None = None, batch_size: int = 64,
+              num_workers: int = 0, batch_norm: bool | str = False, cache: bool | None = None, callbacks=(),
+              seed: int = 0, bar: bool = True) -> Trainer:
+    """The Fix strategy (documents 3.2.3): the classifier of `model`, trained at `trained_at` pixels, learns for
+    `epochs` at `size`; returns the trainer.
 
-    `size`: `test_size(trained_at)` if None. `train`, `valid`: datasets with `paths` and `labels`; their operations are replaced by `ops` (default: `eval_ops(size, size)`).
-    `epsilon` smooths labels, `batch_norm` as in `Fix`. `cache` computes features once (default: unless `batch_norm`), the steps are the same; the trainer's model
-    is the classifier then. PPClsErrors: `size` below `trained_at` or one that the network cannot take, a label that it has no output for, a cache that would not
-    be exact, or one with a `RunFolder`, which would keep the classifier only."""
+    `size`: `test_size(trained_at)` if None. `train`, `valid`: datasets with `paths` and `labels`; their operations are
+    replaced by `ops` (default: `eval_ops(size, size)`). `epsilon` smooths labels, `batch_norm` as in `Fix`. `cache`
+    computes features once (default: unless `batch_norm`), the steps are the same; the trainer's model is the classifier
+    then. PPClsErrors: `size` below `trained_at` or one that the network cannot take, a label that it has no output for,
+    a cache that would not be exact, or one with a `RunFolder`, which would keep the classifier only."""
     cache, size = not batch_norm if cache is None else cache, test_size(trained_at) if size is None else size
-    classes = _check(model, [ds for ds in (train, valid) if ds is not None], trained_at, size, batch_norm, cache, callbacks)
-    fix, trains = Fix(model, last_batch_norm(model, size) if batch_norm is True else batch_norm), head_of(model)[1] if cache else model
+    classes = _check(model, [ds for ds in (train, valid) if ds is not None], trained_at, size, batch_norm, cache,
+                     callbacks)
+    fix = Fix(model, last_batch_norm(model, size) if batch_norm is True else batch_norm)
+    trains = head_of(model)[1] if cache else model
 
     def loader(ds, shuffle):
-        ds, workers = ImageDataset(ds.paths, ds.labels, eval_ops(size, size) if ops is None else ops, classes, seed), num_workers
+        ds = ImageDataset(ds.paths, ds.labels, eval_ops(size, size) if ops is None else ops, classes, seed)
+        workers = num_workers
         if cache: ds, workers = head_features(model, make_loader(ds, batch_size, num_workers=workers), bar), 0
         return make_loader(ds, batch_size, shuffle, num_workers=workers, seed=seed)
 
-    data = Data(loader(train, True), None if valid is None else loader(valid, False), classes, getattr(train, 'name', 'images'))
-    optimizer = build_optimizer('Momentum', trains.parameters(), build_schedule('Cosine', epochs, len(data.train), lr=lr), dict(function='L2', factor=l2), momentum=0.9)
-    return Trainer(trains, data, CELoss(epsilon), optimizer, [fix, FiniteLoss(), *callbacks], seed, (1, min(5, classes)), epochs).fit(epochs)
+    data = Data(loader(train, True), None if valid is None else loader(valid, False), classes,
+                getattr(train, 'name', 'images'))
+    optimizer = build_optimizer('Momentum', trains.parameters(), build_schedule('Cosine', epochs,
+                                                                                len(data.train), lr=lr),
+                                dict(function='L2', factor=l2), momentum=0.9)
+    return Trainer(trains, data, CELoss(epsilon), optimizer, [fix, FiniteLoss(), *callbacks], seed,
+                   (1, min(5, classes)), epochs).fit(epochs)

@@ -24,7 +24,8 @@ from .ssld import Frozen
 
 # %% ../../nbs/05_distill/02_select.ipynb #65f99a56
 def fingerprint(teacher) -> str:
-    "SHA-256 (hex) of a network's class, parameters and buffers, or of the files of an `Engine`; PPClsError for anything else, or if the files are gone."
+    """SHA-256 (hex) of a network's class, parameters and buffers, or of the files of an `Engine`; PPClsError for
+    anything else, or if the files are gone."""
     h = hashlib.sha256()
     if isinstance(teacher, paddle.nn.Layer):
         h.update(type(teacher).__name__.encode())
@@ -50,17 +51,22 @@ def _text(values) -> np.ndarray: return np.frombuffer(json.dumps(list(values)).e
 def _pack(names, probs, failed, top, dtype) -> dict:
     "The arrays of a shard: `probs` (N, C) of the images `names`, and `failed`, a list of (name, reason)."
     out = dict(files=_text(names), failed=_text(failed), class_num=np.int64(probs.shape[1]),
-               label=probs.argmax(1).astype(np.int32) if len(probs) else np.zeros(0, np.int32), score=probs.max(1, initial=0).astype(np.float32))
+               label=probs.argmax(1).astype(np.int32) if len(probs) else np.zeros(0, np.int32),
+               score=probs.max(1, initial=0).astype(np.float32))
     if not top: return out | dict(probs=probs.astype(dtype))
     classes = np.argsort(-probs, 1, kind='stable')[:, :top]
-    return out | dict(classes=classes.astype(np.min_scalar_type(max(probs.shape[1] - 1, 0))), probs=np.take_along_axis(probs, classes, 1).astype(dtype))
+    return (out | dict(classes=classes.astype(np.min_scalar_type(max(probs.shape[1] - 1, 0))), probs=np.take_along_axis(
+        probs, classes, 1).astype(dtype)))
 
 @dataclass
 class Shard:
-    """Soft labels of some images: `files` (N names), `label` (N,) int32 and `score` (N,) float32 of the best class, `probs` (N, C), or (N, m) of the `classes` (N, m), best first.
+    """Soft labels of some images: `files` (N names), `label` (N,) int32 and `score` (N,) float32 of the best class,
+    `probs` (N, C), or (N, m) of the `classes` (N, m), best first.
 
     `failed`: [(name, reason)] of those that could not be read."""
-    files: list; label: np.ndarray; score: np.ndarray; probs: np.ndarray; class_num: int; classes: np.ndarray | None = None; failed: list = ()
+    files: list
+    label: np.ndarray
+    score: np.ndarray; probs: np.ndarray; class_num: int; classes: np.ndarray | None = None; failed: list = ()
 
     def __len__(self): return len(self.files)
 
@@ -86,22 +92,30 @@ def _read(file) -> Shard:
 # %% ../../nbs/05_distill/02_select.ipynb #f0ec3231
 def _images(files, ops, batch_size: int, num_workers: int):
     "A loader of (images, numbers) over `files` that leaves out what cannot be read."
-    return make_loader(ImageDataset(files, np.arange(len(files)), ops), batch_size, num_workers=num_workers, skip_bad=True)
+    return make_loader(ImageDataset(files, np.arange(len(files)), ops), batch_size, num_workers=num_workers,
+                       skip_bad=True)
 
 def _probabilities(answer, n: int, softmax: bool, first='') -> np.ndarray:
-    "What a teacher said to `n` images, `first` and others, as probabilities (n, C), float32; PPClsError if it cannot be what it is said to be."
+    """What a teacher said to `n` images, `first` and others, as probabilities (n, C), float32; PPClsError if it cannot
+    be what it is said to be."""
     z = np.asarray(answer, np.float32)
-    if z.ndim != 2 or len(z) != n or z.shape[1] < 2: raise PPClsError(f'the teacher answered {n} images with an array of shape {z.shape}, expected ({n}, classes)')
-    if not np.isfinite(z).all(): raise PPClsError(f'the teacher answered with numbers that are not finite, in the batch that begins with {first}')
+    if z.ndim != 2 or len(z) != n or z.shape[1] < 2:
+        raise PPClsError(f'the teacher answered {n} images with an array of shape {z.shape}, expected ({n}, classes)')
+    if not np.isfinite(z).all():
+        raise PPClsError('the teacher answered with numbers that are not finite, in the batch that begins with '
+                         f'{first}')
     sums_to_one = (z >= 0).all() and np.allclose(z.sum(1), 1, atol=1e-3)
     if softmax and sums_to_one:
-        raise PPClsError('the teacher answers with probabilities, and softmax of them would flatten them: expected logits, or softmax=False')
+        raise PPClsError('the teacher answers with probabilities, and softmax of them would flatten them: expected '
+                         'logits, or softmax=False')
     if not softmax and not sums_to_one:
-        raise PPClsError('the teacher answers with something that does not add up to 1: expected probabilities, or softmax=True for logits')
+        raise PPClsError('the teacher answers with something that does not add up to 1: expected probabilities, or '
+                         'softmax=True for logits')
     return softmax_of(z, 1) if softmax else z
 
 def _score(ask, files, ops, batch_size, num_workers, softmax, bar, mirror=False):
-    "One shard: names, probabilities (N, C) and [(name, reason)] of what could not be read; `ask` turns a tensor of images into the teacher's answer."
+    """One shard: names, probabilities (N, C) and [(name, reason)] of what could not be read; `ask` turns a tensor of
+    images into the teacher's answer."""
     loader, names, probs = _images(files, ops, batch_size, num_workers), [], []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -112,31 +126,41 @@ def _score(ask, files, ops, batch_size, num_workers, softmax, bar, mirror=False)
             names += [files[i] for i in numbers.tolist()]
             bar.update(len(images))
     bar.update(len(files) - len(names))
-    return names, np.concatenate(probs) if probs else np.zeros((0, 0), np.float32), [(f, loader.skipped[f]) for f in files if f in loader.skipped]
+    return names, np.concatenate(probs) if probs else np.zeros(
+        (0, 0), np.float32), [(f, loader.skipped[f]) for f in files if f in loader.skipped]
 
 # %% ../../nbs/05_distill/02_select.ipynb #bd9e4e33
-WHAT = {'teacher': 'another teacher', 'ops': 'other operations', 'list': 'another list of images', 'images': 'another list of images',
-        'engine': 'another way to run the teacher'}
+WHAT = {
+    'teacher': 'another teacher',
+    'ops': 'other operations',
+    'list': 'another list of images',
+    'images': 'another list of images',
+    'engine': 'another way to run the teacher'}
 
 def _checked(files) -> tuple:
     "The number of `files` and the SHA-256 of their names, in one pass; PPClsError for none."
     h, n = hashlib.sha256(), 0
     for n, file in enumerate(files, 1): h.update(json.dumps(str(file)).encode() + b'\n')
-    if not n: raise PPClsError('soft_labels: an empty pool, there is no image to label')
+    if not n:
+        raise PPClsError('soft_labels: an empty pool, there is no image to label')
     return n, h.hexdigest()
 
 def _compare(folder: Path, wanted: dict) -> dict | None:
-    "The manifest in `folder`, or None where there is nothing; PPClsError if it is not one with the settings `wanted` (None: whatever it is)."
+    """The manifest in `folder`, or None where there is nothing; PPClsError if it is not one with the settings `wanted`
+    (None: whatever it is)."""
     file = folder/'manifest.json'
     if not file.is_file():
-        if any(folder.glob('shard-*.npz')): raise PPClsError(f'{file}: missing, so nobody knows whose shards these are; take another folder')
+        if any(folder.glob('shard-*.npz')):
+            raise PPClsError(f'{file}: missing, so nobody knows whose shards these are; take another folder')
         return None
     try: found = {'mirror': False, **json.loads(file.read_text(encoding='utf-8'))}
-    except ValueError as e: raise PPClsError(f'{file}: not a manifest of soft labels ({e}); take another folder') from e
+    except ValueError as e:
+        raise PPClsError(f'{file}: not a manifest of soft labels ({e}); take another folder') from e
     short = lambda value: str(value) if len(str(value)) < 40 else f'{str(value)[:12]}…'
     for key, value in wanted.items():
         if value is not None and found.get(key) != value:
-            raise PPClsError(f"{folder}: holds soft labels of {WHAT.get(key, f'another {key}')} ({short(found.get(key))}, now {short(value)}); "
+            raise PPClsError(f"{folder}: holds soft labels of {WHAT.get(key, f'another {key}')} "
+                             f"({short(found.get(key))}, now {short(value)}); "
                              'take another folder, or what was used there')
     return found
 
@@ -144,17 +168,21 @@ def _write_json(file: Path, value):
     with atomic_path(file) as tmp: tmp.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding='utf-8')
 
 def _write_csv(file: Path, rows):
-    with atomic_path(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f: csv.writer(f).writerows(rows)
+    with atomic_path(file) as tmp, open(tmp, 'w', newline='', encoding='utf-8', errors='surrogateescape') as f:
+        csv.writer(f).writerows(rows)
 
 # %% ../../nbs/05_distill/02_select.ipynb #e0d1305c
 class SoftLabels:
-    """The soft labels in `folder`, as `soft_labels` writes them: iterating gives one `Shard` after the other, in the order of the pool.
+    """The soft labels in `folder`, as `soft_labels` writes them: iterating gives one `Shard` after the other, in the
+    order of the pool.
 
-    `.manifest`; `.complete`; and once that is True `len`: images that could be read, `.class_num`, `.failed` {file: reason}. Iterating before: PPClsError."""
+    `.manifest`; `.complete`; and once that is True `len`: images that could be read, `.class_num`, `.failed` {file:
+    reason}. Iterating before: PPClsError."""
     def __init__(self, folder):
         self.folder = Path(folder)
         self.manifest = _compare(self.folder, {})
-        if not self.manifest: raise PPClsError(f'{self.folder}: no soft labels here, manifest.json is missing')
+        if not self.manifest:
+            raise PPClsError(f'{self.folder}: no soft labels here, manifest.json is missing')
 
     def shard_file(self, n: int) -> Path: return self.folder/f'shard-{n:06}.npz'
     @property
@@ -167,53 +195,69 @@ class SoftLabels:
     def class_num(self) -> int: return self.manifest['class_num']
     @property
     def failed(self) -> dict:
-        with open(self.folder/'failed.csv', newline='', encoding='utf-8', errors='surrogateescape') as f: return dict(list(csv.reader(f))[1:])
+        with open(self.folder/'failed.csv', newline='', encoding='utf-8', errors='surrogateescape') as f:
+            return dict(list(csv.reader(f))[1:])
     def __iter__(self):
         if not self.complete:
-            raise PPClsError(f'{self.folder}: {len(self.missing())} of {self.shards} shards are missing; run soft_labels with the same arguments, it goes on')
+            raise PPClsError(f'{self.folder}: {len(self.missing())} of {self.shards} shards are missing; run '
+                             'soft_labels with the same arguments, it goes on')
         for n in range(self.shards): yield _read(self.shard_file(n))
     def __repr__(self):
         if not self.complete: return f'{self.folder}: {self.shards - len(self.missing())} of {self.shards} shards'
         bad = self.manifest['failed']
-        return f'{self.folder}: soft labels of {len(self):,} images, {self.class_num:,} classes' + f', {bad:,} could not be read'*bool(bad)
+        return (f'{self.folder}: soft labels of {len(self):,} images, {self.class_num:,} classes' + f', {bad:,} could '
+                'not be read'*bool(bad))
 
 @patch
 def finish(self: SoftLabels):
-    "Once all shards are there: write failed.csv, count in the manifest; PPClsError if not a single image could be read."
+    """Once all shards are there: write failed.csv, count in the manifest; PPClsError if not a single image could be
+    read."""
     classes, readable, failed = 0, 0, []
     for n in range(self.shards):
         s = _read(self.shard_file(n))
         classes, readable, failed = max(classes, s.class_num), readable + len(s), failed + s.failed
-    if not readable: raise PPClsError(f'none of the {len(failed):,} images in the pool could be read; the first: {failed[0][0]}: {failed[0][1]}')
+    if not readable:
+        raise PPClsError(f'none of the {len(failed):,} images in the pool could be read; the first: {failed[0][0]}: '
+                         f'{failed[0][1]}')
     _write_csv(self.folder/'failed.csv', [('file', 'reason'), *failed])
     self.manifest |= dict(readable=readable, failed=len(failed), class_num=classes)
     _write_json(self.folder/'manifest.json', self.manifest)
 
 # %% ../../nbs/05_distill/02_select.ipynb #1cbf4529
-def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: int = 4096, dtype: str = 'float16', top: int | None = None, softmax: bool = True,
-                name: str | None = None, engine: str = 'auto', num_workers: int = 0, rank: int = 0, ranks: int = 1, progress: bool = True, mirror: bool = False) -> SoftLabels:
+def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: int = 4096, dtype: str = 'float16',
+                top: int | None = None, softmax: bool = True, name: str | None = None, engine: str = 'auto',
+                num_workers: int = 0, rank: int = 0, ranks: int = 1, progress: bool = True,
+                mirror: bool = False) -> SoftLabels:
     """Let `teacher` label the images `files` through `ops`, shard by shard of `shard_size` images, into `folder`.
 
-    The same call goes on where an earlier one was stopped, and the files are the same bit for bit. `teacher`: a network, an `Engine` or any function of float32
-    (N, 3, H, W) that gives logits (N, C), or, with `softmax=False`, probabilities; `name` tells it from others (default: `fingerprint`). `files`: a list, or anything that
-    can be iterated over twice (`ListedFiles`); an image that cannot be read is left out and entered into failed.csv. `dtype`: 'float16' (error at most p/2048 or 3e-8) or
-    'float32'; `top`: store that many best classes only. `engine`: for a network, see `Frozen.prepare`. Process `rank` of `ranks` does every ranks-th shard.
-    `mirror`: store the mean of the probabilities of the image and of its mirror image, at twice the time.
-    PPClsError: an empty pool, no readable image, a folder of another teacher, other ops or another list. Source: documents 3.2.2."""
-    if dtype not in DTYPES: raise PPClsError(f'dtype {dtype}: expected one of {", ".join(DTYPES)}')
-    if min(batch_size, shard_size, 1 if top is None else top) < 1: raise PPClsError(f'batch_size {batch_size}, shard_size {shard_size}, top {top}: expected 1 or more')
-    if not 0 <= rank < ranks: raise PPClsError(f'rank {rank} of {ranks}: expected 0…{ranks - 1}')
+    The same call goes on where an earlier one was stopped, and the files are the same bit for bit. `teacher`: a
+    network, an `Engine` or any function of float32 (N, 3, H, W) that gives logits (N, C), or, with `softmax=False`,
+    probabilities; `name` tells it from others (default: `fingerprint`). `files`: a list, or anything that can be
+    iterated over twice (`ListedFiles`); an image that cannot be read is left out and entered into failed.csv. `dtype`:
+    'float16' (error at most p/2048 or 3e-8) or 'float32'; `top`: store that many best classes only. `engine`: for a
+    network, see `Frozen.prepare`. Process `rank` of `ranks` does every ranks-th shard. `mirror`: store the mean of the
+    probabilities of the image and of its mirror image, at twice the time. PPClsError: an empty pool, no readable image,
+    a folder of another teacher, other ops or another list. Source: documents 3.2.2."""
+    if dtype not in DTYPES:
+        raise PPClsError(f'dtype {dtype}: expected one of {", ".join(DTYPES)}')
+    if min(batch_size, shard_size, 1 if top is None else top) < 1:
+        raise PPClsError(f'batch_size {batch_size}, shard_size {shard_size}, top {top}: expected 1 or more')
+    if not 0 <= rank < ranks:
+        raise PPClsError(f'rank {rank} of {ranks}: expected 0…{ranks - 1}')
     folder, frozen = Path(folder), Frozen(teacher) if isinstance(teacher, paddle.nn.Layer) else None
     n, checksum = _checked(files)
-    wanted = dict(teacher=name or fingerprint(teacher), ops=[_told(op) for op in ops], images=n, list=checksum, batch_size=batch_size,
-                  shard_size=shard_size, dtype=dtype, top=top, softmax=softmax, mirror=mirror)
+    wanted = dict(teacher=name or fingerprint(teacher), ops=[_told(op) for op in ops], images=n, list=checksum,
+                  batch_size=batch_size, shard_size=shard_size, dtype=dtype, top=top, softmax=softmax, mirror=mirror)
     found = _compare(folder, wanted | dict(engine=engine if frozen and engine != 'auto' else None))
     todo = [s for s in range(-(-n//shard_size))[rank::ranks] if not (folder/f'shard-{s:06}.npz').is_file()]
     if todo and frozen:
         first = next(iter(_images(list(map(str, islice(iter(files), shard_size))), ops, batch_size, 0)), None)
         if first: frozen.prepare(first[0], n/batch_size/ranks, found['engine'] if found else engine)
-    if not found: _write_json(folder/'manifest.json', wanted | dict(engine=frozen and ('inference' if frozen.engine else 'eager')))
-    ask = (lambda images: frozen(images).astype('float32').numpy()) if frozen else lambda images: teacher(images.numpy())
+    if not found:
+        _write_json(folder/'manifest.json',
+                    wanted | dict(engine=frozen and ('inference' if frozen.engine else 'eager')))
+    ask = ((lambda images: frozen(images).astype('float32').numpy())
+           if frozen else lambda images: teacher(images.numpy()))
     _label(SoftLabels(folder), ask, files, ops, todo, softmax, num_workers, progress and (rank, ranks))
     out = SoftLabels(folder)
     if not out.missing() and not out.complete: out.finish()
@@ -229,30 +273,38 @@ def _label(out: SoftLabels, ask, files, ops, todo, softmax, num_workers, bar):
         for s in range(max(todo, default=-1) + 1):
             chunk = [str(f) for f in islice(names, m['shard_size'])]
             if s not in wanted: continue
-            for left in out.folder.glob(f'.{out.shard_file(s).name}.*.tmp'): left.unlink(missing_ok=True)      # of a killed process
-            arrays = _pack(*_score(ask, chunk, ops, m['batch_size'], num_workers, softmax, bar, m['mirror']), m['top'], m['dtype'])
+            # of a killed process
+            for left in out.folder.glob(f'.{out.shard_file(s).name}.*.tmp'):
+                left.unlink(missing_ok=True)
+            arrays = _pack(*_score(ask, chunk, ops, m['batch_size'], num_workers, softmax, bar, m['mirror']), m['top'],
+                           m['dtype'])
             with atomic_path(out.shard_file(s)) as tmp, open(tmp, 'wb') as f: np.savez(f, **arrays)
 
 # %% ../../nbs/05_distill/02_select.ipynb #83498617
 class ListedFiles:
-    """The images of a list file, as paths below `root` (default: the file's folder), read line by line; a label at the end of a line is passed over.
+    """The images of a list file, as paths below `root` (default: the file's folder), read line by line; a label at the
+    end of a line is passed over.
 
     PPClsError if there is no such file."""
     def __init__(self, list_file, root=None):
         self.file, self.root = Path(list_file), str(root or Path(list_file).parent)
-        if not self.file.is_file(): raise PPClsError(f'{self.file}: no such list file')
+        if not self.file.is_file():
+            raise PPClsError(f'{self.file}: no such list file')
 
     def __iter__(self):
         with open(self.file, encoding='utf-8-sig') as f:
             for line in filter(None, map(str.strip, f)):
                 path = os.path.join(self.root, line)
                 rel, _, last = line.rpartition(' ')
-                yield os.path.join(self.root, rel.strip()) if rel and last.removeprefix('-').isdecimal() and not os.path.isfile(path) else path
+                yield os.path.join(
+                    self.root,
+                    rel.strip()) if rel and last.removeprefix('-').isdecimal() and not os.path.isfile(path) else path
 
 # %% ../../nbs/05_distill/02_select.ipynb #83af4986
 @dataclass
 class Selection:
-    "Chosen images: `rows` [(file, class, score)] by class, the best first; `k`; `classes` that were asked for; `seen`, the images in the pool."
+    """Chosen images: `rows` [(file, class, score)] by class, the best first; `k`; `classes` that were asked for;
+    `seen`, the images in the pool."""
     rows: list; k: int; classes: list; seen: int
 
     def __len__(self): return len(self.rows)
@@ -270,9 +322,11 @@ class Selection:
     def save(self, file):
         "Write the rows as CSV: class, place (from 1), score, file."
         places = {c: count(1) for c in self.classes}
-        _write_csv(file, [('class', 'place', 'score', 'file'), *((c, next(places[c]), f'{score:.7g}', name) for name, c, score in self.rows)])
+        _write_csv(file, [('class', 'place', 'score', 'file'), *((c, next(places[c]), f'{score:.7g}', name)
+                                                                 for name, c, score in self.rows)])
     def __repr__(self):
-        few = ', '.join(f'{c} ({n})' for c, n in self.short[:8]) + (f' and {len(self.short) - 8:,} more' if len(self.short) > 8 else '')
+        few = (', '.join(f'{c} ({n})' for c, n in self.short[:8]) +
+               (f' and {len(self.short) - 8:,} more' if len(self.short) > 8 else ''))
         return (f'{len(self):,} of {self.seen:,} images chosen for {len(self.classes):,} classes, k = {self.k:,}; '
                 + (f'fewer than k in {len(self.short):,} classes: {few}' if few else 'all classes have k'))
 
@@ -285,18 +339,23 @@ def _as_shards(scores):
             files, probs = s
             probs = np.asarray(probs, np.float32)
             if probs.ndim != 2 or len(probs) != len(files):
-                raise PPClsError(f'top_k_per_class: scores of shape {probs.shape} for {len(files)} images, expected ({len(files)}, classes)')
+                raise PPClsError(f'top_k_per_class: scores of shape {probs.shape} for {len(files)} images, expected '
+                                 f'({len(files)}, classes)')
             s = Shard(list(map(str, files)), probs.argmax(1), probs.max(1), probs, probs.shape[1])
         if len(s): yield s
 
 def _entries(s: Shard, places: int | None):
-    "Numbers of images, classes and scores with which the images of a shard compete: in the `places` best classes of each (None: all)."
+    """Numbers of images, classes and scores with which the images of a shard compete: in the `places` best classes of
+    each (None: all)."""
     if places == 1: return np.arange(len(s)), s.label, s.score
     places, stored = places or s.class_num, s.probs.shape[1]
-    if min(places, s.class_num) > stored: raise PPClsError(f"the soft labels hold the {stored} best classes of each image: expected rank='argmax' or up to {stored}")
+    if min(places, s.class_num) > stored:
+        raise PPClsError(f"the soft labels hold the {stored} best classes of each image: expected rank='argmax' or up "
+                         f"to {stored}")
     order = np.argsort(-s.probs, 1, kind='stable')[:, :places]
     classes = order if s.classes is None else np.take_along_axis(s.classes, order, 1)
-    score = np.where(classes == s.label[:, None], s.score[:, None], np.take_along_axis(s.probs, order, 1).astype(np.float32))
+    score = np.where(classes == s.label[:, None], s.score[:, None],
+                     np.take_along_axis(s.probs, order, 1).astype(np.float32))
     return np.repeat(np.arange(len(s)), order.shape[1]), classes.ravel(), score.ravel()
 
 def _best(pairs, k: int) -> list:
@@ -305,20 +364,27 @@ def _best(pairs, k: int) -> list:
     for p, file in pairs: best[file] = min(p, best.get(file, p))
     return sorted((p, file) for file, p in best.items())[:k]
 
+# %% ../../nbs/05_distill/02_select.ipynb #998707af
 def top_k_per_class(scores, k: int, classes=None, rank='argmax', min_score: float = 0.) -> Selection:
-    """The `k` images with the highest score of each class, of at least `min_score`; equal scores in the order of file names. A class may have fewer: see `Selection.short`.
+    """The `k` images with the highest score of each class, of at least `min_score`; equal scores in the order of file
+    names. A class may have fewer: see `Selection.short`.
 
-    `scores`: `SoftLabels`, their folder, or an iterable of (files, probabilities (N, C)). `classes`: the class numbers that are asked for (default: all).
-    `rank`: 'argmax', an image competes in its best class; a number P, in its P best; 'any', in all. Memory: 2k rows for each class and one shard.
-    PPClsError: k or P below 1, no scores, an unknown class. Sources: documents 3.2.2, arXiv 1905.00546."""
+    `scores`: `SoftLabels`, their folder, or an iterable of (files, probabilities (N, C)). `classes`: the class numbers
+    that are asked for (default: all). `rank`: 'argmax', an image competes in its best class; a number P, in its P best;
+    'any', in all. Memory: 2k rows for each class and one shard. PPClsError: k or P below 1, no scores, an unknown
+    class. Sources: documents 3.2.2, arXiv 1905.00546."""
     classes = None if classes is None else {int(c) for c in classes}
     whole = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and x >= 1
-    if not whole(k): raise PPClsError(f'top_k_per_class: k is {k}, expected a whole number, 1 or more')
-    if rank not in ('argmax', 'any') and not whole(rank): raise PPClsError(f"top_k_per_class: rank is {rank!r}, expected 'argmax', 'any' or a number of classes")
+    if not whole(k):
+        raise PPClsError(f'top_k_per_class: k is {k}, expected a whole number, 1 or more')
+    if rank not in ('argmax', 'any') and not whole(rank):
+        raise PPClsError(f"top_k_per_class: rank is {rank!r}, expected 'argmax', 'any' or a number of classes")
     places, kept, floor, seen, class_num = {'argmax': 1, 'any': None}.get(rank, rank), {}, None, 0, 0
     for s in _as_shards(scores):
         seen, class_num = seen + len(s), s.class_num
-        if floor is None: floor = np.full(class_num, min_score, float)                            # of each class: below it nothing can enter any more
+        # of each class: below it nothing can enter any more
+        if floor is None:
+            floor = np.full(class_num, min_score, float)
         index, label, score = _entries(s, places)
         good = np.flatnonzero(score >= floor[label])
         good = good[np.argsort(label[good], kind='stable')]
@@ -328,16 +394,19 @@ def top_k_per_class(scores, k: int, classes=None, rank='argmax', min_score: floa
             rows += zip((-score[part]).tolist(), (s.files[i] for i in index[part].tolist()))
             if len(rows) >= 2*k: rows[:] = _best(rows, k)
             if len(rows) == k: floor[c] = max(min_score, -max(rows)[0])
-    if not seen: raise PPClsError('top_k_per_class: there are no scores')
+    if not seen:
+        raise PPClsError('top_k_per_class: there are no scores')
     asked = list(range(class_num)) if classes is None else sorted(classes)
     if asked and not 0 <= asked[0] <= asked[-1] < class_num:
-        raise PPClsError(f'top_k_per_class: classes {asked[0]} to {asked[-1]} asked for, the teacher knows 0…{class_num - 1}')
+        raise PPClsError(f'top_k_per_class: classes {asked[0]} to {asked[-1]} asked for, the teacher knows '
+                         f'0…{class_num - 1}')
     return Selection([(file, c, -p) for c in asked for p, file in _best(kept.get(c, []), k)], k, asked, seen)
 
 # %% ../../nbs/05_distill/02_select.ipynb #3c904d50
 @dataclass
 class Merged:
-    """What `write_merged_list` wrote: the `list` file, the folder `root` that its paths are relative to, and numbers of images.
+    """What `write_merged_list` wrote: the `list` file, the folder `root` that its paths are relative to, and numbers of
+    images.
 
     Written: `labelled` and `selected` ones. Left out: `already` labelled, `repeated`, `unlistable` (by their names)."""
     list: Path; root: Path; labelled: int; selected: int; already: int = 0; repeated: int = 0; unlistable: int = 0
@@ -345,15 +414,19 @@ class Merged:
     def __repr__(self):
         out = {'selected images that are labelled': self.already, 'images that are listed twice': self.repeated,
                'with names that cannot stand in a list': self.unlistable}
-        return (f'{self.list}: {self.labelled:,} labelled + {self.selected:,} selected = {len(self):,} images, paths relative to {self.root}'
-                + ('; left out: ' + ', '.join(f'{n:,} {what}' for what, n in out.items() if n) if any(out.values()) else ''))
+        return (
+            f'{self.list}: {self.labelled:,} labelled + {self.selected:,} selected = {len(self):,} images, paths '
+            f'relative to {self.root}' +
+            ('; left out: ' + ', '.join(f'{n:,} {what}' for what, n in out.items() if n) if any(out.values()) else ''))
 
 def _labelled(list_file, root) -> tuple:
-    "({absolute path: label}, how many lines repeat another) of a list, in its order; PPClsError for an image with two labels."
+    """({absolute path: label}, how many lines repeat another) of a list, in its order; PPClsError for an image with two
+    labels."""
     paths, labels = read_list(list_file, root, labelled=False)
     out = {}
     for path, label in zip(map(os.path.abspath, paths), labels.tolist()):
-        if out.setdefault(path, label) != label: raise PPClsError(f'{list_file}: {path} is listed with label {out[path]} and with {label}')
+        if out.setdefault(path, label) != label:
+            raise PPClsError(f'{list_file}: {path} is listed with label {out[path]} and with {label}')
     return out, len(paths) - len(out)
 
 # %% ../../nbs/05_distill/02_select.ipynb #ff735811
@@ -361,18 +434,23 @@ def _common(paths, root, what) -> Path:
     "`root`, or the deepest folder that all `paths` are in; PPClsError if there is none, or one lies outside."
     if root is None:
         try: return Path(os.path.commonpath([os.path.dirname(p) for p in paths]))
-        except ValueError: raise PPClsError(f'{what}: the images lie on different drives, and paths in a list are relative to one folder') from None
+        except ValueError:
+            raise PPClsError(f'{what}: the images lie on different drives, and paths in a list are relative to one '
+                             'folder') from None
     root = os.path.abspath(root)
-    if outside := next((p for p in paths if os.path.commonprefix([p, os.path.join(root, '')]) != os.path.join(root, '')), None):
+    if outside := next(
+        (p for p in paths if os.path.commonprefix([p, os.path.join(root, '')]) != os.path.join(root, '')), None):
         raise PPClsError(f'{what}: {outside} is outside of root {root}, and paths in the list are relative to it')
     return Path(root)
 
 def write_merged_list(labelled_list, selection, out, labelled_root=None, root=None, pseudo: bool = False) -> Merged:
-    """Write the list file `out`: the lines of `labelled_list`, then the images of `selection`, a `Selection` or rows (file, class, score), without a label.
+    """Write the list file `out`: the lines of `labelled_list`, then the images of `selection`, a `Selection` or rows
+    (file, class, score), without a label.
 
-    Paths in `labelled_list` are relative to `labelled_root` (default: its folder); None: there is no such list. `pseudo`: the chosen class as a label; of several that with
-    the best score. Each image stands there once, labelled ones win. Paths are relative to `root` (default: the deepest folder that all are in).
-    PPClsError: a bad line, an image with two labels, a selected one outside of `root`, nothing to write."""
+    Paths in `labelled_list` are relative to `labelled_root` (default: its folder); None: there is no such list.
+    `pseudo`: the chosen class as a label; of several that with the best score. Each image stands there once, labelled
+    ones win. Paths are relative to `root` (default: the deepest folder that all are in). PPClsError: a bad line, an
+    image with two labels, a selected one outside of `root`, nothing to write."""
     labelled, repeated = _labelled(labelled_list, labelled_root) if labelled_list is not None else ({}, 0)
     best, already, twice = {}, set(), 0
     for file, c, score in getattr(selection, 'rows', selection):
@@ -380,7 +458,8 @@ def write_merged_list(labelled_list, selection, out, labelled_root=None, root=No
         else:
             twice += path in best
             best[path] = max(best.get(path, (score, -c)), (score, -c))
-    if not labelled and not best: raise PPClsError(f'{out}: nothing to write, no image was selected')
+    if not labelled and not best:
+        raise PPClsError(f'{out}: nothing to write, no image was selected')
     root = _common([*labelled, *best], root, out)
     name = lambda path: Path(os.path.relpath(path, root)).as_posix()
     lines = [f'{name(p)} {label}' if label >= 0 else name(p) for p, label in labelled.items()]

@@ -12,18 +12,20 @@ import paddle.nn.functional as F
 from fastcore.basics import patch
 from tqdm import tqdm
 from ..basics import PPClsError
-from ..models.engine import compile_model
+from ..models.inference import compile_model
 from ..train.losses import CELoss, JSDivLoss
 from ..train.trainer import Callback
 
 # %% ../../nbs/05_distill/00_ssld.ipynb #0c0c9bac
 def mean_logits(logits: list, weights=None, temperature: float = 1.):
-    """Logits `(N, C)` whose softmax at `temperature` is the mean of the softmaxes of `logits`, a list of tensors `(N, C)`, at that temperature.
+    """Logits `(N, C)` whose softmax at `temperature` is the mean of the softmaxes of `logits`, a list of tensors `(N,
+    C)`, at that temperature.
 
     `weights`: a positive number for each, of any sum; default: equal ones. A single tensor is returned as it is."""
     if len(logits) == 1: return logits[0]
     weights = [1]*len(logits) if weights is None else weights
-    parts = [F.log_softmax(z/temperature, axis=-1) + math.log(w/sum(weights)) for z, w in zip(logits, weights, strict=True)]
+    parts = [
+        F.log_softmax(z/temperature, axis=-1) + math.log(w/sum(weights)) for z, w in zip(logits, weights, strict=True)]
     return temperature*paddle.logsumexp(paddle.stack(parts), axis=0)
 
 # %% ../../nbs/05_distill/00_ssld.ipynb #04813be1
@@ -33,16 +35,21 @@ UNFIT = {'HRNet': 'oneDNN cannot resize in paddle.inference of Paddle 3.3'}
 ENGINES = 'auto', 'eager', 'inference'
 
 class Frozen:
-    """`model` as it is now, without gradients and in evaluation mode: `frozen(images)`, a tensor (N, 3, H, W) → logits (N, class_num).
+    """`model` as it is now, without gradients and in evaluation mode: `frozen(images)`, a tensor (N, 3, H, W) → logits
+    (N, class_num).
 
-    `size`: pixels to which images are resized first (bilinear). `prepare` may put `paddle.inference` in the place of eager execution; `how` tells what runs."""
+    `size`: pixels to which images are resized first (bilinear). `prepare` may put `paddle.inference` in the place of
+    eager execution; `how` tells what runs."""
     def __init__(self, model, size: int | None = None):
         self.model, self.size, self.engine, self.how = model, size, None, 'eager'
         self.name = getattr(model, 'name', None) or type(model).__name__
 
     def __call__(self, images):
-        if self.size is not None and images.shape[2:] != [self.size]*2: images = F.interpolate(images, [self.size]*2, mode='bilinear')
-        return paddle.to_tensor(self.engine(images.numpy())) if self.engine and images.shape[1:] == self.shape else self.eager(images)
+        if self.size is not None and images.shape[2:] != [self.size]*2:
+            images = F.interpolate(images, [self.size]*2, mode='bilinear')
+        if self.engine and images.shape[1:] == self.shape:
+            return paddle.to_tensor(self.engine(images.numpy()))
+        return self.eager(images)
 
     def eager(self, images):
         "The answer by eager execution."
@@ -60,14 +67,18 @@ def why_eager(frozen: Frozen, images, batches: float) -> str | None:
 
 @patch
 def prepare(self: Frozen, images, batches: float = math.inf, engine: str = 'auto'):
-    """Choose what answers images such as the tensor `images` (N, 3, H, W) in the `batches` to come, and tell it in `how`.
+    """Choose what answers images such as the tensor `images` (N, 3, H, W) in the `batches` to come, and tell it in
+    `how`.
 
-    'auto': `paddle.inference` where it runs on this device and network and its logits are, within `TOLERANCE` of the largest, the eager ones; else 'eager'. 'inference': the same, or a `PPClsError`."""
+    'auto': `paddle.inference` where it runs on this device and network and its logits are, within `TOLERANCE` of the
+    largest, the eager ones; else 'eager'. 'inference': the same, or a `PPClsError`."""
     self.engine, self.how = None, 'eager'
     if engine == 'eager': return
     if self.size is not None and images.ndim == 4: images = F.interpolate(images, [self.size]*2, mode='bilinear')
     why = why_eager(self, images, math.inf if engine == 'inference' else batches) or self.compile(images)
-    if why and engine == 'inference': raise PPClsError(f"the teacher {self.name} cannot run by paddle.inference: {why}; engine='auto' decides by itself")
+    if why and engine == 'inference':
+        raise PPClsError(f"the teacher {self.name} cannot run by paddle.inference: {why}; engine='auto' decides by "
+                         "itself")
     if why: self.how = f'eager: {why}'
 
 @patch
@@ -77,30 +88,49 @@ def compile(self: Frozen, images) -> str | None:
     try:
         engine = compile_model(self.model, tuple(images.shape[1:]))
         found = paddle.to_tensor(engine(images.numpy()))
-    except Exception as e: return f'compiling it failed: {type(e).__name__} {(str(e).strip().splitlines() or [""])[-1][:160]}'      # tracing and the engine raise whatever comes up
-    if found.shape != expected.shape: return f'compiled, it answers {tuple(found.shape)} instead of {tuple(expected.shape)}'
+    except Exception as e:
+        # tracing and the engine raise whatever comes up
+        return f'compiling it failed: {type(e).__name__} {(str(e).strip().splitlines() or [""])[-1][:160]}'
+    if found.shape != expected.shape:
+        return f'compiled, it answers {tuple(found.shape)} instead of {tuple(expected.shape)}'
     off = ((found - expected).abs().max()/expected.abs().max().clip(min=1e-6)).item()
-    if not off <= TOLERANCE: return f'compiled, its logits differ by {off:.1e} of the largest, more than {TOLERANCE:.0e}'
-    self.engine, self.shape, self.how = engine, images.shape[1:], f'paddle.inference{" with oneDNN"*engine.onednn}, logits within {off:.0e} of eager'
+    if not off <= TOLERANCE:
+        return f'compiled, its logits differ by {off:.1e} of the largest, more than {TOLERANCE:.0e}'
+    self.engine = engine
+    self.shape = images.shape[1:]
+    self.how = f'paddle.inference{" with oneDNN"*engine.onednn}, logits within {off:.0e} of eager'
 
 # %% ../../nbs/05_distill/00_ssld.ipynb #06d71f48
 class Teacher(Callback):
-    """Replace the target by the logits `(N, C)` of frozen networks on the same images; labels are never touched. Training 'accuracy' becomes agreement with the teacher.
+    """Replace the target by the logits `(N, C)` of frozen networks on the same images; labels are never touched.
+    Training 'accuracy' becomes agreement with the teacher.
 
-    `models`: a network or a list, whose softmax probabilities are averaged with `weights` (see `mean_logits`). `size`: pixels that teachers want to see, one for all or a list with one, or None, for each.
-    `temperature`: of the mean; default: the loss's, and it must be the same. `engine`: 'auto', 'eager' or 'inference' (see `Frozen.prepare`). Students and teachers must have the same classes. Source: documents 3.2.2."""
+    `models`: a network or a list, whose softmax probabilities are averaged with `weights` (see `mean_logits`). `size`:
+    pixels that teachers want to see, one for all or a list with one, or None, for each. `temperature`: of the mean;
+    default: the loss's, and it must be the same. `engine`: 'auto', 'eager' or 'inference' (see `Frozen.prepare`).
+    Students and teachers must have the same classes. Source: documents 3.2.2."""
     order = -10
     def __init__(self, models, size=None, temperature: float | None = None, engine: str = 'auto', weights=None):
         models = list(models) if isinstance(models, (list, tuple)) else [models]
         sizes = size if isinstance(size, (list, tuple)) else [size]*len(models)
-        if not models: raise PPClsError('Teacher: no network was given')
-        if len(sizes) != len(models): raise PPClsError(f'Teacher: {len(sizes)} sizes for {len(models)} teachers')
-        if weights is not None and (len(weights) != len(models) or not min(weights) > 0): raise PPClsError(f'Teacher: weights {list(weights)}, expected a positive number for each of {len(models)} teachers')
-        if engine not in ENGINES: raise PPClsError(f"Teacher: engine '{engine}', expected one of {', '.join(ENGINES)}")
-        if temperature is not None and not temperature > 0: raise PPClsError(f'Teacher: temperature is {temperature}, a positive number was expected')
-        self.frozen, self.weights, self.temperature, self.engine = [Frozen(m, s) for m, s in zip(models, sizes)], weights, temperature, engine
+        if not models:
+            raise PPClsError('Teacher: no network was given')
+        if len(sizes) != len(models):
+            raise PPClsError(f'Teacher: {len(sizes)} sizes for {len(models)} teachers')
+        if weights is not None and (len(weights) != len(models) or not min(weights) > 0):
+            raise PPClsError(f'Teacher: weights {list(weights)}, expected a positive number for each of {len(models)} '
+                             'teachers')
+        if engine not in ENGINES:
+            raise PPClsError(f"Teacher: engine '{engine}', expected one of {', '.join(ENGINES)}")
+        if temperature is not None and not temperature > 0:
+            raise PPClsError(f'Teacher: temperature is {temperature}, a positive number was expected')
+        self.frozen = [Frozen(m, s) for m, s in zip(models, sizes)]
+        self.weights = weights
+        self.temperature = temperature
+        self.engine = engine
 
-    def __call__(self, images): return mean_logits([f(images) for f in self.frozen], self.weights, self.temperature or 1.)
+    def __call__(self, images):
+        return mean_logits([f(images) for f in self.frozen], self.weights, self.temperature or 1.)
 
     def before_fit(self, t):
         check_lesson(t, self)
@@ -126,9 +156,19 @@ def check_lesson(t, teacher: Teacher):
     mine = {id(p) for p in t.model.parameters()}
     for f in teacher.frozen:
         ours, theirs = (getattr(m, 'class_num', None) for m in (t.model, f.model))
-        if ours != theirs: raise PPClsError(f"the teacher {f.name} has {theirs} classes and the student {ours}: they must agree to compare their softmax outputs; train the teacher on the student's classes first")
-        if any(id(p) in mine for p in f.model.parameters()): raise PPClsError(f'the teacher {f.name} has parameters in common with the student: the teacher would move with the student')
-    if getattr(t.loss, 'epsilon', 0): raise PPClsError('label smoothing with distillation: the soft labels come from the teacher, smoothing them again loses what it knows; turn it off')
-    if isinstance(t.loss, CELoss): raise PPClsError("CELoss with a teacher: it would take the teacher's logits for labels; JSDivLoss compares logits, JSDivLoss('ce') by cross entropy")
+        if ours != theirs:
+            raise PPClsError(f"the teacher {f.name} has {theirs} classes and the student {ours}: they must agree to "
+                             "compare their softmax outputs; train the teacher on the student's classes first")
+        if any(id(p) in mine for p in f.model.parameters()):
+            raise PPClsError(f'the teacher {f.name} has parameters in common with the student: the teacher would move '
+                             'with the student')
+    if getattr(t.loss, 'epsilon', 0):
+        raise PPClsError('label smoothing with distillation: the soft labels come from the teacher, smoothing them '
+                         'again loses what it knows; turn it off')
+    if isinstance(t.loss, CELoss):
+        raise PPClsError("CELoss with a teacher: it would take the teacher's logits for labels; JSDivLoss compares "
+                         "logits, JSDivLoss('ce') by cross entropy")
     told, wanted = teacher.temperature, getattr(t.loss, 'temperature', None)
-    if None not in (told, wanted) and told != wanted: raise PPClsError(f'the teacher has temperature {told} and the loss {wanted}: both softmaxes are taken at the same one')
+    if None not in (told, wanted) and told != wanted:
+        raise PPClsError(f'the teacher has temperature {told} and the loss {wanted}: both softmaxes are taken at the '
+                         'same one')

@@ -14,15 +14,21 @@ from .flops import count_flops
 from .network import FeatureNet, Network
 from .registry import Weights, build_model, list_models, published, register_model, register_weights, set_lr_mult_list
 from .weights import LoadReport, create_model, list_pretrained, load_pretrained, model_info, save_shipped, weights_info
-from . import (alexnet, vgg, googlenet, inception_v4, resnet, resnet_vd, resnext, resnext101_wsl, se_resnet_vd, se_resnext, res2net, densenet, dpn,
-                             xception, xception_deeplab, squeezenet, darknet, mobilenet_v1, mobilenet_v2, mobilenet_v3, shufflenet_v2, efficientnet, hrnet, acnet)
+from . import (alexnet, vgg, googlenet, inception_v4, resnet, resnet_vd, resnext, resnext101_wsl,
+                             se_resnet_vd, se_resnext, res2net, densenet, dpn, xception, xception_deeplab, squeezenet,
+                             darknet, mobilenet_v1, mobilenet_v2, mobilenet_v3, shufflenet_v2, efficientnet, hrnet,
+                             acnet)
 from .lr_mult import lr_table, set_lr_mult
 
-_all_ = ["FeatureNet", "LoadReport", "Network", "Weights", "build_model", "count_flops", "create_model", "list_models", "list_pretrained", "load_pretrained",
-         "lr_table", "model_info", "published", "register_model", "register_weights", "save_shipped", "set_lr_mult", "set_lr_mult_list", "weights_info"]
+_all_ = [
+    "FeatureNet", "LoadReport", "Network", "Weights", "build_model", "count_flops", "create_model", "list_models",
+    "list_pretrained", "load_pretrained", "lr_table", "model_info", "published", "register_model", "register_weights",
+    "save_shipped", "set_lr_mult", "set_lr_mult_list", "weights_info"]
 
 # %% ../../nbs/03_models/49_models.ipynb #08ae1c9c
 def __getattr__(name):
-    "Every network is a function of this module too: `ResNet50_vd(class_num=102)` is `create_model('ResNet50_vd', class_num=102)`."
-    if name.startswith('_') or name not in list_models(): raise AttributeError(f"module 'ppcls_nb.models': {nearest(name, list_models(), 'name')}")
+    """Every network is a function of this module too: `ResNet50_vd(class_num=102)` is `create_model('ResNet50_vd',
+    class_num=102)`."""
+    if name.startswith('_') or name not in list_models():
+        raise AttributeError(f"module 'ppcls_nb.models': {nearest(name, list_models(), 'name')}")
     return partial(create_model, name)

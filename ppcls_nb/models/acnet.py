@@ -17,15 +17,18 @@ from .resnet import ResNet
 
 # %% ../../nbs/03_models/33_acnet.ipynb #427a7928
 class AsymmetricConv(nn.Layer):
-    """Convolutions of k×k, 1×k and k×1, each with batch norm, summed: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). Called like `ConvBN`.
+    """Convolutions of k×k, 1×k and k×1, each with batch norm, summed: (N, in_c, H, W) → (N, out_c, ceil(H/stride),
+    ceil(W/stride)). Called like `ConvBN`.
 
     Keys `square.*`, `row.*`, `col.*`, each with `conv.weight` and `bn.*`."""
     def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, act: str = None):
         super().__init__()
         self.args, self.act = (in_c, out_c, k, stride, act), get_act(act)
-        convs = dict(square=conv2d(in_c, out_c, k, stride), row=nn.Conv2D(in_c, out_c, (1, k), stride, (0, k // 2), bias_attr=False),
-                     col=nn.Conv2D(in_c, out_c, (k, 1), stride, (k // 2, 0), bias_attr=False))
-        for name, conv in convs.items(): self.add_sublayer(name, nn.Sequential(('conv', conv), ('bn', batch_norm(out_c))))
+        convs = dict(square=conv2d(in_c, out_c, k, stride), row=nn.Conv2D(in_c, out_c, (1, k), stride, (0, k//2),
+                                                                          bias_attr=False),
+                     col=nn.Conv2D(in_c, out_c, (k, 1), stride, (k//2, 0), bias_attr=False))
+        for name, conv in convs.items():
+            self.add_sublayer(name, nn.Sequential(('conv', conv), ('bn', batch_norm(out_c))))
 
     def forward(self, x):
         y = self.square(x) + self.row(x) + self.col(x)
@@ -35,7 +38,9 @@ class AsymmetricConv(nn.Layer):
         "The kernel (out_c, in_c, k, k) and bias (out_c,), float32 arrays, that in evaluation give the same output."
         kernel, bias, k = 0, 0, self.args[2]
         for arm in (self.square, self.row, self.col):
-            mean, variance, gamma, beta, w = (t.numpy().astype('float64') for t in (arm.bn._mean, arm.bn._variance, arm.bn.weight, arm.bn.bias, arm.conv.weight))
+            mean, variance, gamma, beta, w = (t.numpy().astype('float64')
+                                              for t in (arm.bn._mean, arm.bn._variance, arm.bn.weight, arm.bn.bias,
+                                                        arm.conv.weight))
             scale, (h, v) = gamma/np.sqrt(variance + arm.bn._epsilon), ((k - w.shape[2])//2, (k - w.shape[3])//2)
             kernel = kernel + np.pad(w*scale[:, None, None, None], ((0, 0), (0, 0), (h, h), (v, v)))
             bias = bias + beta - mean*scale
@@ -43,7 +48,8 @@ class AsymmetricConv(nn.Layer):
 
 # %% ../../nbs/03_models/33_acnet.ipynb #070e504d
 class FusedConv(nn.Layer):
-    "A k×k convolution with bias in the place of an `AsymmetricConv`; same arguments and shapes. Keys `conv.weight`, `conv.bias`."
+    """A k×k convolution with bias in the place of an `AsymmetricConv`; same arguments and shapes. Keys `conv.weight`,
+    `conv.bias`."""
     def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, act: str = None):
         super().__init__()
         self.conv, self.act = conv2d(in_c, out_c, k, stride, bias=True), get_act(act)
@@ -58,18 +64,25 @@ def ac_conv(in_c: int, out_c: int, k: int, stride: int = 1, act: str = None, dep
     kind = ConvBN if k == 1 else FusedConv if deploy else AsymmetricConv
     return kind(in_c, out_c, k, stride, act=act)
 
-@register_model(dict(ResNet50_ACNet=dict(depths=(3, 4, 6, 3), expansion=4), ResNet50_ACNet_deploy=dict(depths=(3, 4, 6, 3), expansion=4, deploy=True)))
+@register_model(
+    dict(ResNet50_ACNet=dict(depths=(3, 4, 6, 3), expansion=4),
+         ResNet50_ACNet_deploy=dict(depths=(3, 4, 6, 3), expansion=4, deploy=True)))
 class ResNet_ACNet(ResNet):
-    "ResNet of asymmetric convolutions (https://arxiv.org/abs/1908.03930): (N, in_channels, H, W) → logits (N, class_num). `deploy`: their sums instead; `depths`, `expansion` as `ResNet`'s."
+    """ResNet of asymmetric convolutions (https://arxiv.org/abs/1908.03930): (N, in_channels, H, W) → logits (N,
+    class_num). `deploy`: their sums instead; `depths`, `expansion` as `ResNet`'s."""
     def __init__(self, depths, expansion: int = 1, deploy: bool = False, class_num: int = 1000, in_channels: int = 3):
-        super().__init__(depths, expansion, conv=partial(ac_conv, deploy=deploy), class_num=class_num, in_channels=in_channels)
+        super().__init__(depths, expansion, conv=partial(ac_conv, deploy=deploy), class_num=class_num,
+                         in_channels=in_channels)
 
 # %% ../../nbs/03_models/33_acnet.ipynb #f331d138
 def fuse_acnet(model):
-    "A copy of `model` for evaluation, each `AsymmetricConv` in it replaced by one convolution; same outputs. Keys and name are those of the deploy form."
+    """A copy of `model` for evaluation, each `AsymmetricConv` in it replaced by one convolution; same outputs. Keys and
+    name are those of the deploy form."""
     net = deepcopy(model)
     found = [(path, layer) for path, layer in net.named_sublayers() if isinstance(layer, AsymmetricConv)]
-    if not found: raise PPClsError(f'fuse_acnet: {type(model).__name__} has no asymmetric convolution to fuse (a deploy network is fused already)')
+    if not found:
+        raise PPClsError(f'fuse_acnet: {type(model).__name__} has no asymmetric convolution to fuse (a deploy network '
+                         'is fused already)')
     for path, layer in found:
         parent, fused = net, FusedConv(*layer.args)
         for value, p in zip(layer.fused(), (fused.conv.weight, fused.conv.bias)): p.set_value(value)

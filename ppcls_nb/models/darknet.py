@@ -30,14 +30,16 @@ DEPTHS = (1, 2, 8, 8, 4)
 
 @register_model(dict(DarkNet53=dict(depths=DEPTHS)))
 class DarkNet(Network):
-    "Darknet-53 (https://arxiv.org/abs/1804.02767): (N, in_channels, H, W), 256 pixels by default → logits (N, class_num). `depths`: blocks at strides 2, 4, 8, 16, 32."
+    """Darknet-53 (https://arxiv.org/abs/1804.02767): (N, in_channels, H, W), 256 pixels by default → logits (N,
+    class_num). `depths`: blocks at strides 2, 4, 8, 16, 32."""
     classifier, head, channels = '_out', ('_out',), (128, 256, 512, 1024)
 
     def __init__(self, depths, class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         self._conv1, self.stages, c = conv_bn(in_channels, 32, 3), [], 64
         for i, depth in enumerate(depths):
-            entrance, blocks = f'_downsample_{i - 1}' if i else '_conv2', [f'_basic_block_{i}{j + 1}' for j in range(depth)]
+            entrance = f'_downsample_{i - 1}' if i else '_conv2'
+            blocks = [f'_basic_block_{i}{j + 1}' for j in range(depth)]
             self.add_sublayer(entrance, conv_bn(c//2, c, 3, 2))
             for name in blocks: self.add_sublayer(name, Block(c))
             self.stages.append([entrance, *blocks]); c *= 2

@@ -16,7 +16,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/21_densenet.ipynb #f9e66095
 class NormConv(nn.Layer):
-    "Batch norm, ReLU, k×k convolution: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). Keys `_batch_norm.*`, `_conv.weight`."
+    """Batch norm, ReLU, k×k convolution: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). Keys
+    `_batch_norm.*`, `_conv.weight`."""
     def __init__(self, in_c: int, out_c: int, k: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
         self._batch_norm, self._conv = batch_norm(in_c), conv2d(in_c, out_c, k, stride, groups)
@@ -33,7 +34,8 @@ class DenseLayer(nn.Layer):
     def forward(self, x): return paddle.concat([x, self.bn_ac_func2(self.bn_ac_func1(x))], 1)
 
 def dense_block(stage: int, in_c: int, depth: int, growth: int) -> nn.Sequential:
-    "`depth` dense layers: in_c → in_c + depth·growth channels. `stage` counts from 2 and is part of the official names, `conv2_1` …"
+    """`depth` dense layers: in_c → in_c + depth·growth channels. `stage` counts from 2 and is part of the official
+    names, `conv2_1` …"""
     return nn.Sequential(*[(f'conv{stage}_{i + 1}', DenseLayer(in_c + i*growth, growth)) for i in range(depth)])
 
 # %% ../../nbs/03_models/21_densenet.ipynb #3753b4c5
@@ -57,19 +59,23 @@ VARIANTS = dict(DenseNet121=dict(depths=(6, 12, 24, 16)),
 class DenseNet(Network):
     """DenseNet (https://arxiv.org/abs/1608.06993): (N, in_channels, H, W) → logits (N, class_num).
 
-    `depths`: layers a block; `growth`: new channels a layer; `stem`: channels of the first convolution. Stages: the outputs of the four dense blocks."""
+    `depths`: layers a block; `growth`: new channels a layer; `stem`: channels of the first convolution. Stages: the
+    outputs of the four dense blocks."""
     classifier, head = 'out', ('batch_norm', 'out')
 
     def __init__(self, depths, growth: int = 32, stem: int = 64, class_num: int = 1000, in_channels: int = 3):
         super().__init__()
-        self.conv1_func, channels, c = ConvBN(in_channels, stem, 7, 2, act='relu', names=('_conv', '_batch_norm')), [], stem
+        self.conv1_func = ConvBN(in_channels, stem, 7, 2, act='relu', names=('_conv', '_batch_norm'))
+        channels = []
+        c = stem
         for stage, depth in enumerate(depths, 2):
             self.add_sublayer(f'db_conv_{stage}', dense_block(stage, c, depth, growth))
             channels.append(c + depth*growth)
             if stage <= len(depths): self.add_sublayer(f'tr_conv{stage}_blk', Transition(channels[-1]))
             c = channels[-1]//2
         self.channels, c = tuple(channels), channels[-1]
-        self.batch_norm, self.out = batch_norm(c), nn.Linear(c, class_num, ParamAttr(initializer=Uniform(-c**-0.5, c**-0.5)))
+        self.batch_norm = batch_norm(c)
+        self.out = nn.Linear(c, class_num, ParamAttr(initializer=Uniform(-c**-0.5, c**-0.5)))
 
     def features(self, x) -> list:
         x, maps = F.max_pool2d(self.conv1_func(x), 3, 2, 1), []

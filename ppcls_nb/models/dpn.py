@@ -17,10 +17,13 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/22_dpn.ipynb #d1f9e92a
 class DualPath(nn.Layer):
-    """[residual (N, width, H, W), dense pieces …] → the same list, the residual refined and a piece of `growth` channels appended; `in_c` channels in all.
+    """[residual (N, width, H, W), dense pieces …] → the same list, the residual refined and a piece of `growth`
+    channels appended; `in_c` channels in all.
 
-    The middle has `mid` channels in `groups`. `project`: start both paths anew, `width` and 2·`growth` channels, at 1/`stride` of the size."""
-    def __init__(self, in_c: int, mid: int, groups: int, width: int, growth: int, stride: int = 1, project: bool = False):
+    The middle has `mid` channels in `groups`. `project`: start both paths anew, `width` and 2·`growth` channels, at
+    1/`stride` of the size."""
+    def __init__(self, in_c: int, mid: int, groups: int, width: int, growth: int, stride: int = 1,
+                 project: bool = False):
         super().__init__()
         self.parts, self.fresh = [width, growth], [width, 2*growth]
         self.c1x1_w_func = NormConv(in_c, sum(self.fresh), 1, stride) if project else None
@@ -46,11 +49,13 @@ VARIANTS = dict(DPN68=dict(depths=(3, 4, 12, 3), growths=(16, 32, 32, 64), mid=1
 class DPN(Network):
     """Dual Path Network (https://arxiv.org/abs/1707.01629): (N, in_channels, H, W) → logits (N, class_num).
 
-    `depths`: blocks a stage; `growths`: channels that each block of a stage appends; `mid`, `width`: channels of the first stage's middle and residual path, doubled at each later one;
-    `groups` of the 3×3 convolution; `stem`: channels and kernel of the first convolution. Stages: both paths joined, the residual first."""
+    `depths`: blocks a stage; `growths`: channels that each block of a stage appends; `mid`, `width`: channels of the
+    first stage's middle and residual path, doubled at each later one; `groups` of the 3×3 convolution; `stem`: channels
+    and kernel of the first convolution. Stages: both paths joined, the residual first."""
     classifier, head = 'out', ('conv5_x_x_bn', 'out')
 
-    def __init__(self, depths, growths, mid: int, groups: int, width: int = 256, stem: tuple = (64, 7), class_num: int = 1000, in_channels: int = 3):
+    def __init__(self, depths, growths, mid: int, groups: int, width: int = 256, stem: tuple = (64, 7),
+                 class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         self.conv1_x_1_func = ConvBN(in_channels, *stem, 2, act='relu', names=('_conv', '_batch_norm'))
         self.names, channels, c, count = [], [], stem[0], 0
@@ -64,7 +69,8 @@ class DPN(Network):
                 c = wide + growth*(i + 3)
             channels.append(c)
         self.channels = tuple(channels)
-        self.conv5_x_x_bn, self.out = batch_norm(c), nn.Linear(c, class_num, ParamAttr(initializer=Uniform(-0.01, 0.01)))
+        self.conv5_x_x_bn = batch_norm(c)
+        self.out = nn.Linear(c, class_num, ParamAttr(initializer=Uniform(-0.01, 0.01)))
 
     def features(self, x) -> list:
         maps, out = [F.max_pool2d(self.conv1_x_1_func(x), 3, 2, 1)], []

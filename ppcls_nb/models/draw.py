@@ -11,8 +11,10 @@ from ..basics import PPClsError
 
 # %% ../../nbs/03_models/00b_draw.ipynb #e28a36ad
 def draw_block(title: str, main: list, short: list = None, join: str = '+', ax=None):
-    "Draw a block with the layers `main` and, unless None, a shortcut with the layers `short`, met at the symbol `join`; returns the matplotlib axes."
-    if not main: raise PPClsError('draw_block: main is an empty list; at least one layer is expected')
+    """Draw a block with the layers `main` and, unless None, a shortcut with the layers `short`, met at the symbol
+    `join`; returns the matplotlib axes."""
+    if not main:
+        raise PPClsError('draw_block: main is an empty list; at least one layer is expected')
     ax = ax or plt.subplots(figsize=(4, 0.6*len(main) + 1.4))[1]
     bottom, box = -len(main) - 0.2, dict(boxstyle='round', fc='#dbe9f6', ec='#4a78a8')
     arrow = lambda xy, to: ax.annotate('', to, xy, arrowprops=dict(arrowstyle='->', color='#555555'))
@@ -20,8 +22,11 @@ def draw_block(title: str, main: list, short: list = None, join: str = '+', ax=N
     for i, label in enumerate(main): ax.text(0, -i, label, ha='center', va='center', bbox=box, size=8)
     if short is not None:
         ax.plot([0, 2.1, 2.1, 0.18], [0.55, 0.55, bottom - 0.12, bottom - 0.12], color='#555555')
-        for i, label in enumerate(short): ax.text(2.1, (bottom + 0.4)*(i + 1)/(len(short) + 1), label, ha='center', va='center', bbox={**box, 'fc': '#fbe5d0'}, size=8)
-        ax.text(0, bottom - 0.12, join, ha='center', va='center', bbox=dict(boxstyle='circle', fc='white', ec='#555555'), size=9)
+        for i, label in enumerate(short):
+            ax.text(2.1, (bottom + 0.4)*(i + 1)/(len(short) + 1), label, ha='center', va='center', bbox={
+                **box, 'fc': '#fbe5d0'}, size=8)
+        ax.text(0, bottom - 0.12, join, ha='center', va='center', bbox=dict(boxstyle='circle', fc='white',
+                                                                            ec='#555555'), size=9)
         arrow((0, bottom - 0.3), (0, bottom - 0.9))
     ax.set(xlim=(-1.3, 2.9), ylim=(bottom - 1, 0.8), title=title); ax.axis('off'); ax.title.set_size(9)
     return ax

@@ -16,7 +16,7 @@ from paddle.nn import functional as F
 from .layers import batch_norm, conv2d, drop_path, get_act, make_divisible
 from .network import Network
 from .registry import Weights, register_model, register_weights
-from .products import same_padding
+from .gemm import same_padding
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #f07401f2
 class Wrap(nn.Layer):

@@ -14,9 +14,13 @@ from .network import evaluating
 # %% ../../nbs/03_models/00d_flops.ipynb #d2f49f71
 @contextmanager
 def watching(model, kinds, hook):
-    "Inside the `with`, `model` evaluates and `hook(name, layer, output)` is called after each of its layers of the classes `kinds`; afterwards everything is as before."
+    """Inside the `with`, `model` evaluates and `hook(name, layer, output)` is called after each of its layers of the
+    classes `kinds`; afterwards everything is as before."""
     watch = lambda name: lambda layer, x, y: hook(name, layer, y)
-    hooks = [l.register_forward_post_hook(watch(n)) for n, l in model.named_sublayers(include_self=True) if isinstance(l, kinds)]
+    hooks = [
+        l.register_forward_post_hook(watch(n))
+        for n, l in model.named_sublayers(include_self=True)
+        if isinstance(l, kinds)]
     try:
         with evaluating(model), paddle.no_grad():
             yield model
@@ -28,17 +32,23 @@ def watching(model, kinds, hook):
 def flops_table(model, size=224, in_channels: int = 3) -> pd.DataFrame:
     """The layers that multiply, in the order of one image (1, in_channels, size, size) through `model` in evaluation.
 
-    `size`: pixels, or (height, width). Columns: layer, kind, c_in, c_out, k, groups, map (height × width of the output), outputs (its numbers), macs, weights."""
+    `size`: pixels, or (height, width). Columns: layer, kind, c_in, c_out, k, groups, map (height × width of the
+    output), outputs (its numbers), macs, weights."""
     rows, (h, w) = [], size if isinstance(size, (tuple, list)) else (size, size)
     def _hook(name, layer, y):
-        if isinstance(layer, nn.Linear): c_in, c_out, kh, kw, groups, pixels = *layer.weight.shape, 1, 1, 1, y.shape[1:-1]
+        if isinstance(layer, nn.Linear):
+            c_in, c_out, kh, kw, groups, pixels = *layer.weight.shape, 1, 1, 1, y.shape[1:-1]
         else: c_out, c_in, kh, kw, groups, pixels = *layer.weight.shape, layer._groups, y.shape[2:]
         out = math.prod(y.shape[1:])
-        rows.append(dict(layer=name, kind=type(layer).__name__, c_in=c_in*groups, c_out=c_out, k=f'{kh}×{kw}', groups=groups, map='×'.join(map(str, pixels)),
-                         outputs=out, macs=out*kh*kw*c_in, weights=sum(math.prod(p.shape) for p in layer.parameters())))
+        rows.append(
+            dict(layer=name, kind=type(layer).__name__, c_in=c_in*groups, c_out=c_out, k=f'{kh}×{kw}', groups=groups,
+                 map='×'.join(map(str, pixels)), outputs=out, macs=out*kh*kw*c_in,
+                 weights=sum(math.prod(p.shape) for p in layer.parameters())))
     with watching(model, (nn.Conv2D, nn.Linear), _hook): model(paddle.zeros([1, in_channels, h, w]))
-    return pd.DataFrame(rows, columns=['layer', 'kind', 'c_in', 'c_out', 'k', 'groups', 'map', 'outputs', 'macs', 'weights'])
+    return pd.DataFrame(rows,
+                        columns=['layer', 'kind', 'c_in', 'c_out', 'k', 'groups', 'map', 'outputs', 'macs', 'weights'])
 
 def count_flops(model, size=224, in_channels: int = 3) -> int:
-    "Multiply-accumulates of `model`'s convolutions and fully connected layers for one image of `size` pixels (or (height, width)). Twice as many FLOPs."
+    """Multiply-accumulates of `model`'s convolutions and fully connected layers for one image of `size` pixels (or
+    (height, width)). Twice as many FLOPs."""
     return int(flops_table(model, size, in_channels).macs.sum())

@@ -20,7 +20,8 @@ def conv(in_c: int, out_c: int, k: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(('_conv', conv2d(in_c, out_c, k, stride)))
 
 class Inception(nn.Layer):
-    "Windows of 1, 3, 5 pixels and a pool, side by side: (N, in_c, H, W) → (N, c1 + c3 + c5 + proj, H, W). `c3r`, `c5r`: channels in front of the large windows."
+    """Windows of 1, 3, 5 pixels and a pool, side by side: (N, in_c, H, W) → (N, c1 + c3 + c5 + proj, H, W). `c3r`,
+    `c5r`: channels in front of the large windows."""
     def __init__(self, in_c: int, c1: int, c3r: int, c3: int, c5r: int, c5: int, proj: int):
         super().__init__()
         self._conv1 = conv(in_c, c1, 1)
@@ -30,12 +31,24 @@ class Inception(nn.Layer):
 
     def forward(self, x):
         pooled = F.max_pool2d(x, 3, 1, 1)
-        return F.relu(paddle.concat([self._conv1(x), self._conv3(self._conv3r(x)), self._conv5(self._conv5r(x)), self._convprj(pooled)], 1))
+        return F.relu(
+            paddle.concat([
+                self._conv1(x),
+                self._conv3(self._conv3r(x)),
+                self._conv5(self._conv5r(x)),
+                self._convprj(pooled)], 1))
 
 # %% ../../nbs/03_models/12_googlenet.ipynb #590ece41
-MODULES = {'3a': (64, 96, 128, 16, 32, 32), '3b': (128, 128, 192, 32, 96, 64), '4a': (192, 96, 208, 16, 48, 64), '4b': (160, 112, 224, 24, 64, 64),
-           '4c': (128, 128, 256, 24, 64, 64), '4d': (112, 144, 288, 32, 64, 64), '4e': (256, 160, 320, 32, 128, 128), '5a': (256, 160, 320, 32, 128, 128),
-           '5b': (384, 192, 384, 48, 128, 128)}
+MODULES = {
+    '3a': (64, 96, 128, 16, 32, 32),
+    '3b': (128, 128, 192, 32, 96, 64),
+    '4a': (192, 96, 208, 16, 48, 64),
+    '4b': (160, 112, 224, 24, 64, 64),
+    '4c': (128, 128, 256, 24, 64, 64),
+    '4d': (112, 144, 288, 32, 64, 64),
+    '4e': (256, 160, 320, 32, 128, 128),
+    '5a': (256, 160, 320, 32, 128, 128),
+    '5b': (384, 192, 384, 48, 128, 128)}
 
 def dense(in_c: int, out_c: int, fan: int) -> nn.Linear:
     "A fully connected layer, uniform within ± √(3/fan), that is with a variance of 1/fan."
@@ -44,8 +57,9 @@ def dense(in_c: int, out_c: int, fan: int) -> nn.Linear:
 # %% ../../nbs/03_models/12_googlenet.ipynb #ea92f6f4
 @register_model(dict(GoogLeNet={}))
 class GoogLeNet(Network):
-    """GoogLeNet (https://arxiv.org/abs/1409.4842): (N, in_channels, H, W), H, W ≥ 61 → logits (N, class_num); in training a tuple of three such
-    (main, auxiliary 1, auxiliary 2), of which the losses of the last two count 0.3 each."""
+    """GoogLeNet (https://arxiv.org/abs/1409.4842): (N, in_channels, H, W), H, W ≥ 61 → logits (N, class_num); in
+    training a tuple of three such (main, auxiliary 1, auxiliary 2), of which the losses of the last two count 0.3 each.
+    """
     classifier, channels = ('_fc_out', '_out1', '_out2'), (192, 480, 832, 1024)
     head = ('_drop', '_fc_out', '_conv_o1', '_fc_o1', '_out1', '_conv_o2', '_fc_o2', '_out2', '_drop_o')
 
@@ -56,10 +70,15 @@ class GoogLeNet(Network):
         for name, row in MODULES.items():
             self.add_sublayer(f'_ince{name}', Inception(in_c, *row))
             in_c = widths[name] = row[0] + row[2] + row[4] + row[5]
-        self._drop, self._drop_o = nn.Dropout(0.4, mode='downscale_in_infer'), nn.Dropout(0.7, mode='downscale_in_infer')
+        self._drop = nn.Dropout(0.4, mode='downscale_in_infer')
+        self._drop_o = nn.Dropout(0.7, mode='downscale_in_infer')
         self._fc_out = dense(in_c, class_num, 1024)
-        self._conv_o1, self._fc_o1, self._out1 = conv(widths['4a'], 128, 1), dense(128*3*3, 1024, 2048), dense(1024, class_num, 1024)
-        self._conv_o2, self._fc_o2, self._out2 = conv(widths['4d'], 128, 1), dense(128*3*3, 1024, 2048), dense(1024, class_num, 1024)
+        self._conv_o1 = conv(widths['4a'], 128, 1)
+        self._fc_o1 = dense(128*3*3, 1024, 2048)
+        self._out1 = dense(1024, class_num, 1024)
+        self._conv_o2 = conv(widths['4d'], 128, 1)
+        self._fc_o2 = dense(128*3*3, 1024, 2048)
+        self._out2 = dense(1024, class_num, 1024)
 
     def trunk(self, x) -> tuple:
         "The stage outputs (list), and the maps behind the modules 4a and 4d."

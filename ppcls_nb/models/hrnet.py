@@ -16,10 +16,14 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/32_hrnet.ipynb #fedc9c5d
 class Residual(nn.Layer):
-    "(N, in_c, H, W) → (N, out_c, H, W). Two 3×3 convolutions, or with `mid` 1×1 to `mid` channels, 3×3, 1×1; `project`: a convolution in the shortcut."
+    """(N, in_c, H, W) → (N, out_c, H, W). Two 3×3 convolutions, or with `mid` 1×1 to `mid` channels, 3×3, 1×1;
+    `project`: a convolution in the shortcut."""
     def __init__(self, in_c: int, out_c: int, mid: int = None, project: bool = False):
         super().__init__()
-        if mid: self.conv1, self.conv2, self.conv3 = ConvBN(in_c, mid, 1, act='relu'), ConvBN(mid, mid, 3, act='relu'), ConvBN(mid, out_c, 1)
+        if mid:
+            self.conv1 = ConvBN(in_c, mid, 1, act='relu')
+            self.conv2 = ConvBN(mid, mid, 3, act='relu')
+            self.conv3 = ConvBN(mid, out_c, 1)
         else: self.conv1, self.conv2 = ConvBN(in_c, out_c, 3, act='relu'), ConvBN(out_c, out_c, 3)
         self.mid, self.conv_down = mid, ConvBN(in_c, out_c, 1) if project else None
 
@@ -35,7 +39,8 @@ def enlarge(x, like):
 
 # %% ../../nbs/03_models/32_hrnet.ipynb #6d7a4f55
 class Exchange(nn.Layer):
-    "A map for each branch, (N, widths[i], H/2ⁱ, W/2ⁱ) → maps of the same shapes, each the sum of what all the branches say, then ReLU."
+    """A map for each branch, (N, widths[i], H/2ⁱ, W/2ⁱ) → maps of the same shapes, each the sum of what all the
+    branches say, then ReLU."""
     def __init__(self, widths):
         super().__init__()
         self.count, self.routes, convs = len(widths), {}, []
@@ -43,7 +48,10 @@ class Exchange(nn.Layer):
             for j, c in enumerate(widths):
                 self.routes[i, j] = range(len(convs), len(convs) + (1 if j > i else i - j))
                 if j > i: convs.append(ConvBN(c, to, 1))
-                else: convs += [ConvBN(c, c if step < i - j - 1 else to, 3, 2, act='relu' if step < i - j - 1 else None) for step in range(i - j)]
+                else:
+                    convs += [
+                        ConvBN(c, c if step < i - j - 1 else to, 3, 2, act='relu' if step < i - j - 1 else None)
+                        for step in range(i - j)]
         self.residual_func_list = nn.LayerList(convs)
 
     def sent(self, maps, i: int, j: int):
@@ -71,7 +79,8 @@ class Module(nn.Layer):
         self.basic_block_list = nn.LayerList([nn.Sequential(*[Residual(c, c) for _ in range(4)]) for c in widths])
         self.fuse_func = Exchange(widths)
 
-    def forward(self, maps: list) -> list: return self.fuse_func([blocks(x) for blocks, x in zip(self.basic_block_list, maps)])
+    def forward(self, maps: list) -> list:
+        return self.fuse_func([blocks(x) for blocks, x in zip(self.basic_block_list, maps)])
 
 class Stage(nn.Layer):
     "`count` modules."
@@ -95,7 +104,8 @@ VARIANTS = {f'HRNet_W{w}_C': dict(width=w) for w in (18, 30, 32, 40, 44, 48, 64)
 # %% ../../nbs/03_models/32_hrnet.ipynb #f38ac922
 @register_model(VARIANTS)
 class HRNet(Network):
-    """HRNet-C (https://arxiv.org/abs/1908.07919): (N, in_channels, H, W) → logits (N, class_num). `width`: channels of the finest branch, doubled in each coarser one.
+    """HRNet-C (https://arxiv.org/abs/1908.07919): (N, in_channels, H, W) → logits (N, class_num). `width`: channels of
+    the finest branch, doubled in each coarser one.
 
     Stages: the four branches at the end. The head reads all of them."""
     head = ('last_cls', 'cls_head_conv_list', 'conv_last', 'fc')
@@ -103,7 +113,8 @@ class HRNet(Network):
     def __init__(self, width: int, class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         w = self.channels = tuple(width*2**i for i in range(4))
-        self.conv_layer1_1, self.conv_layer1_2 = ConvBN(in_channels, 64, 3, 2, act='relu'), ConvBN(64, 64, 3, 2, act='relu')
+        self.conv_layer1_1 = ConvBN(in_channels, 64, 3, 2, act='relu')
+        self.conv_layer1_2 = ConvBN(64, 64, 3, 2, act='relu')
         self.layer1 = nn.Sequential(Residual(64, 256, 64, True), *[Residual(256, 256, 64) for _ in range(3)])
         self.conv_tr1_1, self.conv_tr1_2 = ConvBN(256, w[0], 3, act='relu'), ConvBN(256, w[1], 3, 2, act='relu')
         self.st2 = Stage(w[:2], 1)

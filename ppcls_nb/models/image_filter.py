@@ -16,7 +16,8 @@ from paddle.autograd import PyLayer
 
 # %% ../../nbs/03_models/00_image_filter.ipynb #a7b4ae3c
 def as_array(t) -> np.ndarray:
-    "The memory of a contiguous float32 CPU tensor as a NumPy array of the same shape. Nothing is copied; the tensor has to live as long as the array."
+    """The memory of a contiguous float32 CPU tensor as a NumPy array of the same shape. Nothing is copied; the tensor
+    has to live as long as the array."""
     data = (ctypes.c_float*t.size).from_address(t.data_ptr())
     return np.ctypeslib.as_array(data).reshape(t.shape)
 
@@ -24,7 +25,8 @@ def as_array(t) -> np.ndarray:
 class Plane:
     """`n` maps of h×w pixels below one another, with `gap` zeros behind each row and below each map.
 
-    `pixels` (rows, columns) is the plane, `maps` (n, h, w) a view of the maps in it. `margin` more zeros lie before and behind in memory."""
+    `pixels` (rows, columns) is the plane, `maps` (n, h, w) a view of the maps in it. `margin` more zeros lie before and
+    behind in memory."""
     def __init__(self, n: int, h: int, w: int, gap: int, margin: int = 0):
         rows, self.columns, self.margin, self.size = n*(h + gap), w + gap, margin, n*(h + gap)*(w + gap)
         self.flat = np.zeros(self.size + 2*margin, np.float32)
@@ -56,7 +58,8 @@ def share_channels(count: int, work):
 
 # %% ../../nbs/03_models/00_image_filter.ipynb #18b19f07
 def filter_channels(x, weight, y, stride: int, pads: tuple):
-    "Fill y (C, N, oh, ow) with the depthwise convolution of x (C, N, H, W) with weight (C, k, k): float32 arrays, `pads` = top, left, bottom, right."
+    """Fill y (C, N, oh, ow) with the depthwise convolution of x (C, N, H, W) with weight (C, k, k): float32 arrays,
+    `pads` = top, left, bottom, right."""
     (c, n, h, w), (oh, ow) = x.shape, y.shape[2:]
     top, left = pads[:2]
 
@@ -65,14 +68,16 @@ def filter_channels(x, weight, y, stride: int, pads: tuple):
         kept = result.every(stride, oh, ow)
         for i in range(first, last):
             source.maps[...] = x[i]
-            cv2.filter2D(source.pixels, -1, weight[i], dst=result.pixels, anchor=(left, top), borderType=cv2.BORDER_CONSTANT)
+            cv2.filter2D(source.pixels, -1, weight[i], dst=result.pixels, anchor=(left, top),
+                         borderType=cv2.BORDER_CONSTANT)
             y[i] = kept
 
     share_channels(c, work)
 
 # %% ../../nbs/03_models/00_image_filter.ipynb #512d9d6e
 def filter_gradients(x, weight, g, dx, dw, stride: int, pads: tuple):
-    "Fill dx (C, N, H, W) and dw (C, k, k) with the gradients of `filter_channels` for g (C, N, oh, ow); either of them may be None."
+    """Fill dx (C, N, H, W) and dw (C, k, k) with the gradients of `filter_channels` for g (C, N, oh, ow); either of
+    them may be None."""
     (c, n, h, w), (oh, ow), k = x.shape, g.shape[2:], weight.shape[-1]
     (top, left), gap = pads[:2], max(pads)
     anchor = k - 1 - left, k - 1 - top
@@ -85,7 +90,8 @@ def filter_gradients(x, weight, g, dx, dw, stride: int, pads: tuple):
             spread[...] = g[i]
             if dx is not None:
                 turned = np.ascontiguousarray(weight[i, ::-1, ::-1])
-                cv2.filter2D(gradient.pixels, -1, turned, dst=result.pixels, anchor=anchor, borderType=cv2.BORDER_CONSTANT)
+                cv2.filter2D(gradient.pixels, -1, turned, dst=result.pixels, anchor=anchor,
+                             borderType=cv2.BORDER_CONSTANT)
                 dx[i] = result.maps
             if dw is not None:
                 inputs.maps[...] = x[i]
@@ -120,12 +126,16 @@ class DepthwiseFilter(PyLayer):
         x, weight = ctx.saved_tensor()
         (stride, pads, cnhw), g = ctx.arguments, g.contiguous()
         dx, dw = [paddle.empty(t.shape) if needed else None for t, needed in zip((x, weight), ctx.needed)]
-        filter_gradients(channel_arrays(x, cnhw), as_array(weight)[:, 0], channel_arrays(g, cnhw),
-                         None if dx is None else channel_arrays(dx, cnhw), None if dw is None else as_array(dw)[:, 0], stride, pads)
+        filter_gradients(channel_arrays(x, cnhw),
+                         as_array(weight)[:, 0], channel_arrays(g,
+                                                                cnhw), None if dx is None else channel_arrays(dx, cnhw),
+                         None if dw is None else as_array(dw)[:, 0], stride, pads)
         return dx, dw
 
 def depthwise_filter(x, weight, stride: int, pads: tuple, oh: int, ow: int, cnhw: bool = False):
-    """Depthwise convolution of x (N, C, H, W) with weight (C, 1, k, k) → (N, C, oh, ow), float32 on the CPU, by OpenCV's `filter2D`.
+    """Depthwise convolution of x (N, C, H, W) with weight (C, 1, k, k) → (N, C, oh, ow), float32 on the CPU, by
+    OpenCV's `filter2D`.
 
-    `pads` = zeros (top, left, bottom, right). With `cnhw`, input and output are (C, N, H, W). It has first derivatives only."""
+    `pads` = zeros (top, left, bottom, right). With `cnhw`, input and output are (C, N, H, W). It has first derivatives
+    only."""
     return DepthwiseFilter.apply(x, weight, stride, pads, oh, ow, cnhw)

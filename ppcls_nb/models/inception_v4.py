@@ -16,10 +16,13 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/13_inception_v4.ipynb #415e0d8e
 def unit(in_c: int, out_c: int, k, stride: int = None) -> ConvBN:
-    "Convolution of `k` (a number or (height, width)), batch norm, ReLU. With a `stride` there are no zeros at the edges; without, the size stays."
+    """Convolution of `k` (a number or (height, width)), batch norm, ReLU. With a `stride` there are no zeros at the
+    edges; without, the size stays."""
     square = isinstance(k, int)
-    layer = ConvBN(in_c, out_c, k if square else 1, stride or 1, act='relu', padding=0 if stride else None, names=('_conv', '_batch_norm'))
-    if not square: layer._conv = nn.Conv2D(in_c, out_c, k, stride or 1, 0 if stride else [n//2 for n in k], bias_attr=False)
+    layer = ConvBN(in_c, out_c, k if square else 1, stride or 1, act='relu', padding=0 if stride else None,
+                   names=('_conv', '_batch_norm'))
+    if not square:
+        layer._conv = nn.Conv2D(in_c, out_c, k, stride or 1, 0 if stride else [n//2 for n in k], bias_attr=False)
     return layer
 
 class Mixed(nn.Layer):
@@ -50,17 +53,23 @@ class Mixed(nn.Layer):
 
 # %% ../../nbs/03_models/13_inception_v4.ipynb #0c35fdeb
 STEM = [('_conv_1', 32, 3, 2), ('_conv_2', 32, 3, 1), ('_conv_3', 64, 3), [['max'], [('_conv2', 96, 3, 2)]],
-        [[('_conv1_1', 64, 1), ('_conv1_2', 96, 3, 1)], [('_conv2_1', 64, 1), ('_conv2_2', 64, (7, 1)), ('_conv2_3', 64, (1, 7)), ('_conv2_4', 96, 3, 1)]],
+        [[('_conv1_1', 64, 1), ('_conv1_2', 96, 3, 1)],
+         [('_conv2_1', 64, 1), ('_conv2_2', 64, (7, 1)), ('_conv2_3', 64, (1, 7)), ('_conv2_4', 96, 3, 1)]],
         [[('_conv3', 192, 3, 2)], ['max']]]
 A = [[['avg', ('_conv1', 96, 1)], [('_conv2', 96, 1)], [('_conv3_1', 64, 1), ('_conv3_2', 96, 3)],
       [('_conv4_1', 64, 1), ('_conv4_2', 96, 3), ('_conv4_3', 96, 3)]]]
-REDUCTION_A = [[['max'], [('_conv2', 384, 3, 2)], [('_conv3_1', 192, 1), ('_conv3_2', 224, 3), ('_conv3_3', 256, 3, 2)]]]
-B = [[['avg', ('_conv1', 128, 1)], [('_conv2', 384, 1)], [('_conv3_1', 192, 1), ('_conv3_2', 224, (1, 7)), ('_conv3_3', 256, (7, 1))],
-      [('_conv4_1', 192, 1), ('_conv4_2', 192, (1, 7)), ('_conv4_3', 224, (7, 1)), ('_conv4_4', 224, (1, 7)), ('_conv4_5', 256, (7, 1))]]]
+REDUCTION_A = [[['max'], [('_conv2', 384, 3, 2)], [('_conv3_1', 192, 1), ('_conv3_2', 224, 3),
+                                                   ('_conv3_3', 256, 3, 2)]]]
+B = [[['avg', ('_conv1', 128, 1)], [('_conv2', 384, 1)],
+      [('_conv3_1', 192, 1), ('_conv3_2', 224, (1, 7)), ('_conv3_3', 256, (7, 1))],
+      [('_conv4_1', 192, 1), ('_conv4_2', 192, (1, 7)), ('_conv4_3', 224, (7, 1)), ('_conv4_4', 224, (1, 7)),
+       ('_conv4_5', 256, (7, 1))]]]
 REDUCTION_B = [[['max'], [('_conv2_1', 192, 1), ('_conv2_2', 192, 3, 2)],
                 [('_conv3_1', 256, 1), ('_conv3_2', 256, (1, 7)), ('_conv3_3', 320, (7, 1)), ('_conv3_4', 320, 3, 2)]]]
-C = [[['avg', ('_conv1', 256, 1)], [('_conv2', 256, 1)], [('_conv3_0', 384, 1), [[('_conv3_1', 256, (1, 3))], [('_conv3_2', 256, (3, 1))]]],
-      [('_conv4_0', 384, 1), ('_conv4_00', 448, (1, 3)), ('_conv4_000', 512, (3, 1)), [[('_conv4_1', 256, (1, 3))], [('_conv4_2', 256, (3, 1))]]]]]
+C = [[['avg', ('_conv1', 256, 1)], [('_conv2', 256, 1)],
+      [('_conv3_0', 384, 1), [[('_conv3_1', 256, (1, 3))], [('_conv3_2', 256, (3, 1))]]],
+      [('_conv4_0', 384, 1), ('_conv4_00', 448, (1, 3)), ('_conv4_000', 512, (3, 1)),
+       [[('_conv4_1', 256, (1, 3))], [('_conv4_2', 256, (3, 1))]]]]]
 
 # %% ../../nbs/03_models/13_inception_v4.ipynb #bd3bd2b0
 class Stem(Mixed):
@@ -71,9 +80,11 @@ class Stem(Mixed):
 
 @register_model(dict(InceptionV4={}))
 class InceptionV4(Network):
-    """InceptionV4 (https://arxiv.org/abs/1602.07261): (N, in_channels, H, W), H, W ≥ 75, 299 by default → logits (N, class_num).
+    """InceptionV4 (https://arxiv.org/abs/1602.07261): (N, in_channels, H, W), H, W ≥ 75, 299 by default → logits (N,
+    class_num).
 
-    The `strides` are nominal: many convolutions do not pad, so the maps are smaller than H/stride by a few pixels. `dropout` is in front of the classifier."""
+    The `strides` are nominal: many convolutions do not pad, so the maps are smaller than H/stride by a few pixels.
+    `dropout` is in front of the classifier."""
     classifier, head, channels = 'out', ('_drop', 'out'), (192, 384, 1024, 1536)
 
     def __init__(self, dropout: float = 0.2, class_num: int = 1000, in_channels: int = 3):
@@ -81,7 +92,8 @@ class InceptionV4(Network):
         self._inception_stem = Stem(in_channels, STEM)
         names = lambda kind, count: [f'_inception{kind}_{i + 1}' for i in range(count)]
         self.stages = [names('A', 4), ['_reductionA'] + names('B', 7), ['_reductionB'] + names('C', 3)]
-        kinds, in_c = dict(inceptionA=A, reductionA=REDUCTION_A, inceptionB=B, reductionB=REDUCTION_B, inceptionC=C), 384
+        kinds = dict(inceptionA=A, reductionA=REDUCTION_A, inceptionB=B, reductionB=REDUCTION_B, inceptionC=C)
+        in_c = 384
         for name in sum(self.stages, []):
             self.add_sublayer(name, Mixed(in_c, kinds[name.split('_')[1]])); in_c = self._sub_layers[name].out_c
         self._drop = nn.Dropout(dropout, mode='downscale_in_infer')

@@ -21,7 +21,8 @@ ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswi
 def get_act(name: str = None):
     "The function for an activation's `name` (None: none); a wrong name is a `PPClsError` that suggests the nearest."
     if name is None: return None
-    if name not in ACTIVATIONS: raise PPClsError(nearest(name, ACTIVATIONS, 'activation'))
+    if name not in ACTIVATIONS:
+        raise PPClsError(nearest(name, ACTIVATIONS, 'activation'))
     return ACTIVATIONS[name]
 
 # %% ../../nbs/03_models/00a_layers.ipynb #90f4afef
@@ -39,7 +40,8 @@ def conv2d(in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, bias
 class BatchNorm2D(nn.BatchNorm2D):
     """`nn.BatchNorm2D` without the checks and the warning that it makes at every call: (N, C, H, W) → (N, C, H, W).
 
-    In the order (C, N, H, W) the maps of a batch, one below the other, are one tall map: the mean over it is the same."""
+    In the order (C, N, H, W) the maps of a batch, one below the other, are one tall map: the mean over it is the same.
+    """
     def forward(self, x):
         if in_cnhw():
             c, n, h, w = x.shape
@@ -59,13 +61,16 @@ def batch_norm(c: int, eps: float = 1e-5, momentum: float = 0.9, decay: bool = T
 
 # %% ../../nbs/03_models/00a_layers.ipynb #6b5e5ba5
 def relu_(x):
-    "ReLU that overwrites `x`, for values that nobody else reads; in a program for export it makes a new tensor as usual."
+    """ReLU that overwrites `x`, for values that nobody else reads; in a program for export it makes a new tensor as
+    usual."""
     return F.relu_(x) if paddle.in_dynamic_mode() else F.relu(x)
 
 # %% ../../nbs/03_models/00a_layers.ipynb #35c639e3
 class ConvBN(nn.Layer):
-    "Convolution, batch norm, activation: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). `names` of the two inside; `bn` holds arguments of `batch_norm`."
-    def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, act: str = None, padding=None, names: tuple = ('conv', 'bn'), **bn):
+    """Convolution, batch norm, activation: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). `names` of the
+    two inside; `bn` holds arguments of `batch_norm`."""
+    def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, groups: int = 1, act: str = None, padding=None,
+                 names: tuple = ('conv', 'bn'), **bn):
         super().__init__()
         self.names, self.act = names, relu_ if act == 'relu' else get_act(act)
         self.add_sublayer(names[0], conv2d(in_c, out_c, k, stride, groups, padding=padding))
@@ -89,7 +94,8 @@ class SqueezeExcite(nn.Layer):
 
 # %% ../../nbs/03_models/00a_layers.ipynb #9a3e67c1
 def drop_path(x, prob: float, training: bool):
-    "In training, zero each sample of x (N, C, H, W) with probability `prob` and divide the others by 1 − prob; else x itself."
+    """In training, zero each sample of x (N, C, H, W) with probability `prob` and divide the others by 1 − prob; else x
+    itself."""
     if not training or not prob:
         return x
     keep, shape = 1 - prob, [1, x.shape[1], 1, 1] if in_cnhw() else [x.shape[0], 1, 1, 1]
@@ -97,7 +103,8 @@ def drop_path(x, prob: float, training: bool):
 
 # %% ../../nbs/03_models/00a_layers.ipynb #65a6370b
 def is_weight(p) -> bool:
-    "Does the parameter `p` learn by gradient, or would it if `scale_lr` had not frozen it? (False: running statistics of batch norm.)"
+    """Does the parameter `p` learn by gradient, or would it if `scale_lr` had not frozen it? (False: running statistics
+    of batch norm.)"""
     return not p.stop_gradient or p.optimize_attr['learning_rate'] == 0
 
 def count_weights(model) -> int:
@@ -105,8 +112,10 @@ def count_weights(model) -> int:
     return sum(p.size for p in model.parameters() if is_weight(p))
 
 def scale_lr(params, mult: float):
-    "Give the weights among `params` the learning-rate multiplier `mult` (≥ 0); 0 freezes them: no gradient is computed, and the optimizer leaves them alone."
-    if mult < 0: raise PPClsError(f'learning-rate multiplier {mult}: at least 0 is expected')
+    """Give the weights among `params` the learning-rate multiplier `mult` (≥ 0); 0 freezes them: no gradient is
+    computed, and the optimizer leaves them alone."""
+    if mult < 0:
+        raise PPClsError(f'learning-rate multiplier {mult}: at least 0 is expected')
     for p in filter(is_weight, params):
         p.optimize_attr['learning_rate'] = float(mult)
         p.stop_gradient = mult == 0

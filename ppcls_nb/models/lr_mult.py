@@ -24,9 +24,11 @@ def _prefixes(model) -> set:
     return {'.'.join(p[:i]) + '.*' for p in parts for i in range(1, len(p))} | {'.'.join(p) for p in parts}
 
 def set_lr_mult(model, mults: dict) -> pd.DataFrame:
-    """Set learning-rate multipliers by patterns {name pattern: multiplier}; the last fitting pattern counts, 0 freezes, others stay as they are.
+    """Set learning-rate multipliers by patterns {name pattern: multiplier}; the last fitting pattern counts, 0 freezes,
+    others stay as they are.
 
-    A pattern that fits nothing is a `PPClsError` with the nearest one that would, raised before anything is set. Returns `lr_table(model)`."""
+    A pattern that fits nothing is a `PPClsError` with the nearest one that would, raised before anything is set.
+    Returns `lr_table(model)`."""
     params = _weights(model)
     for pattern in mults:
         if not any(fnmatchcase(n, pattern) for n in params):
@@ -36,9 +38,11 @@ def set_lr_mult(model, mults: dict) -> pd.DataFrame:
 
 # %% ../../nbs/03_models/40_lr_mult.ipynb #35615786
 def lr_table(model) -> pd.DataFrame:
-    "One row for each run of neighbouring layers with one multiplier: `group` (first … last layer), `parameters` (how many numbers), `multiplier`."
+    """One row for each run of neighbouring layers with one multiplier: `group` (first … last layer), `parameters` (how
+    many numbers), `multiplier`."""
     unit = lambda name: (re.match(r'.*?\.\d+(?=\.)', name) or re.match(r'[^.]+', name))[0]
-    rows = [(name.split('.')[0], unit(name), p.size, p.optimize_attr['learning_rate']) for name, p in _weights(model).items()]
+    rows = [(name.split('.')[0], unit(name), p.size, p.optimize_attr['learning_rate'])
+            for name, p in _weights(model).items()]
     out = []
     for (_, mult), run in groupby(rows, key=lambda r: (r[0], r[3])):
         run = list(run)

@@ -25,12 +25,15 @@ class DepthwiseSeparable(nn.Layer):
 # %% ../../nbs/03_models/27_mobilenet_v1.ipynb #87ab0258
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)]*5, (1024, 2), (1024, 1)]
 
-VARIANTS = {'MobileNetV1' + ('' if scale == 1 else f"_x{str(scale).replace('.', '_')}"): dict(scale=scale) for scale in (0.25, 0.5, 0.75, 1.0)}
+VARIANTS = {
+    'MobileNetV1' + ('' if scale == 1 else f"_x{str(scale).replace('.', '_')}"): dict(scale=scale)
+    for scale in (0.25, 0.5, 0.75, 1.0)}
 
 # %% ../../nbs/03_models/27_mobilenet_v1.ipynb #6f7496b1
 @register_model(VARIANTS)
 class MobileNetV1(Network):
-    "MobileNet (https://arxiv.org/abs/1704.04861): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies the widths."
+    """MobileNet (https://arxiv.org/abs/1704.04861): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies
+    the widths."""
     cnhw = True
 
     def __init__(self, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3):
@@ -42,7 +45,8 @@ class MobileNetV1(Network):
             in_c = int(c*scale)
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(in_c, class_num)
-        self.ends = [i for i in range(1, len(BLOCKS)) if i + 1 == len(BLOCKS) or BLOCKS[i + 1][1] == 2]       # the last block of each stage
+        # the last block of each stage
+        self.ends = [i for i in range(1, len(BLOCKS)) if i + 1 == len(BLOCKS) or BLOCKS[i + 1][1] == 2]
         self.channels = tuple(int(BLOCKS[i][0]*scale) for i in self.ends)
         for layer in self.sublayers():
             if isinstance(layer, (nn.Conv2D, nn.Linear)): KaimingNormal()(layer.weight)

@@ -13,7 +13,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/28_mobilenet_v2.ipynb #10a0e449
 class InvertedResidual(nn.Layer):
-    "(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)) through expand·in_c channels; the input is added where the shapes agree."
+    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)) through expand·in_c channels; the input is added
+    where the shapes agree."""
     def __init__(self, in_c: int, out_c: int, stride: int, expand: int):
         super().__init__()
         mid_c, names = in_c*expand, ('_conv', '_batch_norm')
@@ -29,12 +30,15 @@ class InvertedResidual(nn.Layer):
 # %% ../../nbs/03_models/28_mobilenet_v2.ipynb #d62db95b
 STAGES = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
 
-VARIANTS = {'MobileNetV2' + ('' if scale == 1 else f"_x{str(scale).replace('.', '_')}"): dict(scale=scale) for scale in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)}
+VARIANTS = {
+    'MobileNetV2' + ('' if scale == 1 else f"_x{str(scale).replace('.', '_')}"): dict(scale=scale)
+    for scale in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)}
 
 # %% ../../nbs/03_models/28_mobilenet_v2.ipynb #2899f9f1
 @register_model(VARIANTS)
 class MobileNetV2(Network):
-    "MobileNetV2 (https://arxiv.org/abs/1801.04381): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies the widths."
+    """MobileNetV2 (https://arxiv.org/abs/1801.04381): (N, in_channels, H, W) → logits (N, class_num). `scale`
+    multiplies the widths."""
     classifier, head = 'out', ('conv9', 'out')
     cnhw = True
 
@@ -45,7 +49,8 @@ class MobileNetV2(Network):
         for i, (expand, c, n, stride) in enumerate(STAGES, 2):
             blocks = []
             for j in range(n):
-                blocks.append((f'conv{i}_{j + 1}' if j else '_first_block', InvertedResidual(in_c, int(c*scale), 1 if j else stride, expand)))
+                blocks.append((f'conv{i}_{j + 1}' if j else '_first_block',
+                               InvertedResidual(in_c, int(c*scale), 1 if j else stride, expand)))
                 in_c = int(c*scale)
             self.add_sublayer(f'conv{i}', nn.Sequential(*blocks))
         self.channels = tuple(int(STAGES[i][1]*scale) for i in (1, 2, 4, 6))

@@ -14,7 +14,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/29_mobilenet_v3.ipynb #d3356b55
 class InvertedResidual(nn.Layer):
-    "(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)) through `mid_c` channels with a k×k depthwise layer; `se`: squeeze and excitation."
+    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)) through `mid_c` channels with a k×k depthwise layer;
+    `se`: squeeze and excitation."""
     def __init__(self, in_c: int, mid_c: int, out_c: int, k: int, stride: int, se: bool, act: str):
         super().__init__()
         self.se, self.skip = se, stride == 1 and in_c == out_c
@@ -31,27 +32,33 @@ class InvertedResidual(nn.Layer):
 
 # %% ../../nbs/03_models/29_mobilenet_v3.ipynb #79c45d82
 BLOCKS = dict(
-    large=[(3, 16, 16, False, 'relu', 1), (3, 64, 24, False, 'relu', 2), (3, 72, 24, False, 'relu', 1),
-           (5, 72, 40, True, 'relu', 2), (5, 120, 40, True, 'relu', 1), (5, 120, 40, True, 'relu', 1),
-           (3, 240, 80, False, 'hardswish', 2), (3, 200, 80, False, 'hardswish', 1), (3, 184, 80, False, 'hardswish', 1),
-           (3, 184, 80, False, 'hardswish', 1), (3, 480, 112, True, 'hardswish', 1), (3, 672, 112, True, 'hardswish', 1),
-           (5, 672, 160, True, 'hardswish', 2), (5, 960, 160, True, 'hardswish', 1), (5, 960, 160, True, 'hardswish', 1)],
+    large=[
+        (3, 16, 16, False, 'relu', 1), (3, 64, 24, False, 'relu', 2), (3, 72, 24, False, 'relu', 1),
+        (5, 72, 40, True, 'relu', 2), (5, 120, 40, True, 'relu', 1), (5, 120, 40, True, 'relu', 1),
+        (3, 240, 80, False, 'hardswish', 2), (3, 200, 80, False, 'hardswish', 1), (3, 184, 80, False, 'hardswish', 1),
+        (3, 184, 80, False, 'hardswish', 1), (3, 480, 112, True, 'hardswish', 1), (3, 672, 112, True, 'hardswish', 1),
+        (5, 672, 160, True, 'hardswish', 2), (5, 960, 160, True, 'hardswish', 1), (5, 960, 160, True, 'hardswish', 1)],
     small=[(3, 16, 16, True, 'relu', 2), (3, 72, 24, False, 'relu', 2), (3, 88, 24, False, 'relu', 1),
            (5, 96, 40, True, 'hardswish', 2), (5, 240, 40, True, 'hardswish', 1), (5, 240, 40, True, 'hardswish', 1),
-           (5, 120, 48, True, 'hardswish', 1), (5, 144, 48, True, 'hardswish', 1),
-           (5, 288, 96, True, 'hardswish', 2), (5, 576, 96, True, 'hardswish', 1), (5, 576, 96, True, 'hardswish', 1)])
+           (5, 120, 48, True, 'hardswish', 1), (5, 144, 48, True, 'hardswish', 1), (5, 288, 96, True, 'hardswish', 2),
+           (5, 576, 96, True, 'hardswish', 1), (5, 576, 96, True, 'hardswish', 1)])
 
 SCALES = (0.35, 0.5, 0.75, 1.0, 1.25)
-VARIANTS = {f"MobileNetV3_{size}_x{str(scale).replace('.', '_')}": dict(size=size, scale=scale) for size in BLOCKS for scale in SCALES}
+VARIANTS = {
+    f"MobileNetV3_{size}_x{str(scale).replace('.', '_')}": dict(size=size, scale=scale)
+    for size in BLOCKS
+    for scale in SCALES}
 
 # %% ../../nbs/03_models/29_mobilenet_v3.ipynb #332dfd7e
 @register_model(VARIANTS)
 class MobileNetV3(Network):
-    "MobileNetV3 (https://arxiv.org/abs/1905.02244): (N, in_channels, H, W) → logits (N, class_num). `size` 'small' or 'large', `scale` multiplies the widths."
+    """MobileNetV3 (https://arxiv.org/abs/1905.02244): (N, in_channels, H, W) → logits (N, class_num). `size` 'small' or
+    'large', `scale` multiplies the widths."""
     head = ('last_second_conv', 'last_conv', 'dropout', 'fc')
     cnhw = True
 
-    def __init__(self, size: str, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2):
+    def __init__(self, size: str, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3,
+                 dropout: float = 0.2):
         super().__init__()
         width, in_c, blocks = lambda c: make_divisible(c*scale), make_divisible(16*scale), []
         self.conv = ConvBN(in_channels, in_c, 3, 2, act='hardswish', decay=False)
@@ -60,7 +67,8 @@ class MobileNetV3(Network):
             in_c = width(out_c)
         self.blocks = nn.Sequential(*blocks)
         strides = [row[-1] for row in BLOCKS[size]] + [2]
-        self.ends = [i for i in range(len(blocks)) if strides[i + 1] == 2][-4:]                     # the last block of each stage
+        # the last block of each stage
+        self.ends = [i for i in range(len(blocks)) if strides[i + 1] == 2][-4:]
         self.channels = tuple(width(BLOCKS[size][i][2]) for i in self.ends)
         last = width(BLOCKS[size][-1][1])
         self.last_second_conv = ConvBN(in_c, last, 1, act='hardswish', decay=False)
@@ -76,6 +84,7 @@ class MobileNetV3(Network):
         return self.fc(self.dropout(x))
 
     def lr_stages(self) -> list:
-        "The layers of the five multipliers (documents 3.2.4): the blocks in five equal parts, the stem with the first, the last wide layers with the last."
+        """The layers of the five multipliers (documents 3.2.4): the blocks in five equal parts, the stem with the
+        first, the last wide layers with the last."""
         parts = [[b for i, b in enumerate(self.blocks) if i*5//len(self.blocks) == part] for part in range(5)]
         return [[self.conv, *parts[0]], *parts[1:4], [*parts[4], self.last_second_conv, self.last_conv]]

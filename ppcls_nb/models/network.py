@@ -14,10 +14,12 @@ from .layers import BatchNorm2D
 from .small_conv import Conv2D, cnhw_order, in_cnhw, swap_batch
 
 # %% ../../nbs/03_models/00c_network.ipynb #a2f06c6b
-CNHW_LAYERS = Conv2D, BatchNorm2D, nn.Linear                # layers with weights that may be in such a network; linear ones are in its head
+# layers with weights that may be in such a network; linear ones are in its head
+CNHW_LAYERS = Conv2D, BatchNorm2D, nn.Linear
 
 def computes_in_cnhw(network, x) -> bool:
-    "Is `network` to compute the batch x (N, C, H, W) in the order (C, N, H, W): float32 on the CPU, two images or more, known layers and no hooks?"
+    """Is `network` to compute the batch x (N, C, H, W) in the order (C, N, H, W): float32 on the CPU, two images or
+    more, known layers and no hooks?"""
     if not (Conv2D.fast and paddle.in_dynamic_mode()) or in_cnhw():
         return False
     if x.ndim != 4 or x.shape[0] < 2 or x.dtype != paddle.float32 or not x.place.is_cpu_place():
@@ -31,9 +33,10 @@ def computes_in_cnhw(network, x) -> bool:
 class Network(nn.Layer):
     """Base of the families: (N, in_channels, H, W) float32 → logits (N, class_num) float32.
 
-    A family sets `channels` (of each stage's output; on the instance) and, where they differ, `strides` (pixels of the image for one pixel of the output),
-    `classifier` (the sublayer whose shape depends on the number of classes; a tuple where there are several) and `head` (the sublayers behind the last stage).
-    `cnhw`: every operation of `features` that is no layer of `CNHW_LAYERS` treats the axes N and C alike."""
+    A family sets `channels` (of each stage's output; on the instance) and, where they differ, `strides` (pixels of the
+    image for one pixel of the output), `classifier` (the sublayer whose shape depends on the number of classes; a tuple
+    where there are several) and `head` (the sublayers behind the last stage). `cnhw`: every operation of `features`
+    that is no layer of `CNHW_LAYERS` treats the axes N and C alike."""
     classifier, head, strides, channels, cnhw = 'fc', ('fc',), (4, 8, 16, 32), (), False
 
     def features(self, x) -> list:
@@ -69,7 +72,8 @@ def maps_at(ends, blocks, x) -> list:
 
 # %% ../../nbs/03_models/00c_network.ipynb #25c7ad65
 class FeatureNet(nn.Layer):
-    """The stages of `body` (a `Network`) without its head: (N, in_channels, H, W) → list of maps, one for each of `out_indices` (default: all).
+    """The stages of `body` (a `Network`) without its head: (N, in_channels, H, W) → list of maps, one for each of
+    `out_indices` (default: all).
 
     Attributes `channels` and `strides` say what each map has. An index that is not a stage is a `PPClsError`."""
     def __init__(self, body: Network, out_indices=None):
@@ -77,11 +81,14 @@ class FeatureNet(nn.Layer):
         count, name = len(body.strides), getattr(body, 'name', type(body).__name__)
         picked = list(range(count) if out_indices is None else out_indices)
         if bad := [i for i in picked if not isinstance(i, int) or not -count <= i < count]:
-            raise PPClsError(f'out_indices: {name} has {count} stages, 0 to {count - 1} (strides {body.strides}); there is no stage {bad[0]!r}')
-        if not picked: raise PPClsError(f'out_indices: {name}: at least one stage is expected')
+            raise PPClsError(f'out_indices: {name} has {count} stages, 0 to {count - 1} (strides {body.strides}); '
+                             f'there is no stage {bad[0]!r}')
+        if not picked:
+            raise PPClsError(f'out_indices: {name}: at least one stage is expected')
         for layer in body.head: delattr(body, layer)
         self.body, self.out_indices = body, [i % count for i in picked]
-        self.channels, self.strides = [body.channels[i] for i in self.out_indices], [body.strides[i] for i in self.out_indices]
+        self.channels = [body.channels[i] for i in self.out_indices]
+        self.strides = [body.strides[i] for i in self.out_indices]
 
     def forward(self, x):
         maps = self.body.stage_maps(x)

@@ -20,7 +20,8 @@ _MODELS = {}
 
 # %% ../../nbs/03_models/01_registry.ipynb #8fa90dde
 def register_model(variants: dict):
-    "Class decorator: enter a family under the names of its table `variants` {name: arguments of the class}; a name can be entered once."
+    """Class decorator: enter a family under the names of its table `variants` {name: arguments of the class}; a name
+    can be entered once."""
     def _enter(cls):
         for name in variants:
             if name in _MODELS and _MODELS[name][0].__qualname__ != cls.__qualname__:
@@ -36,24 +37,30 @@ def list_models(pattern: str = '*') -> list:
 
 def model_class(name: str) -> tuple:
     "(class, arguments) of the network `name`."
-    if name not in _MODELS: raise PPClsError(nearest(name, _MODELS, 'network'))
+    if name not in _MODELS:
+        raise PPClsError(nearest(name, _MODELS, 'network'))
     return _MODELS[name]
 
 # %% ../../nbs/03_models/01_registry.ipynb #abc4fb0b
 def set_lr_mult_list(model, mults):
-    "Apply the documents' `lr_mult_list`: one learning-rate multiplier for each entry of `model.lr_stages()`, a list of lists of layers."
-    if not hasattr(model, 'lr_stages'): raise PPClsError(f'lr_mult_list: {model.name} has no stages for it; give name patterns to set_lr_mult instead')
+    """Apply the documents' `lr_mult_list`: one learning-rate multiplier for each entry of `model.lr_stages()`, a list
+    of lists of layers."""
+    if not hasattr(model, 'lr_stages'):
+        raise PPClsError(f'lr_mult_list: {model.name} has no stages for it; give name patterns to set_lr_mult instead')
     stages = model.lr_stages()
-    if len(mults) != len(stages): raise PPClsError(f'lr_mult_list: {model.name} takes {len(stages)} values, not {len(mults)}')
+    if len(mults) != len(stages):
+        raise PPClsError(f'lr_mult_list: {model.name} takes {len(stages)} values, not {len(mults)}')
     for layers, mult in zip(stages, mults):
         for layer in layers: scale_lr(layer.parameters(), mult)
 
 # %% ../../nbs/03_models/01_registry.ipynb #6d9f490b
 def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
-    "The network `name` with fresh weights and `class_num` outputs; further arguments go to the class. Attributes: `name`, `class_num`."
+    """The network `name` with fresh weights and `class_num` outputs; further arguments go to the class. Attributes:
+    `name`, `class_num`."""
     cls, args = model_class(name)
     try: model = cls(class_num=class_num, **{**args, **kw})
-    except TypeError as e: raise PPClsError(f'{name}: {e}') from e
+    except TypeError as e:
+        raise PPClsError(f'{name}: {e}') from e
     model.name, model.class_num = name, class_num
     if lr_mult_list is not None: set_lr_mult_list(model, lr_mult_list)
     return model
@@ -61,12 +68,14 @@ def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
 # %% ../../nbs/03_models/01_registry.ipynb #5c48e6f6
 @dataclass(frozen=True)
 class Weights:
-    """A set of weights: for which network (`arch` with `args`), what it expects of an image, where it is from, what was published about it.
+    """A set of weights: for which network (`arch` with `args`), what it expects of an image, where it is from, what was
+    published about it.
 
-    Images: RGB in 0…1, short side resized to `resize_short` by `interpolation`, middle `crop_size` pixels, minus `mean`, divided by `std`.
-    One source: `url`, `legacy_url` (an archive of 2020, used where there is nothing newer), `package` (package, file inside, pip requirement) read
-    through `convert`, or a local `file`. `classifier`: the layer that depends on `class_num`, or a tuple of them. Published: `top1`, `top5` (shares of
-    ImageNet's validation images), `params_M`, `flops_G`; None where nothing is. `about`: data, command, seed and accuracy of weights made here."""
+    Images: RGB in 0…1, short side resized to `resize_short` by `interpolation`, middle `crop_size` pixels, minus
+    `mean`, divided by `std`. One source: `url`, `legacy_url` (an archive of 2020, used where there is nothing newer),
+    `package` (package, file inside, pip requirement) read through `convert`, or a local `file`. `classifier`: the layer
+    that depends on `class_num`, or a tuple of them. Published: `top1`, `top5` (shares of ImageNet's validation images),
+    `params_M`, `flops_G`; None where nothing is. `about`: data, command, seed and accuracy of weights made here."""
     tag: str
     arch: str
     url: str = None
@@ -92,12 +101,16 @@ class Weights:
     about: dict = field(default_factory=dict)
 
     def eval_ops(self) -> list:
-        "The operations from an image file's bytes to what these weights were evaluated on: (3, crop_size, crop_size) float32."
+        """The operations from an image file's bytes to what these weights were evaluated on: (3, crop_size, crop_size)
+        float32."""
         return presets.eval_ops(self.crop_size, self.resize_short, self.interpolation, self.mean, self.std)
 
     def train_ops(self, **kw) -> list:
-        "The documents' training pipeline in these weights' size, interpolation, mean and std; `kw` as in `presets.train_ops`, among them `size`, `before` and `after`."
-        return presets.train_ops(**{**dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std), **kw})
+        """The documents' training pipeline in these weights' size, interpolation, mean and std; `kw` as in
+        `presets.train_ops`, among them `size`, `before` and `after`."""
+        return presets.train_ops(**{
+            **dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std),
+            **kw})
 
 # %% ../../nbs/03_models/01_registry.ipynb #3566422e
 WEIGHTS = {}
@@ -107,7 +120,8 @@ def register_weights(*records: Weights):
     WEIGHTS.update({r.tag: r for r in records})
 
 # %% ../../nbs/03_models/01_registry.ipynb #127f61e8
-KINDS = dict(top1=float, top5=float, params_M=float, flops_G=float, resize_short=int, crop_size=int, classifier=lambda s: tuple(s.split('|')) if '|' in s else s)
+KINDS = dict(top1=float, top5=float, params_M=float, flops_G=float, resize_short=int, crop_size=int,
+             classifier=lambda s: tuple(s.split('|')) if '|' in s else s)
 
 def record_of(row: dict) -> Weights:
     "The record of a row of `facts/weights.csv`."
@@ -116,11 +130,15 @@ def record_of(row: dict) -> Weights:
 register_weights(*map(record_of, fact_rows('weights')))
 
 # %% ../../nbs/03_models/01_registry.ipynb #dff52563
-register_weights(Weights('ResNet50_vd_10w', 'ResNet50_vd', legacy_url='https://paddle-imagenet-models-name.bj.bcebos.com/ResNet50_vd_10w_pretrained.tar',
-                         class_num=100_000, series='Transfer learning'))
+register_weights(
+    Weights('ResNet50_vd_10w', 'ResNet50_vd',
+            legacy_url='https://paddle-imagenet-models-name.bj.bcebos.com/ResNet50_vd_10w_pretrained.tar',
+            class_num=100_000, series='Transfer learning'))
 
 # %% ../../nbs/03_models/01_registry.ipynb #5ba4a7f2
 def published(pattern: str = '*') -> pd.DataFrame:
-    "The published figures of the weights whose tags match a shell-style `pattern`: `top1`, `top5` (shares), `params_M` (millions), `flops_G` (10⁹, a multiply-add counts two, as in the documents)."
+    """The published figures of the weights whose tags match a shell-style `pattern`: `top1`, `top5` (shares),
+    `params_M` (millions), `flops_G` (10⁹, a multiply-add counts two, as in the documents)."""
     columns = ['tag', 'top1', 'top5', 'params_M', 'flops_G']
-    return pd.DataFrame([[getattr(w, c) for c in columns] for t, w in WEIGHTS.items() if fnmatchcase(t, pattern)], columns=columns)
+    return pd.DataFrame([[getattr(w, c) for c in columns] for t, w in WEIGHTS.items() if fnmatchcase(t, pattern)],
+                        columns=columns)

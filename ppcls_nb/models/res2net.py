@@ -14,7 +14,8 @@ from .resnext import DEPTHS, BlockNet, Residual, conv_bn, shortcut, stem
 
 # %% ../../nbs/03_models/20_res2net.ipynb #afe744b4
 def branch_name(stage: int, i: int, depth: int) -> str:
-    "Caffe's name of block `i` of a stage of `depth` blocks: letters, but in the third stage of deep networks a, b1, b2, …"
+    """Caffe's name of block `i` of a stage of `depth` blocks: letters, but in the third stage of deep networks a, b1,
+    b2, …"""
     return f'res{stage + 2}' + (('a' if i == 0 else f'b{i}') if stage == 2 and depth > 6 else chr(ord('a') + i))
 
 # %% ../../nbs/03_models/20_res2net.ipynb #ac3797d6
@@ -22,10 +23,13 @@ class Res2Block(Residual):
     """(N, in_c, H, W) → (N, out_c, H/stride, W/stride) by way of `scales` parts (at least 2) of `w` channels.
 
     `short` {name: layer} is the shortcut, `name` the prefix of the convolutions in the middle."""
-    def __init__(self, in_c: int, w: int, scales: int, out_c: int, stride: int = 1, short: dict = {}, name: str = 'res2a'):
-        if scales < 2: raise PPClsError(f'Res2Block: scales {scales}: at least 2 parts are expected')
+    def __init__(self, in_c: int, w: int, scales: int, out_c: int, stride: int = 1, short: dict = {},
+                 name: str = 'res2a'):
+        if scales < 2:
+            raise PPClsError(f'Res2Block: scales {scales}: at least 2 parts are expected')
         middle = {f'{name}_branch2b_{i + 1}': conv_bn(w, w, 3, stride, act='relu') for i in range(scales - 1)}
-        super().__init__(dict(conv0=conv_bn(in_c, w*scales, 1, act='relu'), **middle, conv2=conv_bn(w*scales, out_c, 1)), short)
+        super().__init__(
+            dict(conv0=conv_bn(in_c, w*scales, 1, act='relu'), **middle, conv2=conv_bn(w*scales, out_c, 1)), short)
         self.scales, self.stride = scales, stride
 
     def main(self, x):
@@ -46,8 +50,10 @@ VARIANTS = dict(Res2Net50_26w_4s=dict(depths=DEPTHS[50]),
 class Res2Net(BlockNet):
     """Res2Net (https://arxiv.org/abs/1904.01169): (N, in_channels, H, W) → logits (N, class_num).
 
-    `depths`: blocks a stage; `scales` parts of `width` channels in the first stage, twice as many channels in each of the next; `vd`: stem and shortcuts of ResNet-D."""
-    def __init__(self, depths, width: int = 26, scales: int = 4, vd: bool = False, class_num: int = 1000, in_channels: int = 3):
+    `depths`: blocks a stage; `scales` parts of `width` channels in the first stage, twice as many channels in each of
+    the next; `vd`: stem and shortcuts of ResNet-D."""
+    def __init__(self, depths, width: int = 26, scales: int = 4, vd: bool = False, class_num: int = 1000,
+                 in_channels: int = 3):
         def _block(stage, i, in_c, stride):
             out_c = 256*2**stage
             short = {} if i else shortcut(in_c, out_c, stride, vd)

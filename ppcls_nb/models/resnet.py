@@ -17,7 +17,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/14_resnet.ipynb #c9afe237
 class Block(nn.Layer):
-    "(N, in_c, H, W) → (N, c·expansion, ceil(H/stride), ceil(W/stride)); `project` puts a 1×1 convolution into the shortcut, `conv` is called like `ConvBN`."
+    """(N, in_c, H, W) → (N, c·expansion, ceil(H/stride), ceil(W/stride)); `project` puts a 1×1 convolution into the
+    shortcut, `conv` is called like `ConvBN`."""
     def __init__(self, in_c: int, c: int, stride: int = 1, expansion: int = 1, project: bool = False, conv=ConvBN):
         super().__init__()
         self.stride, self.expansion, self.project = stride, expansion, project
@@ -38,7 +39,8 @@ class Block(nn.Layer):
 
 # %% ../../nbs/03_models/14_resnet.ipynb #732ec14b
 def stem_layers(in_channels: int, deep: bool, conv=ConvBN) -> list:
-    "The convolutions before the first pooling, (N, in_channels, H, W) → (N, 64, ceil(H/2), ceil(W/2)): one of 7×7, or three of 3×3 if `deep`."
+    """The convolutions before the first pooling, (N, in_channels, H, W) → (N, 64, ceil(H/2), ceil(W/2)): one of 7×7, or
+    three of 3×3 if `deep`."""
     if not deep: return [conv(in_channels, 64, 7, 2, act='relu')]
     return [conv(in_channels, 32, 3, 2, act='relu'), conv(32, 32, 3, act='relu'), conv(32, 64, 3, act='relu')]
 
@@ -55,11 +57,13 @@ VARIANTS = dict(ResNet18=dict(depths=(2, 2, 2, 2)),
 class ResNet(Network):
     """ResNet (https://arxiv.org/abs/1512.03385): (N, in_channels, H, W) → logits (N, class_num).
 
-    `depths`: blocks a stage; `expansion`: 4 for bottlenecks; `deep_stem`: three 3×3 convolutions at the entrance (vc); `old_names`: keys as in the
-    checkpoints of 2020; `conv`: what stands for each convolution, called like `ConvBN`. A subclass may bring its own `block`."""
+    `depths`: blocks a stage; `expansion`: 4 for bottlenecks; `deep_stem`: three 3×3 convolutions at the entrance (vc);
+    `old_names`: keys as in the checkpoints of 2020; `conv`: what stands for each convolution, called like `ConvBN`. A
+    subclass may bring its own `block`."""
     block = Block
 
-    def __init__(self, depths, expansion: int = 1, deep_stem: bool = False, old_names: bool = False, conv=ConvBN, class_num: int = 1000, in_channels: int = 3):
+    def __init__(self, depths, expansion: int = 1, deep_stem: bool = False, old_names: bool = False, conv=ConvBN,
+                 class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         if old_names: conv, self.classifier, self.head = partial(conv, names=('_conv', '_batch_norm')), 'out', ('out',)
         stem, blocks, in_c = stem_layers(in_channels, deep_stem, conv), [], 64
@@ -69,10 +73,12 @@ class ResNet(Network):
                 blocks.append(self.block(in_c, 64*2**s, 2 if s and not i else 1, expansion, not i, conv))
                 in_c = self.channels[s]
         if old_names:
-            names = [f'conv1_{i + 1}' for i in range(len(stem))] + [f'bb_{s}_{i}' for s, depth in enumerate(depths) for i in range(depth)]
+            names = ([f'conv1_{i + 1}' for i in range(len(stem))] +
+                     [f'bb_{s}_{i}' for s, depth in enumerate(depths) for i in range(depth)])
             for name, layer in zip(names, stem + blocks): self.add_sublayer(name, layer)
         else: self.stem, self.blocks = nn.Sequential(*stem), nn.Sequential(*blocks)
-        self.add_sublayer(self.classifier, nn.Linear(in_c, class_num, ParamAttr(initializer=Uniform(-in_c**-0.5, in_c**-0.5))))
+        self.add_sublayer(self.classifier,
+                          nn.Linear(in_c, class_num, ParamAttr(initializer=Uniform(-in_c**-0.5, in_c**-0.5))))
 
     def stages(self) -> list:
         "The layers in five lists: those of the entrance, then the blocks of each stage."

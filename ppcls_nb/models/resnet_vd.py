@@ -30,11 +30,13 @@ VARIANTS = dict(ResNet18_vd=dict(depths=(2, 2, 2, 2)),
 # %% ../../nbs/03_models/15_resnet_vd.ipynb #6c61d719
 @register_model(VARIANTS)
 class ResNet_vd(ResNet):
-    "ResNet-D (https://arxiv.org/abs/1812.01187): (N, in_channels, H, W) → logits (N, class_num). `depths`: blocks a stage, `expansion`: 4 for bottlenecks; `kw`: as `ResNet`'s."
+    """ResNet-D (https://arxiv.org/abs/1812.01187): (N, in_channels, H, W) → logits (N, class_num). `depths`: blocks a
+    stage, `expansion`: 4 for bottlenecks; `kw`: as `ResNet`'s."""
     block = BlockD
 
     def __init__(self, depths, expansion: int = 1, **kw): super().__init__(depths, expansion, deep_stem=True, **kw)
 
     def lr_stages(self) -> list:
-        "The layers of the five learning-rate multipliers (documents 3.2.4): the entrance, then each of the four stages."
+        """The layers of the five learning-rate multipliers (documents 3.2.4): the entrance, then each of the four
+        stages."""
         return self.stages()

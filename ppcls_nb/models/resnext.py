@@ -17,7 +17,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/16_resnext.ipynb #3f2303db
 class Residual(nn.Layer):
-    "relu(main(x) + short(x)) with `main` and `short` {name: layer}, applied one after the other; an empty `short` is the bare line."
+    """relu(main(x) + short(x)) with `main` and `short` {name: layer}, applied one after the other; an empty `short` is
+    the bare line."""
     def __init__(self, main: dict, short: dict):
         super().__init__()
         for name, layer in {**main, **short}.items(): self.add_sublayer(name, layer)
@@ -37,7 +38,8 @@ conv_bn = partial(ConvBN, names=('_conv', '_batch_norm'))
 
 def bottleneck(in_c: int, c: int, out_c: int, stride: int = 1, groups: int = 1) -> dict:
     "Main path: 1×1 to `c` channels, 3×3 in `groups` with the stride, 1×1 to `out_c`."
-    return dict(conv0=conv_bn(in_c, c, 1, act='relu'), conv1=conv_bn(c, c, 3, stride, groups, act='relu'), conv2=conv_bn(c, out_c, 1))
+    return dict(conv0=conv_bn(in_c, c, 1, act='relu'), conv1=conv_bn(c, c, 3, stride, groups, act='relu'),
+                conv2=conv_bn(c, out_c, 1))
 
 def shortcut(in_c: int, out_c: int, stride: int = 1, vd: bool = False) -> dict:
     "Shortcut with a 1×1 convolution; the stride is its own or, with `vd`, that of a 2×2 mean before it."
@@ -53,7 +55,8 @@ def stem(in_channels: int, c: int = 64, vd: bool = False, name: str = 'conv') ->
 
 # %% ../../nbs/03_models/16_resnext.ipynb #952a27be
 class BlockNet(Network):
-    """A stem, a maximum, four stages of blocks, a mean and a classifier: (N, in_channels, H, W) → logits (N, class_num).
+    """A stem, a maximum, four stages of blocks, a mean and a classifier: (N, in_channels, H, W) → logits (N,
+    class_num).
 
     `stem`: {name: layer} with `in_c` channels at its end; `block(stage, i, in_c, stride)` makes block `i` of a stage;
     `depths`: blocks a stage, `channels`: of each stage's output. A wrong number of stages is a `PPClsError`."""
@@ -61,7 +64,8 @@ class BlockNet(Network):
 
     def __init__(self, stem: dict, in_c: int, block, depths, channels=(256, 512, 1024, 2048), class_num: int = 1000):
         super().__init__()
-        if len(depths) != len(channels): raise PPClsError(f'{type(self).__name__}: {len(channels)} stages are expected in depths, not {len(depths)}')
+        if len(depths) != len(channels):
+            raise PPClsError(f'{type(self).__name__}: {len(channels)} stages are expected in depths, not {len(depths)}')
         for name, layer in stem.items(): self.add_sublayer(name, layer)
         self.channels, self.stem_names, self.stage_names = tuple(channels), list(stem), []
         for stage, (depth, c) in enumerate(zip(depths, channels)):
@@ -69,7 +73,8 @@ class BlockNet(Network):
             for i, name in enumerate(self.stage_names[-1]):
                 self.add_sublayer(name, block(stage, i, in_c, 2 if stage and not i else 1))
                 in_c = c
-        self.add_sublayer(self.classifier, nn.Linear(in_c, class_num, ParamAttr(initializer=Uniform(-in_c**-0.5, in_c**-0.5))))
+        self.add_sublayer(self.classifier,
+                          nn.Linear(in_c, class_num, ParamAttr(initializer=Uniform(-in_c**-0.5, in_c**-0.5))))
 
     def name_of(self, stage: int, i: int) -> str:
         "The name of block `i` of a stage."
@@ -95,9 +100,12 @@ VARIANTS = {f'ResNeXt{depth}{"_vd"*vd}_{groups}x4d': dict(depths=blocks, groups=
 class ResNeXt(BlockNet):
     """ResNeXt (https://arxiv.org/abs/1611.05431): (N, in_channels, H, W) → logits (N, class_num).
 
-    `depths`: blocks a stage; `groups` paths of `width` channels in the first stage, twice as many channels in each of the next; `vd`: stem and shortcuts of ResNet-D."""
-    def __init__(self, depths, groups: int = 32, width: int = 4, vd: bool = False, class_num: int = 1000, in_channels: int = 3):
+    `depths`: blocks a stage; `groups` paths of `width` channels in the first stage, twice as many channels in each of
+    the next; `vd`: stem and shortcuts of ResNet-D."""
+    def __init__(self, depths, groups: int = 32, width: int = 4, vd: bool = False, class_num: int = 1000,
+                 in_channels: int = 3):
         def _block(stage, i, in_c, stride):
             out_c = 256*2**stage
-            return Residual(bottleneck(in_c, groups*width*2**stage, out_c, stride, groups), {} if i else shortcut(in_c, out_c, stride, vd))
+            return Residual(bottleneck(in_c, groups*width*2**stage, out_c, stride, groups),
+                            {} if i else shortcut(in_c, out_c, stride, vd))
         super().__init__(stem(in_channels, vd=vd), 64, _block, depths, class_num=class_num)

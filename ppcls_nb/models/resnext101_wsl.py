@@ -16,8 +16,10 @@ from .resnext import DEPTHS, BlockNet, Residual
 conv_bn = partial(ConvBN, names=('_conv', '_bn'))
 
 def wsl_block(in_c: int, c: int, out_c: int, stride: int = 1, groups: int = 32, project: bool = False) -> Residual:
-    "ResNeXt's bottleneck under the names of the wsl weights: (N, in_c, H, W) → (N, out_c, H/stride, W/stride); `project`: with a convolution in the shortcut."
-    main = dict(_conv0=conv_bn(in_c, c, 1, act='relu'), _conv1=conv_bn(c, c, 3, stride, groups, act='relu'), _conv2=conv_bn(c, out_c, 1))
+    """ResNeXt's bottleneck under the names of the wsl weights: (N, in_c, H, W) → (N, out_c, H/stride, W/stride);
+    `project`: with a convolution in the shortcut."""
+    main = dict(_conv0=conv_bn(in_c, c, 1, act='relu'), _conv1=conv_bn(c, c, 3, stride, groups, act='relu'),
+                _conv2=conv_bn(c, out_c, 1))
     return Residual(main, dict(_short=nn.Sequential(('_conv', conv_bn(in_c, out_c, 1, stride)))) if project else {})
 
 # %% ../../nbs/03_models/17_resnext101_wsl.ipynb #36187677
@@ -25,11 +27,15 @@ VARIANTS = {f'ResNeXt101_32x{width}d_wsl': dict(width=width) for width in (8, 16
 
 @register_model(VARIANTS)
 class ResNeXt101_wsl(BlockNet):
-    "ResNeXt101 of 32 paths with `width` channels each in the first stage, made for https://arxiv.org/abs/1805.00932: (N, in_channels, H, W) → logits (N, class_num)."
+    """ResNeXt101 of 32 paths with `width` channels each in the first stage, made for https://arxiv.org/abs/1805.00932:
+    (N, in_channels, H, W) → logits (N, class_num)."""
     classifier, head = '_out', ('_out',)
 
     def __init__(self, width: int = 8, depths=DEPTHS[101], class_num: int = 1000, in_channels: int = 3):
-        def _block(stage, i, in_c, stride): return wsl_block(in_c, 32*width*2**stage, 256*2**stage, stride, project=not i)
-        super().__init__(dict(_conv_stem=conv_bn(in_channels, 64, 7, 2, act='relu')), 64, _block, depths, class_num=class_num)
+        def _block(stage, i, in_c, stride):
+            return wsl_block(in_c, 32*width*2**stage, 256*2**stage, stride, project=not i)
+
+        super().__init__(dict(_conv_stem=conv_bn(in_channels, 64, 7, 2, act='relu')), 64, _block, depths,
+                         class_num=class_num)
 
     def name_of(self, stage, i): return f'_conv{stage + 1}_{i}'

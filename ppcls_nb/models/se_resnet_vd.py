@@ -15,7 +15,8 @@ from .resnext import BlockNet, Residual, bottleneck, conv_bn, shortcut, stem
 
 # %% ../../nbs/03_models/18_se_resnet_vd.ipynb #84d16370
 class ChannelGate(nn.Layer):
-    "Squeeze and excitation of (N, c, H, W) with fully connected layers and c // `reduction` numbers in the middle. Keys `squeeze.*`, `excitation.*`."
+    """Squeeze and excitation of (N, c, H, W) with fully connected layers and c // `reduction` numbers in the middle.
+    Keys `squeeze.*`, `excitation.*`."""
     def __init__(self, c: int, reduction: int = 16):
         super().__init__()
         linear = lambda i, o: nn.Linear(i, o, ParamAttr(initializer=Uniform(-i**-0.5, i**-0.5)))
@@ -39,7 +40,8 @@ VARIANTS = dict(SE_ResNet18_vd=dict(depths=(2, 2, 2, 2)),
 
 @register_model(VARIANTS)
 class SE_ResNet_vd(BlockNet):
-    """ResNet-D with squeeze and excitation (https://arxiv.org/abs/1709.01507): (N, in_channels, H, W) → logits (N, class_num).
+    """ResNet-D with squeeze and excitation (https://arxiv.org/abs/1709.01507): (N, in_channels, H, W) → logits (N,
+    class_num).
 
     `depths`: blocks a stage; `expansion`: 4 for bottlenecks; `reduction`: of the gates."""
     def __init__(self, depths, expansion: int = 1, reduction: int = 16, class_num: int = 1000, in_channels: int = 3):
@@ -47,5 +49,6 @@ class SE_ResNet_vd(BlockNet):
         def _block(stage, i, in_c, stride):
             c, out_c = 64*2**stage, channels[stage]
             main = basic(in_c, c, stride) if expansion == 1 else bottleneck(in_c, c, out_c, stride)
-            return Residual({**main, 'scale': ChannelGate(out_c, reduction)}, {} if i else shortcut(in_c, out_c, stride, vd=True))
+            return Residual({
+                **main, 'scale': ChannelGate(out_c, reduction)}, {} if i else shortcut(in_c, out_c, stride, vd=True))
         super().__init__(stem(in_channels, vd=True), 64, _block, depths, channels, class_num)

@@ -19,13 +19,17 @@ VARIANTS = dict(SE_ResNeXt50_32x4d=dict(depths=DEPTHS[50]),
 # %% ../../nbs/03_models/19_se_resnext.ipynb #ef55d81d
 @register_model(VARIANTS)
 class SE_ResNeXt(BlockNet):
-    """ResNeXt with squeeze and excitation (https://arxiv.org/abs/1709.01507): (N, in_channels, H, W) → logits (N, class_num).
+    """ResNeXt with squeeze and excitation (https://arxiv.org/abs/1709.01507): (N, in_channels, H, W) → logits (N,
+    class_num).
 
-    `depths`: blocks a stage; `groups` paths of `width` channels in the first stage; `vd`: stem and shortcuts of ResNet-D; `reduction`: of the gates."""
-    def __init__(self, depths, groups: int = 32, width: int = 4, vd: bool = False, reduction: int = 16, class_num: int = 1000, in_channels: int = 3):
+    `depths`: blocks a stage; `groups` paths of `width` channels in the first stage; `vd`: stem and shortcuts of
+    ResNet-D; `reduction`: of the gates."""
+    def __init__(self, depths, groups: int = 32, width: int = 4, vd: bool = False, reduction: int = 16,
+                 class_num: int = 1000, in_channels: int = 3):
         def _block(stage, i, in_c, stride):
             out_c = 256*2**stage
             main = bottleneck(in_c, groups*width*2**stage, out_c, stride, groups)
-            return Residual({**main, 'scale': ChannelGate(out_c, reduction)}, {} if i else shortcut(in_c, out_c, stride, vd))
+            return Residual({
+                **main, 'scale': ChannelGate(out_c, reduction)}, {} if i else shortcut(in_c, out_c, stride, vd))
         c = 128 if vd else 64
         super().__init__(stem(in_channels, c, vd), c, _block, depths, class_num=class_num)

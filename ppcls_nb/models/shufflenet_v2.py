@@ -23,7 +23,8 @@ def interleave(a, b):
 NAMES = ('_conv', '_batch_norm')
 
 class ShuffleUnit(nn.Layer):
-    "(N, c, H, W) → the same shape: the right half of the channels is worked on, the left half is only moved. `c` is even."
+    """(N, c, H, W) → the same shape: the right half of the channels is worked on, the left half is only moved. `c` is
+    even."""
     def __init__(self, c: int, act: str):
         super().__init__()
         half = c//2
@@ -37,7 +38,8 @@ class ShuffleUnit(nn.Layer):
 
 # %% ../../nbs/03_models/30_shufflenet_v2.ipynb #9d2e4221
 class ShuffleDown(nn.Layer):
-    "(N, in_c, H, W) → (N, out_c, ceil(H/2), ceil(W/2)): two ways of depthwise and pointwise convolutions, joined and shuffled."
+    """(N, in_c, H, W) → (N, out_c, ceil(H/2), ceil(W/2)): two ways of depthwise and pointwise convolutions, joined and
+    shuffled."""
     def __init__(self, in_c: int, out_c: int, act: str):
         super().__init__()
         half = out_c//2

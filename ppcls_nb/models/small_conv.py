@@ -13,7 +13,7 @@ import paddle
 from paddle import nn
 from ..basics import PPClsError, fact_rows
 from .image_filter import depthwise_filter
-from .products import dense_matmul, depthwise_matmul, pointwise_matmul, same_padding
+from .gemm import dense_matmul, depthwise_matmul, pointwise_matmul, same_padding
 
 # %% ../../nbs/03_models/00_small_conv.ipynb #139cc35b
 class _Order(threading.local):
@@ -41,22 +41,26 @@ def swap_batch(x):
 # %% ../../nbs/03_models/00_small_conv.ipynb #cf4c0aa6
 @lru_cache
 def plan_row(kind: str, k: int, stride: int) -> dict:
-    "The row of `facts/conv_plan.csv` for 'depthwise' or 'dense' and the kernel and stride nearest to the given ones; `matrix_to` and `filter_from` are numbers."
+    """The row of `facts/conv_plan.csv` for 'depthwise' or 'dense' and the kernel and stride nearest to the given ones;
+    `matrix_to` and `filter_from` are numbers."""
     rows = [row for row in fact_rows('conv_plan') if row['kind'] == kind]
     row = min(rows, key=lambda row: (abs(int(row['kernel']) - k), abs(int(row['stride']) - stride)))
     return row | {name: float(row[name] or 'inf') for name in ('matrix_to', 'filter_from')}
 
 @lru_cache(maxsize=4096)
 def choose_form(kind: str, k: int, stride: int, pad, n: int, h: int, w: int) -> tuple:
-    """(form, pads, oh, ow) for `n` maps of h×w pixels: `form` is 'matrix', 'filter' or 'paddle', `pads` the zeros (top, left, bottom, right).
+    """(form, pads, oh, ow) for `n` maps of h×w pixels: `form` is 'matrix', 'filter' or 'paddle', `pads` the zeros (top,
+    left, bottom, right).
 
-    `kind` 'depthwise' or 'dense', `pad` pixels on each side or 'SAME'. A kernel larger than the padded map is a `PPClsError`."""
+    `kind` 'depthwise' or 'dense', `pad` pixels on each side or 'SAME'. A kernel larger than the padded map is a
+    `PPClsError`."""
     (top, bottom), (left, right) = [same_padding(size, k, stride) if pad == 'SAME' else (pad, pad) for size in (h, w)]
     oh, ow = (h + top + bottom - k)//stride + 1, (w + left + right - k)//stride + 1
     row, form = plan_row(kind, k, stride), 'paddle'
     cost = h*w*oh*ow/min(n, 32) if kind == 'depthwise' else oh*ow
     if oh < 1 or ow < 1:
-        raise PPClsError(f'a kernel of {k}×{k} pixels does not fit a map of {h}×{w} pixels with padding {pad}: larger images are expected')
+        raise PPClsError(f'a kernel of {k}×{k} pixels does not fit a map of {h}×{w} pixels with padding {pad}: larger '
+                         'images are expected')
     if cost <= row['matrix_to']:
         form = 'matrix'
     elif n*h*w >= row['filter_from'] and kind == 'depthwise':
@@ -65,7 +69,8 @@ def choose_form(kind: str, k: int, stride: int, pad, n: int, h: int, w: int) -> 
 
 # %% ../../nbs/03_models/00_small_conv.ipynb #22a98879
 class Conv2D(nn.Conv2D):
-    "`nn.Conv2D` with a square kernel and `padding` an int or 'SAME', computed in the form that is quickest on the CPU. `Conv2D.fast = False` leaves everything to Paddle."
+    """`nn.Conv2D` with a square kernel and `padding` an int or 'SAME', computed in the form that is quickest on the
+    CPU. `Conv2D.fast = False` leaves everything to Paddle."""
     fast = True
 
     def __init__(self, in_c: int, out_c: int, k: int, stride: int = 1, padding=0, groups: int = 1, bias: bool = True):
@@ -73,7 +78,8 @@ class Conv2D(nn.Conv2D):
             raise PPClsError(f"padding {padding!r}: a number of pixels or 'SAME' is expected")
         super().__init__(in_c, out_c, k, stride, padding, groups=groups, bias_attr=None if bias else False)
         self.k, self.stride, self.pad = k, stride, padding
-        self.kind = 'depthwise' if groups == in_c == out_c > 1 else 'dense' if groups == 1 and (k > 1 or stride == 1) else None
+        self.kind = ('depthwise' if groups == in_c == out_c > 1 else 'dense' if groups == 1 and
+                     (k > 1 or stride == 1) else None)
 
     def quick(self, x):
         "The convolution of x in a form of ours, in the present order of axes; None where Paddle's is to be taken."
@@ -89,7 +95,8 @@ class Conv2D(nn.Conv2D):
         if form == 'paddle':
             return None
         product = depthwise_matmul if self.kind == 'depthwise' else dense_matmul
-        turned = cnhw != (self.kind == 'depthwise')                              # depthwise products take (C, N, H, W), dense ones (N, C, H, W)
+        # depthwise products take (C, N, H, W), dense ones (N, C, H, W)
+        turned = (cnhw != (self.kind == 'depthwise'))
         y = product(swap_batch(x) if turned else x, self.weight, self.stride, pads, oh, ow)
         return swap_batch(y) if turned else y
 

@@ -24,10 +24,13 @@ class ConvReLU(nn.Layer):
 
 # %% ../../nbs/03_models/25_squeezenet.ipynb #1e26cb8a
 class Fire(nn.Layer):
-    "(N, in_c, H, W) → (N, 2·expand, H, W): `squeeze` channels inside, half of the result from 1×1 and half from 3×3 kernels."
+    """(N, in_c, H, W) → (N, 2·expand, H, W): `squeeze` channels inside, half of the result from 1×1 and half from 3×3
+    kernels."""
     def __init__(self, in_c: int, squeeze: int, expand: int):
         super().__init__()
-        self._conv, self._conv_path1, self._conv_path2 = ConvReLU(in_c, squeeze, 1), ConvReLU(squeeze, expand, 1), ConvReLU(squeeze, expand, 3)
+        self._conv = ConvReLU(in_c, squeeze, 1)
+        self._conv_path1 = ConvReLU(squeeze, expand, 1)
+        self._conv_path2 = ConvReLU(squeeze, expand, 3)
 
     def forward(self, x):
         x = self._conv(x)
@@ -42,9 +45,11 @@ VARIANTS = dict(SqueezeNet1_0=dict(stem=(96, 7, 0), stages=(3, 4, 1)),
 # %% ../../nbs/03_models/25_squeezenet.ipynb #dd4ea076
 @register_model(VARIANTS)
 class SqueezeNet(Network):
-    """SqueezeNet (https://arxiv.org/abs/1602.07360): (N, in_channels, H, W) → logits (N, class_num), none of them negative.
+    """SqueezeNet (https://arxiv.org/abs/1602.07360): (N, in_channels, H, W) → logits (N, class_num), none of them
+    negative.
 
-    `stem`: channels, kernel and padding of the first convolution; `stages`: how many fire modules follow each of the three poolings."""
+    `stem`: channels, kernel and padding of the first convolution; `stages`: how many fire modules follow each of the
+    three poolings."""
     classifier, head, strides = '_conv9', ('_drop', '_conv9'), (4, 8, 16)
 
     def __init__(self, stem, stages, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.5):

@@ -23,22 +23,27 @@ class ConvBlock(nn.Sequential):
         return x
 
 # %% ../../nbs/03_models/11_vgg.ipynb #64e2bb13
-VARIANTS = dict(VGG11=dict(depths=(1, 1, 2, 2, 2)), VGG13=dict(depths=(2, 2, 2, 2, 2)), VGG16=dict(depths=(2, 2, 3, 3, 3)), VGG19=dict(depths=(2, 2, 4, 4, 4)))
+VARIANTS = dict(VGG11=dict(depths=(1, 1, 2, 2, 2)), VGG13=dict(depths=(2, 2, 2, 2, 2)),
+                VGG16=dict(depths=(2, 2, 3, 3, 3)), VGG19=dict(depths=(2, 2, 4, 4, 4)))
 
 # %% ../../nbs/03_models/11_vgg.ipynb #95d4cdcd
 @register_model(VARIANTS)
 class VGG(Network):
     """VGG (https://arxiv.org/abs/1409.1556): (N, in_channels, H, W), H, W ≥ 32 → logits (N, class_num).
 
-    `depths`: convolutions in each of the five blocks; `hidden`: neurons in each of the two hidden fully connected layers; `dropout` behind each of them."""
+    `depths`: convolutions in each of the five blocks; `hidden`: neurons in each of the two hidden fully connected
+    layers; `dropout` behind each of them."""
     classifier, head = 'fc3', ('drop', 'fc1', 'fc2', 'fc3')
 
     def __init__(self, depths, hidden: int = 4096, dropout: float = 0.5, class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         widths = (in_channels, 64, 128, 256, 512, 512)
-        for i, depth in enumerate(depths): self.add_sublayer(f'conv_block_{i + 1}', ConvBlock(widths[i], widths[i + 1], depth))
+        for i, depth in enumerate(depths):
+            self.add_sublayer(f'conv_block_{i + 1}', ConvBlock(widths[i], widths[i + 1], depth))
         self.channels, self.drop = (256, 512, 512, 512), nn.Dropout(dropout, mode='downscale_in_infer')
-        self.fc1, self.fc2, self.fc3 = nn.Linear(512*7*7, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, class_num)
+        self.fc1 = nn.Linear(512*7*7, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, class_num)
 
     def features(self, x):
         maps = []

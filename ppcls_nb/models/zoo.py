@@ -20,31 +20,41 @@ from ..basics import fact_rows
 # %% ../../nbs/03_models/60_zoo.ipynb #02c21d99
 @contextmanager
 def without_computing():
-    "Inside the `with`, networks are built and called in static mode: shapes are known, weights and maps take no memory, nothing has a value. Dynamic mode is back afterwards."
+    """Inside the `with`, networks are built and called in static mode: shapes are known, weights and maps take no
+    memory, nothing has a value. Dynamic mode is back afterwards."""
     paddle.enable_static()
     try:
-        with paddle.static.program_guard(paddle.static.Program(), paddle.static.Program()), paddle.utils.unique_name.guard(): yield
+        with paddle.static.program_guard(paddle.static.Program(),
+                                         paddle.static.Program()), paddle.utils.unique_name.guard():
+            yield
     finally: paddle.disable_static()
 
 # %% ../../nbs/03_models/60_zoo.ipynb #b2555827
 def network_costs(name: str, size: int, **kw) -> dict:
-    """What the network `name` costs for an image of `size` pixels, by counting, not computing: `params` learned, of them `biases` (of convolutions and fully connected
-    layers), `macs`, of them `macs_linear` in fully connected layers, `outputs`: numbers that these layers return; `params_twice`,
-    `macs_twice`: groups divided twice. `kw` go to the family's class."""
+    """What the network `name` costs for an image of `size` pixels, by counting, not computing: `params` learned, of
+    them `biases` (of convolutions and fully connected layers), `macs`, of them `macs_linear` in fully connected layers,
+    `outputs`: numbers that these layers return; `params_twice`, `macs_twice`: groups divided twice. `kw` go to the
+    family's class."""
     with without_computing():
         model = build_model(name, **kw)
         t, params = flops_table(model, size), sum(math.prod(p.shape) for p in model.parameters() if p.trainable)
     kernel = t.c_out*t.macs//t.outputs
     once = ~t.layer.duplicated()
     again = lambda column: int((column - column//t.groups).sum())
-    return dict(arch=name, size=size, params=params, biases=int((t.weights - kernel)[once].sum()), params_twice=params - again(kernel.where(once, 0)), macs=int(t.macs.sum()),
-                macs_twice=int(t.macs.sum()) - again(t.macs), macs_linear=int(t.macs[t.kind == 'Linear'].sum()), outputs=int(t.outputs.sum()))
+    return dict(arch=name, size=size, params=params, biases=int(
+        (t.weights - kernel)[once].sum()), params_twice=params - again(kernel.where(once, 0)), macs=int(t.macs.sum()),
+                macs_twice=int(t.macs.sum()) - again(t.macs), macs_linear=int(t.macs[t.kind == 'Linear'].sum()),
+                outputs=int(t.outputs.sum()))
 
 # %% ../../nbs/03_models/60_zoo.ipynb #c7d3cb51
-TWICE, ONCE, MORE, BARE = 'groups divided twice', 'one operation a product in fully connected layers', 'batch norms and activations counted', 'biases left out'
+TWICE = 'groups divided twice'
+ONCE = 'one operation a product in fully connected layers'
+MORE = 'batch norms and activations counted'
+BARE = 'biases left out'
 
 def way_of_flops(published: float, c: dict):
-    "Which way of counting the costs `c` (see `network_costs`) gives `published` (10⁹): a tuple of what is done differently, () for the right way, None where none does."
+    """Which way of counting the costs `c` (see `network_costs`) gives `published` (10⁹): a tuple of what is done
+    differently, () for the right way, None where none does."""
     ways = [((), 0, 0), ((MORE,), 0, 2.2), ((TWICE,), 1, 2.2), ((ONCE,), 0, 2.2), ((TWICE, ONCE), 1, 2.2)]
     for way, twice, more in ways:
         n = (2*c['macs_twice' if twice else 'macs'] - (ONCE in way)*c['macs_linear'])/1e9
@@ -59,18 +69,29 @@ def way_of_params(published: float, c: dict):
 
 # %% ../../nbs/03_models/60_zoo.ipynb #c14dda41
 SWAPPED = 'the documents exchange the figures of Res2Net50_vd_26w_4s and Res2Net50_14w_8s'
-FOUND = {**{(tag, what): SWAPPED for tag in ('Res2Net50_vd_26w_4s', 'Res2Net50_14w_8s') for what in ('flops', 'params')},
-         ('ResNet34_vd', 'flops'): 'a slip: SE_ResNet34_vd, which costs the same, has 7.84',
-         ('ResNet101', 'flops'): 'a slip: 0.58 less than ResNet101_vd, where 50 and 152 layers have 0.48 less, so 15.62 was meant',
-         ('HRNet_W18_C', 'flops'): 'not explained: no way of counting gives it, the six wider ones agree, and 4.14 is the figure of ResNet18_vd',
-         **dict.fromkeys([('ShuffleNetV2_x2_0', 'flops'), ('ShuffleNetV2_x2_0', 'params')], '224 channels in its first stage instead of 244, groups divided twice'),
-         ('GoogLeNet', 'params'): 'the three last layers of 1000 outputs were left out'}
+FOUND = {
+    **{
+        (tag, what): SWAPPED
+        for tag in ('Res2Net50_vd_26w_4s', 'Res2Net50_14w_8s')
+        for what in ('flops', 'params')}, ('ResNet34_vd', 'flops'): 'a slip: SE_ResNet34_vd, which costs the same, '
+                                                                    'has 7.84',
+    ('ResNet101', 'flops'): 'a slip: 0.58 less than ResNet101_vd, where 50 and 152 layers have 0.48 less, so '
+    '15.62 was meant',
+    ('HRNet_W18_C', 'flops'): 'not explained: no way of counting gives it, the six wider ones agree, and 4.14 is '
+    'the figure of ResNet18_vd',
+    **dict.fromkeys([('ShuffleNetV2_x2_0', 'flops'), ('ShuffleNetV2_x2_0', 'params')], '224 channels in its '
+                    'first stage instead of '
+                    '244, groups divided twice'), ('GoogLeNet', 'params'): 'the three last layers of 1000 outputs '
+                                                                           'were left out'
+}
 
 def explain(tag: str, published_params_M: float, published_flops_G: float, c: dict) -> str:
     "Why the published figures of the weights `tag` differ from the costs `c`; '' where they do not."
     found, reasons = {}, []
-    for what, figure, way in (('flops', published_flops_G, way_of_flops), ('params', published_params_M, way_of_params)):
-        found[what] = ('nothing published',) if figure != figure else (FOUND[tag, what],) if (tag, what) in FOUND else way(figure, c)
+    for what, figure, way in (('flops', published_flops_G, way_of_flops), ('params', published_params_M,
+                                                                           way_of_params)):
+        found[what] = (('nothing published',) if figure != figure else (FOUND[tag, what],) if
+                       (tag, what) in FOUND else way(figure, c))
     for what, other, label in (('flops', 'params', 'FLOPs'), ('params', 'flops', 'parameters')):
         for r in ('not explained',) if found[what] is None else found[what]:
             alone = r not in (found[other] or ()) and r not in (ONCE, MORE, BARE)
@@ -78,7 +99,8 @@ def explain(tag: str, published_params_M: float, published_flops_G: float, c: di
     return '; '.join(dict.fromkeys(reasons))
 
 # %% ../../nbs/03_models/60_zoo.ipynb #dcd7372c
-TEXT = ('tag', 'arch', 'series', 'reason', 'interpolation', 'classifier', 'licence', 'url', 'legacy_url', 'cpu', 'paddle', 'date', 'through')
+TEXT = ('tag', 'arch', 'series', 'reason', 'interpolation', 'classifier', 'licence', 'url', 'legacy_url', 'cpu',
+        'paddle', 'date', 'through')
 
 def facts(name: str) -> pd.DataFrame:
     "The package's table `facts/NAME.csv` with numbers as numbers."
@@ -86,37 +108,52 @@ def facts(name: str) -> pd.DataFrame:
     return t.assign(**{c: pd.to_numeric(t[c]) for c in t if c not in TEXT})
 
 def zoo_table() -> pd.DataFrame:
-    """A line for each official set of weights. Published: `top1`, `top5` (shares), `published_params_M`, `published_flops_G`, and the latencies in ms of a batch
-    of 1 (or `_b4`, `_b8`): `t4_ms`, `t4_fp16_ms`, `v100_ms`, `sd855_ms`, with `sd855_MB` the file's size. Computed: `params_M` (10⁶), `flops_G` (10⁹, two for a
-    multiply-accumulate, at `size` pixels), and by how much the published ones differ, `params_off` and `flops_off` (shares), with the `reason`. Measured here: `cpu_ms`."""
-    w, costs = facts('weights').rename(columns=dict(crop_size='size', params_M='published_params_M', flops_G='published_flops_G')), facts('costs')
-    t = w[['tag', 'arch', 'series', 'size', 'top1', 'top5', 'published_params_M', 'published_flops_G']].merge(costs, 'left', ['arch', 'size'], validate='m:1')
-    t = t.merge(facts('latency'), 'left', 'tag', validate='1:1').merge(facts('cpu_latency')[['arch', 'size', 'cpu_ms']], 'left', ['arch', 'size'], validate='m:1')
+    """A line for each official set of weights. Published: `top1`, `top5` (shares), `published_params_M`,
+    `published_flops_G`, and the latencies in ms of a batch of 1 (or `_b4`, `_b8`): `t4_ms`, `t4_fp16_ms`, `v100_ms`,
+    `sd855_ms`, with `sd855_MB` the file's size. Computed: `params_M` (10⁶), `flops_G` (10⁹, two for a
+    multiply-accumulate, at `size` pixels), and by how much the published ones differ, `params_off` and `flops_off`
+    (shares), with the `reason`. Measured here: `cpu_ms`."""
+    w = facts('weights').rename(
+        columns=dict(crop_size='size', params_M='published_params_M', flops_G='published_flops_G'))
+    costs = facts('costs')
+    t = w[['tag', 'arch', 'series', 'size', 'top1', 'top5', 'published_params_M',
+           'published_flops_G']].merge(costs, 'left', ['arch', 'size'], validate='m:1')
+    t = t.merge(facts('latency'), 'left', 'tag', validate='1:1').merge(
+        facts('cpu_latency')[['arch', 'size', 'cpu_ms']], 'left', ['arch', 'size'], validate='m:1')
     t['params_M'], t['flops_G'] = t.params/1e6, 2*t.macs/1e9
     t['params_off'], t['flops_off'] = t.published_params_M/t.params_M - 1, t.published_flops_G/t.flops_G - 1
     t['reason'] = [explain(r['tag'], r['published_params_M'], r['published_flops_G'], r) for r in t.to_dict('records')]
-    first = ['tag', 'arch', 'series', 'size', 'top1', 'top5', 'params_M', 'published_params_M', 'params_off', 'flops_G', 'published_flops_G', 'flops_off', 'reason', 'cpu_ms']
+    first = [
+        'tag', 'arch', 'series', 'size', 'top1', 'top5', 'params_M', 'published_params_M', 'params_off', 'flops_G',
+        'published_flops_G', 'flops_off', 'reason', 'cpu_ms']
     return t[first + list(facts('latency').columns[1:])]
 
 # %% ../../nbs/03_models/60_zoo.ipynb #192a99ab
 SHORT = ['tag', 'series', 'size', 'top1', 'params_M', 'flops_G', 't4_ms', 'sd855_ms', 'cpu_ms']
 
 def within(table: pd.DataFrame, limits: dict) -> pd.DataFrame:
-    "The rows of `table` inside all `limits` (column → number): `top1` and `top5` at least, all others at most; an unknown column is a `PPClsError`."
+    """The rows of `table` inside all `limits` (column → number): `top1` and `top5` at least, all others at most; an
+    unknown column is a `PPClsError`."""
     numbers = [c for c in table if c not in TEXT]
     for c, limit in limits.items():
-        if c not in numbers: raise PPClsError(nearest(c, numbers, 'column of the zoo'))
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)): raise PPClsError(f'{c}={limit!r}: a number is expected')
+        if c not in numbers:
+            raise PPClsError(nearest(c, numbers, 'column of the zoo'))
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+            raise PPClsError(f'{c}={limit!r}: a number is expected')
         table = table[table[c] >= limit if c in ('top1', 'top5') else table[c] <= limit]
     return table
 
 def search_zoo(pattern: str = '*', by: str = 'top1', columns=None, **limits) -> pd.DataFrame:
-    """`zoo_table()` where the tag or the series matches `pattern` (shell-style) and all limits hold (`flops_G=1.5`, `top1=0.75`), best first in the column `by`.
+    """`zoo_table()` where the tag or the series matches `pattern` (shell-style) and all limits hold (`flops_G=1.5`,
+    `top1=0.75`), best first in the column `by`.
 
     `columns`: those to show (default: `SHORT`; 'all')."""
     t = zoo_table()
-    t = within(t[[fnmatchcase(a, pattern) or fnmatchcase(b, pattern) for a, b in zip(t.tag, t.series)]], {by: -1. if by in ('top1', 'top5') else float('inf'), **limits})
-    t = t.sort_values([by, 'flops_G'], ascending=[by not in ('top1', 'top5'), True], kind='stable').reset_index(drop=True)
+    t = within(t[[fnmatchcase(a, pattern) or fnmatchcase(b, pattern) for a, b in zip(t.tag, t.series)]], {
+        by: -1. if by in ('top1', 'top5') else float('inf'),
+        **limits})
+    t = t.sort_values([by, 'flops_G'], ascending=[by not in ('top1', 'top5'), True],
+                      kind='stable').reset_index(drop=True)
     return t if columns == 'all' else t[[*(columns or SHORT)]]
 
 # %% ../../nbs/03_models/60_zoo.ipynb #3fa939ae
@@ -141,29 +178,37 @@ box.oninput = draw; draw();
 }})();</script></div>"""
 
 def html_table(table: pd.DataFrame, height: int = 320, name: str = 'zoo') -> str:
-    "`table` as HTML with a filter box and columns that sort by a click, for `IPython.display.HTML` or a file; `name` must be unique on the page."
+    """`table` as HTML with a filter box and columns that sort by a click, for `IPython.display.HTML` or a file; `name`
+    must be unique on the page."""
     data = dict(columns=list(table), rows=json.loads(table.to_json(orient='values')))
-    return PAGE.format(id=html.escape(name, quote=True), height=int(height), data=json.dumps(data).replace('</', '<\\/'))
+    return PAGE.format(id=html.escape(name, quote=True), height=int(height),
+                       data=json.dumps(data).replace('</', '<\\/'))
 
 # %% ../../nbs/03_models/60_zoo.ipynb #26337e6e
 def pareto(table: pd.DataFrame, cost: str, gain: str = 'top1') -> pd.DataFrame:
-    "The rows that no other row beats: cheapest first in `cost`, each with more `gain` than all before; rows without one of the two are left out."
+    """The rows that no other row beats: cheapest first in `cost`, each with more `gain` than all before; rows without
+    one of the two are left out."""
     t = table.dropna(subset=[cost, gain]).sort_values([cost, gain], ascending=[True, False], kind='stable')
     return t[t[gain] > t[gain].cummax().shift(fill_value=float('-inf'))]
 
 # %% ../../nbs/03_models/60_zoo.ipynb #6f2edfc5
-COSTS = dict(flops_G='FLOPs (10⁹)', params_M='parameters (10⁶)', t4_ms='ms on a T4, FP32, batch 1', sd855_ms='ms on a phone (SD855)', cpu_ms='ms on a CPU, batch 1')
+COSTS = dict(flops_G='FLOPs (10⁹)', params_M='parameters (10⁶)', t4_ms='ms on a T4, FP32, batch 1',
+             sd855_ms='ms on a phone (SD855)', cpu_ms='ms on a CPU, batch 1')
 
 def plot_zoo(table: pd.DataFrame, cost: str, ax=None, legend: bool = True):
-    "Accuracy against the column `cost` (logarithmic), a colour and mark for each series, the front as a line with names; returns the matplotlib axes."
+    """Accuracy against the column `cost` (logarithmic), a colour and mark for each series, the front as a line with
+    names; returns the matplotlib axes."""
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(11, 6))[1]
     for i, (series, t) in enumerate(table.groupby('series', sort=False)):
-        ax.scatter(t[cost], t.top1*100, s=22, color=plt.cm.tab20(i % 20), marker='osD^vPX*'[i % 8], label=series, alpha=.85, linewidths=0)
+        ax.scatter(t[cost], t.top1*100, s=22, color=plt.cm.tab20(i % 20), marker='osD^vPX*'[i % 8], label=series,
+                   alpha=.85, linewidths=0)
     front = pareto(table, cost)
     ax.plot(front[cost], front.top1*100, color='#333', lw=.8, drawstyle='steps-post', zorder=0)
-    for x, y, tag in zip(front[cost], front.top1*100, front.tag):      # up and to the left of the front there is nothing but room
-        ax.annotate(tag, (x, y), xytext=(-2, 3), textcoords='offset points', fontsize=6, rotation=-35, rotation_mode='anchor', ha='right')
+    # up and to the left of the front there is nothing but room
+    for x, y, tag in zip(front[cost], front.top1*100, front.tag):
+        ax.annotate(tag, (x, y), xytext=(-2, 3), textcoords='offset points', fontsize=6, rotation=-35,
+                    rotation_mode='anchor', ha='right')
     known = table.dropna(subset=[cost])
     low, high, bottom, top = known[cost].min(), known[cost].max(), known.top1.min()*100, known.top1.max()*100
     ax.set(xscale='log', xlim=(low*(low/high)**.15, high*(high/low)**.05), ylim=(bottom - 1, top + (top - bottom)*.25),
@@ -173,15 +218,20 @@ def plot_zoo(table: pd.DataFrame, cost: str, ax=None, legend: bool = True):
 
 # %% ../../nbs/03_models/60_zoo.ipynb #b642b043
 def choose_network(pattern: str = '*', by: str = 'top1', **limits) -> pd.Series:
-    """The best line of the zoo in the column `by` within the limits, as `choose_network(t4_ms=3, params_M=10)` or `choose_network(by='cpu_ms', top1=0.75)`.
+    """The best line of the zoo in the column `by` within the limits, as `choose_network(t4_ms=3, params_M=10)` or
+    `choose_network(by='cpu_ms', top1=0.75)`.
 
-    Of what it returns, `create_model(r.arch, pretrained=r.tag)` is the network. Nothing fits: a `PPClsError` that says the smallest there is."""
+    Of what it returns, `create_model(r.arch, pretrained=r.tag)` is the network. Nothing fits: a `PPClsError` that says
+    the smallest there is."""
     t = search_zoo(pattern, columns='all')
     t = t[~t.tag.str.endswith('_int8')]
-    if t.empty: raise PPClsError(f"no weights of the zoo match '{pattern}'")
+    if t.empty:
+        raise PPClsError(f"no weights of the zoo match '{pattern}'")
     fits = within(t, {by: -1. if by in ('top1', 'top5') else float('inf'), **limits})
-    if not fits.empty: return fits.sort_values([by, 'flops_G'], ascending=[by not in ('top1', 'top5'), True], kind='stable').iloc[0]
-    if t[by].isna().all(): raise PPClsError(f"{by} is known for none of the weights that match '{pattern}'")
+    if not fits.empty:
+        return fits.sort_values([by, 'flops_G'], ascending=[by not in ('top1', 'top5'), True], kind='stable').iloc[0]
+    if t[by].isna().all():
+        raise PPClsError(f"{by} is known for none of the weights that match '{pattern}'")
     said, best = [], []
     for c, limit in limits.items():
         most, have = c in ('top1', 'top5'), t.dropna(subset=[c])
@@ -189,4 +239,5 @@ def choose_network(pattern: str = '*', by: str = 'top1', **limits) -> pd.Series:
         if have.empty: continue
         r = have.loc[have[c].idxmax() if most else have[c].idxmin()]
         best.append(f"{'largest' if most else 'smallest'} {c} available: {r[c]:.4g} ({r.tag})")
-    raise PPClsError(f"no network within {' and '.join(said)}; {', '.join(best) or 'nothing is known about that for these'}")
+    raise PPClsError(f"no network within {' and '.join(said)}; "
+                     f"{', '.join(best) or 'nothing is known about that for these'}")

@@ -18,11 +18,11 @@ from .optim import OPTIMIZERS, REGULARIZERS, build_optimizer
 from .metrics import Evaluation, TopK, evaluate
 from .checkpoint import load_state, save_state, save_weights
 from .trainer import Callback, CancelFit, Data, Trainer
-from .mix import Mix
-from .callbacks import FiniteLoss, History, Progress, RunFolder, standard_callbacks
-from .precision import AMP
-from .control import Accumulate, Clip, EMA, EarlyStopping
-from .watch import CSVLog, PeakMemory, Scalars, Timer
+from .callbacks.mix import Mix
+from .callbacks.run_folder import FiniteLoss, History, Progress, RunFolder, standard_callbacks
+from .callbacks.precision import AMP
+from .callbacks.optimization import Accumulate, Clip, EMA, EarlyStopping
+from .callbacks.monitors import CSVLog, PeakMemory, Scalars, Timer
 from .lr_finder import lr_find
 from .runs import Run, compare, load_run, paired_difference, plot_curves
 from .interpret import Interpretation, calibration, confusion_matrix
@@ -30,4 +30,11 @@ from .pictures import plot_predictions
 from .grad_cam import grad_cam, plot_grad_cam
 from .distributed import Distributed, init_distributed
 
-_all_ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr', 'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog', 'PeakMemory', 'Scalars', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam', 'Distributed', 'init_distributed']
+_all_ = [
+    'CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr', 'OPTIMIZERS',
+    'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights',
+    'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress', 'RunFolder',
+    'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog', 'PeakMemory', 'Scalars',
+    'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation',
+    'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam', 'Distributed',
+    'init_distributed']

@@ -21,8 +21,13 @@ def _slots_of(p, optimizer) -> dict:
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #8c829f27
 def optimizer_state(model, optimizer) -> dict:
-    "`{'slots': {parameter key: {slot: array}}, 'schedule': …}` of an optimizer over `model`'s parameters, as NumPy arrays."
-    slots = {key: {slot: value.numpy() for slot, value in _slots_of(p, optimizer).items()} for key, p in model.named_parameters()}
+    """`{'slots': {parameter key: {slot: array}}, 'schedule': …}` of an optimizer over `model`'s parameters, as NumPy
+    arrays."""
+    slots = {
+        key: {
+            slot: value.numpy()
+            for slot, value in _slots_of(p, optimizer).items()}
+        for key, p in model.named_parameters()}
     schedule = optimizer._learning_rate
     return dict(slots={k: v for k, v in slots.items() if v},
                 schedule=schedule.state_dict() if hasattr(schedule, 'state_dict') else None)
@@ -39,15 +44,19 @@ def _make_slots(params, optimizer):
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #f70ff3c7
 def load_optimizer_state(model, optimizer, state: dict):
-    "Put `optimizer_state`'s result back; a parameter or slot of it that `model` or `optimizer` does not have is a `PPClsError`."
+    """Put `optimizer_state`'s result back; a parameter or slot of it that `model` or `optimizer` does not have is a
+    `PPClsError`."""
     params = {k: p for k, p in model.named_parameters() if not p.stop_gradient}
     if stray := sorted(set(state['slots']) - set(params)):
-        raise PPClsError(f"optimizer state for '{stray[0]}' and {len(stray)} parameters in all has no trainable parameter to go to")
+        raise PPClsError(f"optimizer state for '{stray[0]}' and {len(stray)} parameters in all has no trainable "
+                         "parameter to go to")
     _make_slots(list(params.values()), optimizer)
     for key, slots in state['slots'].items():
         mine = _slots_of(params[key], optimizer)
         for slot, value in slots.items():
-            if slot not in mine: raise PPClsError(f"the optimizer state has a {slot} for '{key}', this {type(optimizer).__name__} keeps {', '.join(mine) or 'nothing'}: the state of another optimizer")
+            if slot not in mine:
+                raise PPClsError(f"the optimizer state has a {slot} for '{key}', this {type(optimizer).__name__} "
+                                 f"keeps {', '.join(mine) or 'nothing'}: the state of another optimizer")
             mine[slot].set_value(value)
     if state['schedule'] is not None:
         with warnings.catch_warnings():
@@ -56,20 +65,27 @@ def load_optimizer_state(model, optimizer, state: dict):
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #0aa4db99
 def save_state(path, state: dict) -> Path:
-    "Write a nested dict of arrays, numbers and strings atomically; a full disk is a one-line error and leaves the old file."
+    """Write a nested dict of arrays, numbers and strings atomically; a full disk is a one-line error and leaves the old
+    file."""
     with atomic_path(path) as tmp: paddle.save(state, str(tmp))
     return Path(path)
 
 def load_state(path) -> dict:
     "Read what `save_state` wrote; a damaged or foreign file is a `PPClsError` that names it."
-    if not Path(path).is_file(): raise PPClsError(f'{path}: no such checkpoint')
+    if not Path(path).is_file():
+        raise PPClsError(f'{path}: no such checkpoint')
     try: return paddle.load(str(path), return_numpy=True)
-    except Exception as e: raise PPClsError(f'{path}: not a readable checkpoint ({type(e).__name__})') from e
+    except Exception as e:
+        raise PPClsError(f'{path}: not a readable checkpoint ({type(e).__name__})') from e
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #1cc13adc
 def save_weights(path, model) -> Path:
-    "Write `model`'s state dict as a `.pdparams` file, atomically; half precision is written as float32, which every reader takes."
-    return save_state(path, {k: v.astype('float32') if v.dtype in (paddle.float16, paddle.bfloat16) else v for k, v in model.state_dict().items()})
+    """Write `model`'s state dict as a `.pdparams` file, atomically; half precision is written as float32, which every
+    reader takes."""
+    return save_state(
+        path, {
+            k: v.astype('float32') if v.dtype in (paddle.float16, paddle.bfloat16) else v
+            for k, v in model.state_dict().items()})
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #9cd135b7
 if os.name == 'nt':
@@ -83,7 +99,8 @@ else:
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #5f360f59
 class RunLock:
-    "The right to write folder `run`, held from the object's making to its `release`, or to the process's end; a `PPClsError` that names the holder if another has it. The file is `.NAME.lock` beside the folder."
+    """The right to write folder `run`, held from the object's making to its `release`, or to the process's end; a
+    `PPClsError` that names the holder if another has it. The file is `.NAME.lock` beside the folder."""
     def __init__(self, run):
         self.path = Path(run).with_name(f'.{Path(run).name}.lock')
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +115,8 @@ class RunLock:
         except OSError as e:
             holder = os.pread(self.fd, 200, 0).decode() if hasattr(os, 'pread') else self.path.read_text()
             os.close(self.fd)
-            raise PPClsError(f"{self.path.parent/self.path.name[1:-5]}: {holder or 'another process'} is writing this run ({e.strerror}); wait for it, or choose another folder") from None
+            raise PPClsError(f"{self.path.parent/self.path.name[1:-5]}: {holder or 'another process'} is writing this "
+                             f"run ({e.strerror}); wait for it, or choose another folder") from None
         if self.path.exists() and os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
             os.lseek(self.fd, 0, os.SEEK_SET)
             return True

@@ -14,13 +14,14 @@ from fastcore.basics import patch
 from paddle import distributed as dist, nn
 from paddle.distributed import fleet
 from ..basics import PPClsError
-from .callbacks import History, RunFolder
-from .control import EMA
+from .callbacks.run_folder import History, RunFolder
+from .callbacks.optimization import EMA
 from .trainer import Callback
 
 # %% ../../nbs/04_train/08_distributed.ipynb #950fc5d9
 def init_distributed() -> tuple:
-    """Join the other processes of `python -m paddle.distributed.launch`, if there are any, once; returns (rank, number of processes).
+    """Join the other processes of `python -m paddle.distributed.launch`, if there are any, once; returns (rank, number
+    of processes).
 
     Call it before a network is built, since it chooses the process's GPU."""
     if dist.get_world_size() > 1 and not dist.is_initialized(): fleet.init(is_collective=True, log_level='WARNING')
@@ -35,16 +36,22 @@ def all_sum(numbers) -> list:
 
 # %% ../../nbs/04_train/08_distributed.ipynb #5024aaaf
 def to_sync_bn(model: nn.Layer) -> nn.Layer:
-    "Replace every BatchNorm inside of `model` by Paddle's `SyncBatchNorm` with the same parameters; a `PPClsError` where there is no GPU."
+    """Replace every BatchNorm inside of `model` by Paddle's `SyncBatchNorm` with the same parameters; a `PPClsError`
+    where there is no GPU."""
     if not paddle.get_device().startswith('gpu'):
-        raise PPClsError(f'use_sync_bn: Paddle synchronizes BatchNorm on GPUs only, and this is {paddle.get_device()}; set use_sync_bn: False')
+        raise PPClsError('use_sync_bn: Paddle synchronizes BatchNorm on GPUs only, and this is '
+                         f'{paddle.get_device()}; set use_sync_bn: False')
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 # %% ../../nbs/04_train/08_distributed.ipynb #8b791b6e
 def running_stats(model: nn.Layer) -> dict:
-    "Running means and variances of the BatchNorm layers of `model` that still learn them: {key in the state dict: tensor}."
-    return {f'{name}.{stat}'.lstrip('.'): getattr(layer, stat) for name, layer in model.named_sublayers(include_self=True)
-            if hasattr(layer, '_variance') and layer.training and not getattr(layer, '_use_global_stats', None) for stat in ('_mean', '_variance')}
+    """Running means and variances of the BatchNorm layers of `model` that still learn them: {key in the state dict:
+    tensor}."""
+    return {
+        f'{name}.{stat}'.lstrip('.'): getattr(layer, stat)
+        for name, layer in model.named_sublayers(include_self=True)
+        if hasattr(layer, '_variance') and layer.training and not getattr(layer, '_use_global_stats', None)
+        for stat in ('_mean', '_variance')}
 
 def average(tensors):
     "Replace floating tensors by their mean over all processes, in place."
@@ -57,7 +64,8 @@ def average(tensors):
 _WRAPPERS = {}                                                  # id of a network: its wrapper, which holds it
 
 def wrap(model: nn.Layer) -> paddle.DataParallel:
-    "`model` in Paddle's wrapper: gradients are averaged over processes in `backward`; all have rank 0's weights and statistics from here on."
+    """`model` in Paddle's wrapper: gradients are averaged over processes in `backward`; all have rank 0's weights and
+    statistics from here on."""
     if id(model) in _WRAPPERS:
         for v in model.state_dict().values(): dist.broadcast(v, 0)
     else: _WRAPPERS[id(model)] = paddle.DataParallel(model)
@@ -66,11 +74,12 @@ def wrap(model: nn.Layer) -> paddle.DataParallel:
 class Distributed(Callback):
     """Train in all processes of `python -m paddle.distributed.launch` as one; does nothing in a single process.
 
-    Gradients are averaged, losses and training counts are those of all images, running statistics are averaged after each epoch.
-    The loaders must divide the images: `make_loader(…, rank=…, ranks=…)`.
-    `sync_bn` replaces BatchNorm by synchronous BatchNorm (GPUs only).
-    A process that takes no step for `timeout` seconds (None: no limit) says where it hangs and ends, and so does the job."""
-    order = 60                                                 # after RunFolder, whose state is sent, and before EMA, which copies it
+    Gradients are averaged, losses and training counts are those of all images, running statistics are averaged after
+    each epoch. The loaders must divide the images: `make_loader(…, rank=…, ranks=…)`. `sync_bn` replaces BatchNorm by
+    synchronous BatchNorm (GPUs only). A process that takes no step for `timeout` seconds (None: no limit) says where it
+    hangs and ends, and so does the job."""
+    # after RunFolder, whose state is sent, and before EMA, which copies it
+    order = 60
     def __init__(self, sync_bn: bool = False, timeout: float | None = 1800):
         self.sync_bn, self.timeout = sync_bn, timeout
         init_distributed()
@@ -92,28 +101,32 @@ class Distributed(Callback):
 # %% ../../nbs/04_train/08_distributed.ipynb #416670c9
 def _uneven():
     return PPClsError('the processes do not have the same number of batches in this epoch: '
-                      'a batch of damaged images only is left out (skip_bad); repair the list (ppcls check LIST --decode)')
+                      'a batch of damaged images only is left out (skip_bad); repair the list (ppcls check LIST '
+                      '--decode)')
 
 @patch
 def share_loss(self: Distributed, t):
     "Make `t.loss_float` the mean loss of all processes' images, and `t.share` this process's part of it."
     n = len(t.images)
     loss, images, group, ranks = all_sum([t.loss_float*n, n, n/t.share, 1])
-    if ranks < t.ranks: raise _uneven()
+    if ranks < t.ranks:
+        raise _uneven()
     t.loss_float, t.share = loss/images, n*t.ranks/group
 
 @patch
 def after_train(self: Distributed, t):
     "Training counts of all images, and running statistics averaged."
     if t.ranks == 1: return
-    if all_sum([0]*4)[-1]: raise _uneven()
+    if all_sum([0]*4)[-1]:
+        raise _uneven()
     logs = [cb for cb in t.callbacks if isinstance(cb, History)]
     sums = iter(all_sum([t.metric.total, *t.metric.correct.values(), *(x for h in logs for x in (h.total, h.seen))]))
     t.metric.total = round(next(sums))
     t.metric.correct = {k: type(old)(next(sums)) for k, old in t.metric.correct.items()}
     for h in logs: h.total, h.seen = next(sums), round(next(sums))
     stats = running_stats(t.model)
-    average([*stats.values(), *(cb.shadow[k] for cb in t.callbacks if isinstance(cb, EMA) for k in stats if k in cb.shadow)])
+    average([
+        *stats.values(), *(cb.shadow[k] for cb in t.callbacks if isinstance(cb, EMA) for k in stats if k in cb.shadow)])
     self.share_skipped(t.data.train)
 
 @patch
@@ -139,10 +152,12 @@ def agree(self: Distributed, t):
     "Check that all processes have as many steps, and let them start from where rank 0 does."
     steps, at = zip(*gather((len(t.data.train), (t.epoch, t.step))))
     if len(set(steps)) > 1:
-        raise PPClsError(f'the processes have {", ".join(map(str, steps))} batches an epoch, by rank: the last batch has fewer images than there are processes; '
+        raise PPClsError(f'the processes have {", ".join(map(str, steps))} batches an epoch, by rank: the last batch '
+                         'has fewer images than there are processes; '
                          'use make_loader(…, drop_last=True) or another batch size')
     if strange := [r for r, place in enumerate(at) if place not in (at[0], (0, 0))]:
-        raise PPClsError(f'process {strange[0]} would go on after epoch {at[strange[0]][0]} and process 0 after {at[0][0]}: '
+        raise PPClsError(f'process {strange[0]} would go on after epoch {at[strange[0]][0]} and process 0 after '
+                         f'{at[0][0]}: '
                          'its machine holds the state of another run; remove that run folder there')
     if len(set(at)) == 1: return
     folder = next(cb for cb in t.callbacks if isinstance(cb, RunFolder))
@@ -160,7 +175,8 @@ LOST = ('gloo', 'nccl', 'process_group', 'processgroup', 'tcp_store', 'tcp_utils
 
 def is_lost(error) -> bool:
     "Is `error` what a broken connection to another process raises?"
-    return isinstance(error, (RuntimeError, ValueError, OSError)) and not isinstance(error, PPClsError) and any(w in str(error).lower() for w in LOST)
+    return (isinstance(error, (RuntimeError, ValueError, OSError)) and not isinstance(error, PPClsError)
+            and any(w in str(error).lower() for w in LOST))
 
 @patch
 def cleanup(self: Distributed, t):
@@ -169,5 +185,6 @@ def cleanup(self: Distributed, t):
     faulthandler.cancel_dump_traceback_later()
     t.network = t.model
     if is_lost(sys.exc_info()[1]):
-        print(f'process {t.rank}: another process is gone; its error stands in its workerlog in the folder of --log_dir (./log)', file=sys.stderr, flush=True)
+        print(f'process {t.rank}: another process is gone; its error stands in its workerlog in the folder of '
+              '--log_dir (./log)', file=sys.stderr, flush=True)
         time.sleep(10)

@@ -16,15 +16,19 @@ from .metrics import Evaluation, TopK
 
 # %% ../../nbs/04_train/07_interpret.ipynb #43755e4a
 def confusion_matrix(labels, predictions, class_num: int) -> np.ndarray:
-    "int64 `(class_num, class_num)`: how many images of the class of the row were taken for that of the column; `labels` and `predictions` `(N,)` are 0…class_num-1, else a PPClsError."
+    """int64 `(class_num, class_num)`: how many images of the class of the row were taken for that of the column;
+    `labels` and `predictions` `(N,)` are 0…class_num-1, else a PPClsError."""
     labels, predictions = (np.asarray(a, np.int64).reshape(-1) for a in (labels, predictions))
     for name, a in (('label', labels), ('prediction', predictions)):
-        if a.size and not 0 <= a.min() <= a.max() < class_num: raise PPClsError(f'confusion_matrix: {name} {a.min() if a.min() < 0 else a.max()}, expected 0…{class_num-1}')
+        if a.size and not 0 <= a.min() <= a.max() < class_num:
+            raise PPClsError(f'confusion_matrix: {name} {a.min() if a.min() < 0 else a.max()}, expected '
+                             f'0…{class_num-1}')
     return np.bincount(labels*class_num + predictions, minlength=class_num**2).reshape(class_num, class_num)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #d15a3c83
 def wilson(correct, total, z: float = 1.96):
-    "The interval (low, high) of a share, of which `correct` of `total` images were seen, at `z` standard errors (1.96: 95 %); nan for no images. E. B. Wilson 1927."
+    """The interval (low, high) of a share, of which `correct` of `total` images were seen, at `z` standard errors
+    (1.96: 95 %); nan for no images. E. B. Wilson 1927."""
     n = np.where(np.asarray(total) > 0, total, np.nan)
     p = correct/n
     middle, half = p + z*z/(2*n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))
@@ -32,27 +36,43 @@ def wilson(correct, total, z: float = 1.96):
 
 # %% ../../nbs/04_train/07_interpret.ipynb #70b45086
 class Interpretation:
-    """What a classifier gets wrong, from an `Evaluation` (`evaluate(…, detail=True)`; without details there are no top losses and no calibration).
+    """What a classifier gets wrong, from an `Evaluation` (`evaluate(…, detail=True)`; without details there are no top
+    losses and no calibration).
 
-    `classes`: a name for each class (default: its number); `paths`: the dataset's image files, for the pictures; `title` stands over the figures. `matrix` `(C, C)` int64 is the confusion matrix."""
+    `classes`: a name for each class (default: its number); `paths`: the dataset's image files, for the pictures;
+    `title` stands over the figures. `matrix` `(C, C)` int64 is the confusion matrix."""
     def __init__(self, result: Evaluation, classes=None, class_num: int | None = None, paths=None, title: str = ''):
         seen = int(max(result.labels.max(initial=-1), result.predictions.max(initial=-1))) + 1
         self.result, self.title, self.class_num = result, title, class_num or (len(classes) if classes else seen)
-        if not len(result.labels): raise PPClsError('Interpretation: an evaluation of no images, expected one or more')
-        if classes and len(classes) != self.class_num: raise PPClsError(f'Interpretation: {len(classes)} names for {self.class_num} classes')
-        self.classes, self.right = [str(c) for c in classes or range(self.class_num)], result.labels == result.predictions
-        self.paths = [str(paths[i]) for i in result.indices] if paths is not None and result.indices is not None else None
+        if not len(result.labels):
+            raise PPClsError('Interpretation: an evaluation of no images, expected one or more')
+        if classes and len(classes) != self.class_num:
+            raise PPClsError(f'Interpretation: {len(classes)} names for {self.class_num} classes')
+        self.classes = [str(c) for c in classes or range(self.class_num)]
+        self.right = result.labels == result.predictions
+        self.paths = ([str(paths[i])
+                       for i in result.indices] if paths is not None and result.indices is not None else None)
         self.matrix = confusion_matrix(result.labels, result.predictions, self.class_num)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #3d3bc02f
 @patch
 def per_class(self: Interpretation) -> pd.DataFrame:
-    "A row for each class, worst first: number, name, images, correct, accuracy with its 95 % interval (low, high), and what it was taken for most often, if ever. Classes without images come last."
-    images, correct, wrong = self.matrix.sum(1), self.matrix.diagonal(), self.matrix*(1 - np.eye(self.class_num, dtype=int))
+    """A row for each class, worst first: number, name, images, correct, accuracy with its 95 % interval (low, high),
+    and what it was taken for most often, if ever. Classes without images come last."""
+    images = self.matrix.sum(1)
+    correct = self.matrix.diagonal()
+    wrong = self.matrix*(1 - np.eye(self.class_num, dtype=int))
     low, high = wilson(correct, images)
     other = [self.classes[j] if n else '' for j, n in zip(wrong.argmax(1), wrong.max(1))]
-    table = pd.DataFrame({'class': range(self.class_num), 'name': self.classes, 'images': images, 'correct': correct,
-                          'accuracy': correct/np.where(images > 0, images, np.nan), 'low': low, 'high': high, 'taken for': other})
+    table = pd.DataFrame({
+        'class': range(self.class_num),
+        'name': self.classes,
+        'images': images,
+        'correct': correct,
+        'accuracy': correct/np.where(images > 0, images, np.nan),
+        'low': low,
+        'high': high,
+        'taken for': other})
     return table.sort_values(['accuracy', 'images', 'class'], ascending=[True, False, True], ignore_index=True)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #b5d94c11
@@ -62,9 +82,12 @@ def plot_classes(self: Interpretation, worst: int = 25, ax=None):
     t = self.per_class().dropna(subset='accuracy')
     shown = t.head(worst)[::-1]
     ax = ax or plt.subplots(figsize=(7, 1.2 + .22*len(shown)))[1]
-    ax.barh(range(len(shown)), shown.accuracy, color='steelblue', xerr=[(shown.accuracy - shown.low).clip(0), (shown.high - shown.accuracy).clip(0)], ecolor='grey', capsize=2)
+    ax.barh(range(len(shown)), shown.accuracy, color='steelblue', xerr=[(shown.accuracy - shown.low).clip(0),
+                                                                        (shown.high - shown.accuracy).clip(0)],
+            ecolor='grey', capsize=2)
     ax.axvline(self.right.mean(), color='black', lw=1, ls='--')
-    ax.set(xlim=(0, 1), xlabel=f'accuracy; dashed: all images, {self.right.mean():.3f}', title=f"{self.title + ': ' if self.title else ''}the {len(shown)} worst of {len(t)} classes")
+    ax.set(xlim=(0, 1), xlabel=f'accuracy; dashed: all images, {self.right.mean():.3f}',
+           title=f"{self.title + ': ' if self.title else ''}the {len(shown)} worst of {len(t)} classes")
     ax.set_yticks(range(len(shown)), shown.name, fontsize=8)
     return ax
 
@@ -75,24 +98,34 @@ def most_confused(self: Interpretation, n: int = 20) -> pd.DataFrame:
     i, j = np.nonzero(self.matrix*(1 - np.eye(self.class_num, dtype=int)))
     order = np.argsort(-self.matrix[i, j], kind='stable')[:n]
     i, j = i[order], j[order]
-    return pd.DataFrame({'label': [self.classes[k] for k in i], 'prediction': [self.classes[k] for k in j], 'images': self.matrix[i, j], 'share': self.matrix[i, j]/self.matrix[i].sum(1)})
+    return pd.DataFrame({
+        'label': [self.classes[k] for k in i],
+        'prediction': [self.classes[k] for k in j],
+        'images': self.matrix[i, j],
+        'share': self.matrix[i, j]/self.matrix[i].sum(1)})
 
 # %% ../../nbs/04_train/07_interpret.ipynb #1dcd3408
 @patch
 def plot_confusion(self: Interpretation, ax=None):
-    "The confusion matrix, each row divided by its images: right ones in blue, mistakes in red, darker as the square root of their share. Returns the axes."
+    """The confusion matrix, each row divided by its images: right ones in blue, mistakes in red, darker as the square
+    root of their share. Returns the axes."""
     C, share = self.class_num, self.matrix/np.maximum(self.matrix.sum(1, keepdims=True), 1)
     size = float(np.clip(.14*C, 4, 24))
     ax = ax or plt.subplots(figsize=(size + 1.5, size + 1.5), layout='constrained')[1]
     diagonal = np.eye(C)[..., None]
-    ink = diagonal*np.array([.75, .5, .1])*share[..., None] + (1 - diagonal)*np.array([.1, .9, .9])*np.sqrt(share)[..., None]
+    ink = (diagonal*np.array([.75, .5, .1])*share[..., None] +
+           (1 - diagonal)*np.array([.1, .9, .9])*np.sqrt(share)[..., None])
     ax.imshow(1 - ink, interpolation='nearest')
     font, step = float(np.clip(.75*72*size/C, 4, 9)), max(1, round(4*C/(72*size)))
     ticks = range(0, C, step)
-    ax.set_xticks(ticks, [self.classes[i][:24] for i in ticks], rotation=90, fontsize=font); ax.set_yticks(ticks, [self.classes[i][:24] for i in ticks], fontsize=font)
+    ax.set_xticks(ticks, [self.classes[i][:24] for i in ticks], rotation=90, fontsize=font)
+    ax.set_yticks(ticks, [self.classes[i][:24] for i in ticks], fontsize=font)
     if C <= 20:
-        for i, j in zip(*np.nonzero(self.matrix)): ax.text(j, i, self.matrix[i, j], ha='center', va='center', fontsize=8, color='white' if i == j and share[i, j] > .6 else 'black')
-    ax.set(xlabel='taken for', ylabel='label', title=f"{self.title + ': ' if self.title else ''}{self.right.sum():,} of {len(self.right):,} images right")
+        for i, j in zip(*np.nonzero(self.matrix)):
+            ax.text(j, i, self.matrix[i, j], ha='center', va='center', fontsize=8,
+                    color='white' if i == j and share[i, j] > .6 else 'black')
+    ax.set(xlabel='taken for', ylabel='label', title=f"{self.title + ': ' if self.title else ''}{self.right.sum():,} "
+                                                     f"of {len(self.right):,} images right")
     return ax
 
 # %% ../../nbs/04_train/07_interpret.ipynb #5b2ead44
@@ -105,11 +138,18 @@ def largest_losses(self: Interpretation, n: int) -> np.ndarray:
 
 @patch
 def top_losses(self: Interpretation, n: int = 20) -> pd.DataFrame:
-    "The `n` images with the largest cross entropy: index in the dataset, file, label and prediction (names), loss in nats, probability of the prediction, whether it is right."
+    """The `n` images with the largest cross entropy: index in the dataset, file, label and prediction (names), loss in
+    nats, probability of the prediction, whether it is right."""
     r, at = self.result, self.largest_losses(n)
     names = lambda numbers: [self.classes[k] for k in numbers[at]]
-    return pd.DataFrame({'index': r.indices[at] if r.indices is not None else at, 'file': [self.paths[i] if self.paths else '' for i in at],
-                         'label': names(r.labels), 'prediction': names(r.predictions), 'loss': r.losses[at], 'probability': r.probs[at], 'right': self.right[at]})
+    return pd.DataFrame({
+        'index': r.indices[at] if r.indices is not None else at,
+        'file': [self.paths[i] if self.paths else '' for i in at],
+        'label': names(r.labels),
+        'prediction': names(r.predictions),
+        'loss': r.losses[at],
+        'probability': r.probs[at],
+        'right': self.right[at]})
 
 @patch
 def files_for(self: Interpretation, method: str) -> list:
@@ -121,58 +161,72 @@ def files_for(self: Interpretation, method: str) -> list:
 
 @patch
 def plot_top_losses(self: Interpretation, n: int = 12, columns: int = 4):
-    "The pictures of the `n` largest losses with what they are, what they were taken for, how surely, and at what loss. Returns the figure."
+    """The pictures of the `n` largest losses with what they are, what they were taken for, how surely, and at what
+    loss. Returns the figure."""
     self.files_for('plot_top_losses')
     rows = self.top_losses(n).to_dict('records')
-    fig, axes = plt.subplots(-(-len(rows)//columns), columns, figsize=(2.3*columns, 2.7*-(-len(rows)//columns)), squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(-(-len(rows)//columns), columns, figsize=(2.3*columns, 2.7* -(-len(rows)//columns)),
+                             squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for ax, row in zip(axes.flat, rows):
         ax.imshow(DecodeImage()(Path(row['file']).read_bytes()))
-        ax.set_title(f"{row['label'][:26]}\n→ {row['prediction'][:24]}\n{row['probability']:.2f}, loss {row['loss']:.1f}", fontsize=8, color='black' if row['right'] else 'firebrick')
+        ax.set_title(f"{row['label'][:26]}\n→ {row['prediction'][:24]}\n{row['probability']:.2f}, loss "
+                     f"{row['loss']:.1f}", fontsize=8, color='black' if row['right'] else 'firebrick')
     return fig
 
 # %% ../../nbs/04_train/07_interpret.ipynb #5b5d6e6f
 def calibration(probs, right, bins: int = 15) -> tuple:
-    """The expected calibration error (0…1) and a table of the `bins`: low, high, images, confidence, accuracy (nan where empty).
+    """The expected calibration error (0…1) and a table of the `bins`: low, high, images, confidence, accuracy (nan
+    where empty).
 
-    `probs` `(N,)` are the probabilities of the predictions, `right` `(N,)` whether they were right. Equal bins, open below and closed above, as in Guo et al. 2017 (arXiv:1706.04599)."""
+    `probs` `(N,)` are the probabilities of the predictions, `right` `(N,)` whether they were right. Equal bins, open
+    below and closed above, as in Guo et al. 2017 (arXiv:1706.04599)."""
     probs, right = np.asarray(probs, np.float64), np.asarray(right, np.float64)
     if bins < 1 or probs.shape != right.shape or not probs.size:
-        raise PPClsError(f'calibration: {bins} bins for {probs.size} probabilities and {right.size} answers; expected one answer for each of one or more')
-    if not (probs >= 0).all() or not (probs <= 1 + 1e-6).all(): raise PPClsError(f'calibration: probabilities from {probs.min()} to {probs.max()}, expected 0…1')
+        raise PPClsError(f'calibration: {bins} bins for {probs.size} probabilities and {right.size} answers; expected '
+                         'one answer for each of one or more')
+    if not (probs >= 0).all() or not (probs <= 1 + 1e-6).all():
+        raise PPClsError(f'calibration: probabilities from {probs.min()} to {probs.max()}, expected 0…1')
     b = np.clip(np.ceil(probs*bins).astype(int) - 1, 0, bins - 1)
     n = np.bincount(b, minlength=bins)
     with np.errstate(invalid='ignore'): sure, hit = (np.bincount(b, a, bins)/n for a in (probs, right))
     edges = np.arange(bins + 1)/bins
-    return float(np.nansum(n*np.abs(hit - sure))/n.sum()), pd.DataFrame(dict(low=edges[:-1], high=edges[1:], images=n, confidence=sure, accuracy=hit))
+    return float(np.nansum(n*np.abs(hit - sure))/
+                 n.sum()), pd.DataFrame(dict(low=edges[:-1], high=edges[1:], images=n, confidence=sure, accuracy=hit))
 
 # %% ../../nbs/04_train/07_interpret.ipynb #dadca9ee
 @patch
 def calibration(self: Interpretation, bins: int = 15) -> tuple:
     "(expected calibration error, table of the bins), see `calibration`."
-    if self.result.probs is None: raise PPClsError('calibration: the evaluation has no probabilities; expected one of evaluate(…, detail=True)')
+    if self.result.probs is None:
+        raise PPClsError('calibration: the evaluation has no probabilities; expected one of evaluate(…, detail=True)')
     return calibration(self.result.probs, self.right, bins)
 
 @patch
 def plot_reliability(self: Interpretation, bins: int = 15, ax=None):
-    "The reliability diagram: accuracy over confidence, gaps in red, and in orange the share of the images in each bin. Returns the axes."
+    """The reliability diagram: accuracy over confidence, gaps in red, and in orange the share of the images in each
+    bin. Returns the axes."""
     error, t = self.calibration(bins)
     ax = ax or plt.subplots(figsize=(5, 5))[1]
     middle, some = (t.low + t.high)/2, t.images > 0
     ax.bar(middle[some], t.accuracy[some], .95/bins, color='steelblue', label='right')
-    ax.bar(middle[some], (t.confidence - t.accuracy)[some], .95/bins, bottom=t.accuracy[some], color='firebrick', alpha=.35, label='gap to confidence')
+    ax.bar(middle[some], (t.confidence - t.accuracy)[some], .95/bins, bottom=t.accuracy[some], color='firebrick',
+           alpha=.35, label='gap to confidence')
     ax.stairs(t.images/t.images.sum(), [*t.low, 1], color='orange', lw=2, label='share of the images')
     ax.plot([0, 1], [0, 1], color='black', lw=1, ls='--')
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability of the prediction', ylabel='share that is right', title=f"{self.title + ': ' if self.title else ''}calibration error {error:.3f}")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability of the prediction', ylabel='share that is right',
+           title=f"{self.title + ': ' if self.title else ''}calibration error {error:.3f}")
     ax.legend(fontsize=8, loc='upper left')
     return ax
 
 # %% ../../nbs/04_train/07_interpret.ipynb #c8238b2f
 @patch
 def report(self: Interpretation, n: int = 50) -> dict:
-    "Everything as plain numbers and strings: counts, `per_class`, the `n` `most_confused` and `top_losses`, `matrix`; with details `ece` and `calibration`."
+    """Everything as plain numbers and strings: counts, `per_class`, the `n` `most_confused` and `top_losses`, `matrix`;
+    with details `ece` and `calibration`."""
     rows = lambda table: json.loads(table.to_json(orient='records', double_precision=6))
-    out = dict(title=self.title, **self.result.as_dict(''), classes=self.classes, per_class=rows(self.per_class()), most_confused=rows(self.most_confused(n)), matrix=self.matrix.tolist())
+    out = dict(title=self.title, **self.result.as_dict(''), classes=self.classes, per_class=rows(self.per_class()),
+               most_confused=rows(self.most_confused(n)), matrix=self.matrix.tolist())
     if self.result.probs is not None: out.update(ece=self.calibration()[0], calibration=rows(self.calibration()[1]))
     if self.result.losses is not None: out.update(top_losses=rows(self.top_losses(n)))
     return out
@@ -189,10 +243,12 @@ def save_figures(folder, figures: dict) -> list:
 
 @patch
 def save(self: Interpretation, folder) -> list:
-    "Write report.json, classes.png, confusion.png and, with details, reliability.png and top_losses.png into `folder`; returns their paths."
+    """Write report.json, classes.png, confusion.png and, with details, reliability.png and top_losses.png into
+    `folder`; returns their paths."""
     folder = Path(folder)
     figures = {'classes': lambda: self.plot_classes().figure, 'confusion': lambda: self.plot_confusion().figure}
     if self.result.probs is not None: figures['reliability'] = lambda: self.plot_reliability().figure
     if self.result.losses is not None and self.paths: figures['top_losses'] = self.plot_top_losses
-    with atomic_path(folder/'report.json') as tmp: tmp.write_text(json.dumps(self.report(), ensure_ascii=False), encoding='utf-8')
+    with atomic_path(folder/'report.json') as tmp:
+        tmp.write_text(json.dumps(self.report(), ensure_ascii=False), encoding='utf-8')
     return [folder/'report.json', *save_figures(folder, figures)]

@@ -13,29 +13,35 @@ from ..basics import PPClsError, nearest
 
 # %% ../../nbs/04_train/00_losses.ipynb #f07e1c9e
 def over_heads(loss, output, target, aux_weight):
-    "`loss(output, target)`; for a tuple or list, the loss of its first element plus `aux_weight` times that of each other one."
+    """`loss(output, target)`; for a tuple or list, the loss of its first element plus `aux_weight` times that of each
+    other one."""
     if not isinstance(output, (tuple, list)): return loss(output, target)
     main, *others = (loss(o, target) for o in output)
     return main + aux_weight*sum(others) if others else main
 
 # %% ../../nbs/04_train/00_losses.ipynb #4c03a116
 class CELoss(nn.Layer):
-    """Mean cross entropy of logits `(N, C)` float against labels `(N,)` int64, or against soft labels `(N, C)` float whose rows sum to 1 (documents 2.2.5).
+    """Mean cross entropy of logits `(N, C)` float against labels `(N,)` int64, or against soft labels `(N, C)` float
+    whose rows sum to 1 (documents 2.2.5).
 
     `epsilon` in [0, 1) smooths the labels; None or a negative number (the recipes' -1) turns smoothing off.
     A tuple of logits (GoogLeNet in training) counts its first in full and each other one `aux_weight` times."""
     def __init__(self, epsilon=None, aux_weight=0.3):
         super().__init__()
         self.epsilon = 0. if epsilon is None or epsilon < 0 else float(epsilon)
-        if self.epsilon >= 1: raise PPClsError(f'ls_epsilon is {epsilon}: a share of the label in [0, 1) was expected, usually 0.1')
-        if aux_weight < 0: raise PPClsError(f'aux_weight is {aux_weight}: the auxiliary heads\' share of the loss was expected, 0 or more')
+        if self.epsilon >= 1:
+            raise PPClsError(f'ls_epsilon is {epsilon}: a share of the label in [0, 1) was expected, usually 0.1')
+        if aux_weight < 0:
+            raise PPClsError(f'aux_weight is {aux_weight}: the auxiliary heads\' share of the loss was expected, 0 or '
+                             'more')
         self.aux_weight = aux_weight
 
     def forward(self, output, labels): return over_heads(self.one, output, labels, self.aux_weight)
 
     def one(self, logits, labels):
         "The loss of one head."
-        return F.cross_entropy(logits, labels, soft_label=paddle.is_floating_point(labels), label_smoothing=self.epsilon)
+        return F.cross_entropy(logits, labels, soft_label=paddle.is_floating_point(labels),
+                               label_smoothing=self.epsilon)
 
 # %% ../../nbs/04_train/00_losses.ipynb #416fb07f
 DIVERGENCES = ('js', 'jeffreys', 'kl', 'ce')
@@ -45,10 +51,14 @@ def _kl(p, logp, logq): return (p*(logp - logq)).sum(-1)
 def divergence(student, teacher, kind: str = 'js', temperature: float = 1.):
     """Divergence of two batches of logits `(N, C)`, one value a row, shape `(N,)`; `kind` is one of `DIVERGENCES`.
 
-    Both softmaxes are taken at `temperature` T, of logits divided by T, and the result is scaled by T² (Hinton et al. 2015, arXiv 1503.02531), so that
-    gradients keep their size. Works on log-probabilities throughout: no epsilon, no overflow."""
-    if kind not in DIVERGENCES: raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
-    if student.shape != teacher.shape: raise PPClsError(f"the student's logits are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}: a row for each image and a column for each class were expected in both")
+    Both softmaxes are taken at `temperature` T, of logits divided by T, and the result is scaled by T² (Hinton et al.
+    2015, arXiv 1503.02531), so that gradients keep their size. Works on log-probabilities throughout: no epsilon, no
+    overflow."""
+    if kind not in DIVERGENCES:
+        raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
+    if student.shape != teacher.shape:
+        raise PPClsError(f"the student's logits are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}: a "
+                         "row for each image and a column for each class were expected in both")
     logp, logq = (F.log_softmax(x/temperature, axis=-1) for x in (student, teacher))
     p, q = logp.exp(), logq.exp()
     if kind == 'kl': d = _kl(q, logq, logp)
@@ -61,14 +71,17 @@ def divergence(student, teacher, kind: str = 'js', temperature: float = 1.):
 
 # %% ../../nbs/04_train/00_losses.ipynb #f38d8f1c
 class JSDivLoss(nn.Layer):
-    """Mean divergence between student logits and teacher logits, both `(N, C)`; no label enters (documents 3.2.2, SSLD).
+    """Mean divergence between student logits and teacher logits, both `(N, C)`; no label enters (documents 3.2.2,
+    SSLD).
 
     `kind`: 'js' (Jensen-Shannon, the default), 'jeffreys' (what the 2020 original computes under the name), 'kl', 'ce'.
     A student's tuple of logits counts its first in full and each other one `aux_weight` times, as in `CELoss`."""
     def __init__(self, kind='js', temperature=1., aux_weight=0.3):
         super().__init__()
-        if kind not in DIVERGENCES: raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
-        if temperature <= 0: raise PPClsError(f'temperature is {temperature}: a positive number was expected')
+        if kind not in DIVERGENCES:
+            raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
+        if temperature <= 0:
+            raise PPClsError(f'temperature is {temperature}: a positive number was expected')
         self.kind, self.temperature, self.aux_weight = kind, temperature, aux_weight
 
     def forward(self, student, teacher): return over_heads(self.one, student, teacher.detach(), self.aux_weight)

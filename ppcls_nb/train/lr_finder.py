@@ -16,14 +16,15 @@ from matplotlib import pyplot as plt
 from paddle import nn
 from paddle.optimizer.lr import LambdaDecay, LRScheduler
 from ..basics import PPClsError
-from .control import Accumulate
+from .callbacks.optimization import Accumulate
 from .metrics import TopK
 from .trainer import EVENTS, Callback, CancelFit, Trainer
 
 # %% ../../nbs/04_train/05d_lr_finder.ipynb #b4fe69c6
 @dataclass
 class Found:
-    "What `lr_find` found: the learning rates and the losses of the steps, both float64 `(S,)`; the loss at a rate is the one seen before the step with that rate."
+    """What `lr_find` found: the learning rates and the losses of the steps, both float64 `(S,)`; the loss at a rate is
+    the one seen before the step with that rate."""
     rates: np.ndarray
     losses: np.ndarray
 
@@ -37,10 +38,12 @@ class Found:
 
     @property
     def suggestion(self) -> float:
-        "The rate of the steepest descent: where the smoothed loss falls fastest over the rate's logarithm, before its lowest point; where it never falls, a `PPClsError`."
+        """The rate of the steepest descent: where the smoothed loss falls fastest over the rate's logarithm, before its
+        lowest point; where it never falls, a `PPClsError`."""
         end = int(self.smooth.argmin()) + 1
         if end < 3:
-            raise PPClsError(f'the loss never falls between the learning rates {self.rates[0]:.2g} and {self.rates[-1]:.2g}: begin lower, or look at the data and labels')
+            raise PPClsError(f'the loss never falls between the learning rates {self.rates[0]:.2g} and '
+                             f'{self.rates[-1]:.2g}: begin lower, or look at the data and labels')
         return float(self.rates[np.gradient(self.smooth[:end], np.log(self.rates[:end])).argmin()])
 
 def smoothed(losses, keep=0.9) -> np.ndarray:
@@ -65,7 +68,8 @@ def _own(x):
 PARAMETER = type(nn.Linear(1, 1).weight)
 
 def clone_optimizer(optimizer):
-    "An optimizer over the same parameters with a memory of its own: what it steps moves them, and leaves `optimizer`'s slots and schedule alone."
+    """An optimizer over the same parameters with a memory of its own: what it steps moves them, and leaves
+    `optimizer`'s slots and schedule alone."""
     twin = object.__new__(type(optimizer))
     vars(twin).update({k: _own(v) for k, v in vars(optimizer).items()})
     return twin
@@ -73,12 +77,18 @@ def clone_optimizer(optimizer):
 # %% ../../nbs/04_train/05d_lr_finder.ipynb #60c682e9
 @contextmanager
 def untouched(t: Trainer):
-    "Whatever is trained inside, trainer `t` leaves as it entered: weights, buffers, optimizer, schedule, random numbers, attributes (its callbacks' and loader's too)."
+    """Whatever is trained inside, trainer `t` leaves as it entered: weights, buffers, optimizer, schedule, random
+    numbers, attributes (its callbacks' and loader's too)."""
     parts = [m for m in {id(m): m for m in (t.model, t.network, t.loss)}.values() if isinstance(m, nn.Layer)]
     tensors = [(x, x.clone()) for m in parts for x in [*m.parameters(), *m.buffers()]]
     modes = [(layer, layer.training) for m in parts for layer in m.sublayers(include_self=True)]
-    owners = [o for o in (t, *t.callbacks, t.data.train, getattr(t.data.train, 'batch_sampler', None)) if hasattr(o, '__dict__')]
-    kept = [(o, {k: copy.copy(v) if isinstance(v, (list, dict, set)) else v for k, v in vars(o).items()}) for o in owners]
+    owners = [
+        o for o in (t, *t.callbacks, t.data.train, getattr(t.data.train, 'batch_sampler', None))
+        if hasattr(o, '__dict__')]
+    kept = [(o, {
+        k: copy.copy(v) if isinstance(v, (list, dict, set)) else v
+        for k, v in vars(o).items()})
+            for o in owners]
     seeds = paddle.get_rng_state(), paddle.get_cuda_rng_state(), np.random.get_state(), random.getstate()
     t.optimizer, t.metric, t.scaler = clone_optimizer(t.optimizer), TopK(t.topk), None
     try: yield t
@@ -87,7 +97,9 @@ def untouched(t: Trainer):
             for x, value in tensors: paddle.assign(value, x); x.clear_gradient(False)
         for layer, mode in modes: layer.training = mode
         for o, attributes in kept: vars(o).clear(); vars(o).update(attributes)
-        for put, state in zip((paddle.set_rng_state, paddle.set_cuda_rng_state, np.random.set_state, random.setstate), seeds): put(state)
+        for put, state in zip((paddle.set_rng_state, paddle.set_cuda_rng_state, np.random.set_state, random.setstate),
+                              seeds):
+            put(state)
 
 # %% ../../nbs/04_train/05d_lr_finder.ipynb #6e49bd25
 class _Watch(Callback):
@@ -99,10 +111,12 @@ class _Watch(Callback):
         self.sum += t.loss_float*t.share
         if not t.stepped: return
         loss, self.sum = self.sum, 0.
-        if not math.isfinite(loss): raise CancelFit
+        if not math.isfinite(loss):
+            raise CancelFit
         self.rates.append(t.optimizer.get_lr()); self.losses.append(loss)
         curve = smoothed(self.losses)
-        if curve[-1] > self.explode*curve.min(): raise CancelFit
+        if curve[-1] > self.explode*curve.min():
+            raise CancelFit
 
 def _groups(t):
     "The batches of one optimizer step after another, epoch after epoch from the current one."
@@ -110,16 +124,23 @@ def _groups(t):
         if hasattr(sampler := getattr(t.data.train, 'batch_sampler', None), 'set_epoch'): sampler.set_epoch(epoch)
         n = 0
         for n, group in enumerate(chunked(t.data.train, t.accumulate), 1): yield group
-        if not n: raise PPClsError('lr_find: there is no training batch')
+        if not n:
+            raise PPClsError('lr_find: there is no training batch')
 
 # %% ../../nbs/04_train/05d_lr_finder.ipynb #4a3feab3
-def lr_find(t: Trainer, low: float = 1e-6, high: float = 1., steps: int = 100, explode: float = 4., callbacks=None) -> Found:
-    """Train `t` for up to `steps` steps with rates growing exponentially from `low` to `high`, put everything back, and return what was `Found` (arXiv 1506.01186).
+def lr_find(t: Trainer, low: float = 1e-6, high: float = 1., steps: int = 100, explode: float = 4.,
+            callbacks=None) -> Found:
+    """Train `t` for up to `steps` steps with rates growing exponentially from `low` to `high`, put everything back, and
+    return what was `Found` (arXiv 1506.01186).
 
-    Ends early when the smoothed loss exceeds `explode` times its lowest value; runs in one process and in full precision.
-    `callbacks` take part (default: those of `t` that define `before_step` or `after_backward`, and `Accumulate`)."""
-    if not 0 < low < high or steps < 10: raise PPClsError(f'lr_find: low={low}, high={high}, steps={steps}; expected 0 < low < high and at least 10 steps')
-    if t.ranks > 1: raise PPClsError(f'lr_find: this is one of {t.ranks} processes; look for the rate in one')
+    Ends early when the smoothed loss exceeds `explode` times its lowest value; runs in one process and in full
+    precision. `callbacks` take part (default: those of `t` that define `before_step` or `after_backward`, and
+    `Accumulate`)."""
+    if not 0 < low < high or steps < 10:
+        raise PPClsError(f'lr_find: low={low}, high={high}, steps={steps}; expected 0 < low < high and at least 10 '
+                         'steps')
+    if t.ranks > 1:
+        raise PPClsError(f'lr_find: this is one of {t.ranks} processes; look for the rate in one')
     shapes = lambda cb: hasattr(cb, 'before_step') or hasattr(cb, 'after_backward') or isinstance(cb, Accumulate)
     chosen = [cb for cb in t.ordered if shapes(cb)] if callbacks is None else list(callbacks)
     watch = _Watch(explode)
@@ -146,6 +167,8 @@ def plot(self: Found, ax=None):
     for name, color in dict(suggestion='C2', lowest='C3').items():
         rate = getattr(self, name)
         ax.plot(rate, self.smooth[np.argmax(self.rates >= rate)], 'o', color=color, label=f'{name} {rate:.3g}')
-    ax.set(xscale='log', xlabel='learning rate', ylabel='loss', ylim=(0, 1.3*self.smooth[:max(2, len(self.smooth)//2)].max()))
+    ax.set(xscale='log', xlabel='learning rate', ylabel='loss',
+           ylim=(0, 1.3*self.smooth[:max(2,
+                                         len(self.smooth)//2)].max()))
     ax.grid(alpha=.3); ax.legend()
     return ax

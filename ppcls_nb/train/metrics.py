@@ -16,7 +16,8 @@ from ..models.network import evaluating
 
 # %% ../../nbs/04_train/02_metrics.ipynb #70d27d9f
 def topk_hits(logits, labels, ks=(1, 5)) -> np.ndarray:
-    "For logits `(N, C)` and labels `(N,)`: booleans `(N, len(ks))`, whether the label is among the k largest; k is capped at C."
+    """For logits `(N, C)` and labels `(N,)`: booleans `(N, len(ks))`, whether the label is among the k largest; k is
+    capped at C."""
     C = logits.shape[-1]
     _, order = paddle.topk(logits, min(max(ks), C), axis=-1)
     hit = order.numpy() == labels.numpy().reshape(-1, 1)
@@ -24,7 +25,8 @@ def topk_hits(logits, labels, ks=(1, 5)) -> np.ndarray:
 
 # %% ../../nbs/04_train/02_metrics.ipynb #7f1763dc
 def topk_shares(logits, target, ks=(1, 5)) -> np.ndarray:
-    "For logits `(N, C)` and soft labels `(N, C)`: float64 `(N, len(ks))`, how much of the label lies on the k largest logits; k is capped at C."
+    """For logits `(N, C)` and soft labels `(N, C)`: float64 `(N, len(ks))`, how much of the label lies on the k largest
+    logits; k is capped at C."""
     C = logits.shape[-1]
     _, order = paddle.topk(logits, min(max(ks), C), axis=-1)
     found = paddle.take_along_axis(target, order, 1).numpy().astype(np.float64).cumsum(1)
@@ -32,7 +34,8 @@ def topk_shares(logits, target, ks=(1, 5)) -> np.ndarray:
 
 # %% ../../nbs/04_train/02_metrics.ipynb #db100b86
 class TopK:
-    "Running counts of images and hits; `update` with each batch's logits `(N, C)` and labels `(N,)` int, or soft labels `(N, C)`, of which shares are counted."
+    """Running counts of images and hits; `update` with each batch's logits `(N, C)` and labels `(N,)` int, or soft
+    labels `(N, C)`, of which shares are counted."""
     def __init__(self, ks=(1, 5)): self.ks, self.total, self.correct = tuple(ks), 0, {k: 0 for k in ks}
 
     def update(self, logits, labels):
@@ -53,15 +56,18 @@ class TopK:
         "`{total, top1_correct, top5_correct}`, integers (floats after soft labels), with `prefix` before each key."
         return {f'{prefix}total': self.total, **{f'{prefix}top{k}_correct': self.correct[k] for k in self.ks}}
 
-    def __str__(self): return '   '.join(f'top{k}:{self.accuracy(k):.4f}' for k in self.ks) + f'   ({self.correct[self.ks[0]]:.6g}/{self.total})'
+    def __str__(self):
+        return ('   '.join(f'top{k}:{self.accuracy(k):.4f}' for k in self.ks) +
+                f'   ({self.correct[self.ks[0]]:.6g}/{self.total})')
 
 # %% ../../nbs/04_train/02_metrics.ipynb #6bc1dd7f
 @dataclass
 class Evaluation:
-    """What `evaluate` found: counts, mean loss (None without a loss), and for each of N images its label, prediction (both int, `(N,)`) and hits (bool, `(N, len(ks))`).
+    """What `evaluate` found: counts, mean loss (None without a loss), and for each of N images its label, prediction
+    (both int, `(N,)`) and hits (bool, `(N, len(ks))`).
 
-    `indices` are the images' numbers in the dataset (None where the loader is no `Loader`).
-    With `detail`: `probs`, the probability of the prediction, and `losses`, the cross entropy in nats, both float32 `(N,)`."""
+    `indices` are the images' numbers in the dataset (None where the loader is no `Loader`). With `detail`: `probs`, the
+    probability of the prediction, and `losses`, the cross entropy in nats, both float32 `(N,)`."""
     metric: TopK
     loss: float | None
     labels: np.ndarray
@@ -80,20 +86,24 @@ class Evaluation:
 
 # %% ../../nbs/04_train/02_metrics.ipynb #9976bef2
 def _row(logits, labels, loss, ks, detail):
-    "What is kept of a batch: (labels, predictions, hits, probabilities, losses per image), each `(N,)` or None, and the sum of its `loss`."
+    """What is kept of a batch: (labels, predictions, hits, probabilities, losses per image), each `(N,)` or None, and
+    the sum of its `loss`."""
     y, p, n = labels.numpy().reshape(-1), logits.argmax(-1).numpy(), np.arange(len(labels))
     log_p = F.log_softmax(logits.astype('float32'), -1).numpy() if detail else None
-    return (y, p, topk_hits(logits, labels, ks), *((np.exp(log_p[n, p]), -log_p[n, y]) if detail else ())), loss(logits, labels).item()*len(y) if loss else 0.
+    return (y, p, topk_hits(logits, labels, ks), *((np.exp(log_p[n, p]), -log_p[n, y]) if detail else
+                                                   ())), loss(logits, labels).item()*len(y) if loss else 0.
 
 def _indices(loader):
-    "The numbers in its dataset of the samples that a `Loader` gives, in order, without those it left out; None for any other loader."
+    """The numbers in its dataset of the samples that a `Loader` gives, in order, without those it left out; None for
+    any other loader."""
     if not isinstance(sampler := getattr(loader, 'batch_sampler', None), EpochSampler): return None
     bad, paths = getattr(loader, 'skipped', None), getattr(loader.dataset, 'paths', None)
     return np.array([i for batch in sampler for _, i in batch if not bad or paths[i] not in bad], int)
 
 # %% ../../nbs/04_train/02_metrics.ipynb #71625efd
 def _gather(part, loader) -> list:
-    "`part` of every process, by rank; `[part]` alone where there is one process, or where the loader gives each of them all images."
+    """`part` of every process, by rank; `[part]` alone where there is one process, or where the loader gives each of
+    them all images."""
     ranks = paddle.distributed.get_world_size()
     if ranks == 1 or getattr(getattr(loader, 'batch_sampler', None), 'ranks', ranks) == 1: return [part]
     parts = []
@@ -103,7 +113,8 @@ def _gather(part, loader) -> list:
 def _collect(parts, ks, has_loss) -> Evaluation:
     "An `Evaluation` of the parts (rows, indices) of all processes, in the order of the indices."
     rows, metric = [row for part, _ in parts for row, _ in part], TopK(ks)
-    columns = [np.concatenate(c) for c in zip(*rows)] if rows else [np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(ks)), bool)]
+    columns = ([np.concatenate(c) for c in zip(*rows)] if rows else [
+        np.zeros(0, int), np.zeros(0, int), np.zeros((0, len(ks)), bool)])
     if (indices := None if any(i is None for _, i in parts) else np.concatenate([i for _, i in parts])) is not None:
         order = np.argsort(indices, kind='stable')
         indices, columns = indices[order], [c[order] for c in columns]
@@ -113,10 +124,11 @@ def _collect(parts, ks, has_loss) -> Evaluation:
 
 # %% ../../nbs/04_train/02_metrics.ipynb #48a62011
 def evaluate(model, loader, loss=None, ks=(1, 5), detail=False) -> Evaluation:
-    """Run `model` over `loader` (batches of images `(N, 3, H, W)` and labels `(N,)`) and count; `loss(logits, labels)` is averaged over images.
-    `detail` keeps each image's probability and cross entropy.
+    """Run `model` over `loader` (batches of images `(N, 3, H, W)` and labels `(N,)`) and count; `loss(logits, labels)`
+    is averaged over images. `detail` keeps each image's probability and cross entropy.
 
-    In several processes (`paddle.distributed`), whose loaders divide the images (`make_loader(…, rank=…, ranks=…)`), all of them must call it, and all get the same result."""
+    In several processes (`paddle.distributed`), whose loaders divide the images (`make_loader(…, rank=…, ranks=…)`),
+    all of them must call it, and all get the same result."""
     with evaluating(model), paddle.no_grad():
         rows = [_row(model(images), labels, loss, ks, detail) for images, labels in loader]
     return _collect(_gather((rows, _indices(loader)), loader), ks, loss is not None)

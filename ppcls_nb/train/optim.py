@@ -23,11 +23,17 @@ def Momentum(parameters, lr, momentum=0.9, weight_decay=None):
 
 # %% ../../nbs/04_train/01_optim.ipynb #05a17df8
 class LARS(LarsMomentumOptimizer):
-    "Paddle's `LarsMomentumOptimizer`: Momentum, each parameter's step times `lars_coeff` |w| / (|g| + decay |w| + `epsilon`) (arXiv 1708.03888)."
-    def __init__(self, learning_rate, momentum=0.9, lars_coeff=0.001, epsilon=0., parameters=None, multi_precision=False, **kwargs):
-        super().__init__(learning_rate, momentum, lars_coeff, parameter_list=parameters, epsilon=epsilon, multi_precision=multi_precision, **kwargs)
+    """Paddle's `LarsMomentumOptimizer`: Momentum, each parameter's step times `lars_coeff` |w| / (|g| + decay |w| +
+    `epsilon`) (arXiv 1708.03888)."""
+    def __init__(self, learning_rate, momentum=0.9, lars_coeff=0.001, epsilon=0., parameters=None,
+                 multi_precision=False, **kwargs):
+        super().__init__(learning_rate, momentum, lars_coeff, parameter_list=parameters, epsilon=epsilon,
+                         multi_precision=multi_precision, **kwargs)
 
-OPTIMIZERS = {n: getattr(paddle.optimizer, n) for n in ('SGD', 'Momentum', 'RMSProp', 'Adam', 'AdamW', 'Adadelta', 'Lamb')} | {'LARS': LARS}
+OPTIMIZERS = ({
+    n: getattr(paddle.optimizer, n)
+    for n in ('SGD', 'Momentum', 'RMSProp', 'Adam', 'AdamW', 'Adadelta', 'Lamb')} | {
+        'LARS': LARS})
 REGULARIZERS = {'L1': L1Decay, 'L2': L2Decay}
 DECOUPLED = ('AdamW', 'LARS', 'Lamb')
 
@@ -37,42 +43,58 @@ NO_DECAY = L2Decay(0.)
 def _decay(function, regularizer, spared) -> dict:
     "The arguments that tell `OPTIMIZERS[function]` of the decay; `spared` are the names of parameters without."
     kind, factor = (regularizer.get('function'), regularizer.get('factor')) if regularizer else ('L2', 0.)
-    if kind not in REGULARIZERS: raise PPClsError(f"OPTIMIZER.regularizer.function: {nearest(kind, REGULARIZERS, 'regularizer')}")
+    if kind not in REGULARIZERS:
+        raise PPClsError(f"OPTIMIZER.regularizer.function: {nearest(kind, REGULARIZERS, 'regularizer')}")
     try: factor = float(factor)
-    except (TypeError, ValueError): raise PPClsError(f'OPTIMIZER.regularizer.factor is {factor!r}: a number such as 0.0001 was expected') from None
+    except (TypeError, ValueError):
+        raise PPClsError(f'OPTIMIZER.regularizer.factor is {factor!r}: a number such as 0.0001 was expected') from None
     if function not in DECOUPLED: return dict(weight_decay=REGULARIZERS[kind](factor) if factor else None)
-    if kind != 'L2': raise PPClsError(f'OPTIMIZER.regularizer.function: {function} decays weights beside the gradient, which is L2 only')
+    if kind != 'L2':
+        raise PPClsError(f'OPTIMIZER.regularizer.function: {function} decays weights beside the gradient, which is L2 '
+                         'only')
     if function == 'AdamW': return dict(weight_decay=factor, apply_decay_param_fun=lambda name: name not in spared)
     factor = factor or 1e-20           # at exactly 0 Paddle would turn the layers' own step sizes off
-    if function == 'Lamb': return dict(lamb_weight_decay=factor, exclude_from_weight_decay_fn=lambda p: p.name in spared)
+    if function == 'Lamb':
+        return dict(lamb_weight_decay=factor, exclude_from_weight_decay_fn=lambda p: p.name in spared)
     return dict(lars_weight_decay=factor, exclude_from_weight_decay=list(spared))
 
 # %% ../../nbs/04_train/01_optim.ipynb #3792dd33
-ELSEWHERE = {'learning_rate', 'parameters', 'weight_decay', 'lamb_weight_decay', 'apply_decay_param_fun', 'exclude_from_weight_decay_fn',
-             'grad_clip', 'name', 'lr_ratio', 'kwargs'}
+ELSEWHERE = {
+    'learning_rate', 'parameters', 'weight_decay', 'lamb_weight_decay', 'apply_decay_param_fun',
+    'exclude_from_weight_decay_fn', 'grad_clip', 'name', 'lr_ratio', 'kwargs'}
 
 def _check_params(function, params):
     "Refuse `params` that `OPTIMIZERS[function]` does not take."
     valid = set(signature(OPTIMIZERS[function]).parameters) - ELSEWHERE
     for name in params:
-        if 'weight_decay' in name: raise PPClsError(f'OPTIMIZER.params of {function}: {name} is written as regularizer: {{function: L2, factor: {params[name]}}}')
-        if name not in valid: raise PPClsError(f"OPTIMIZER.params of {function}: {nearest(name, valid, 'parameter')}")
+        if 'weight_decay' in name:
+            raise PPClsError(f'OPTIMIZER.params of {function}: {name} is written as regularizer: {{function: L2, '
+                             f'factor: {params[name]}}}')
+        if name not in valid:
+            raise PPClsError(f"OPTIMIZER.params of {function}: {nearest(name, valid, 'parameter')}")
 
 # %% ../../nbs/04_train/01_optim.ipynb #679f6fca
-def build_optimizer(function: str, parameters, lr, regularizer=None, no_weight_decay: bool = False, grad_clip=None, **params):
-    """The optimizer that a recipe's `OPTIMIZER: {function, params, regularizer: {function, factor}}` means; frozen parameters are left out.
+def build_optimizer(function: str, parameters, lr, regularizer=None, no_weight_decay: bool = False, grad_clip=None,
+                    **params):
+    """The optimizer that a recipe's `OPTIMIZER: {function, params, regularizer: {function, factor}}` means; frozen
+    parameters are left out.
 
-    `lr` is a number or a schedule, `no_weight_decay` spares biases and normalization, `grad_clip` is one of Paddle's such as `paddle.nn.ClipGradByGlobalNorm(1.)`."""
-    if function not in OPTIMIZERS: raise PPClsError(f"OPTIMIZER.function: {nearest(function, OPTIMIZERS, 'optimizer')}")
+    `lr` is a number or a schedule, `no_weight_decay` spares biases and normalization, `grad_clip` is one of Paddle's
+    such as `paddle.nn.ClipGradByGlobalNorm(1.)`."""
+    if function not in OPTIMIZERS:
+        raise PPClsError(f"OPTIMIZER.function: {nearest(function, OPTIMIZERS, 'optimizer')}")
     _check_params(function, params)
     trainable = [p for p in parameters if not p.stop_gradient]
-    if not trainable: raise PPClsError('OPTIMIZER: every parameter is frozen, there is nothing to train')
+    if not trainable:
+        raise PPClsError('OPTIMIZER: every parameter is frozen, there is nothing to train')
     for p in trainable:
         if p.regularizer is NO_DECAY: p.regularizer = None                       # of an optimizer built before
     small = [p for p in trainable if no_weight_decay and p.ndim < 2 and p.regularizer is None]
     spared = {p.name for p in small} | {p.name for p in trainable if getattr(p.regularizer, '_coeff', None) == 0}
     decay = _decay(function, regularizer, spared)
-    try: optimizer = OPTIMIZERS[function](learning_rate=lr, parameters=trainable, grad_clip=grad_clip, **decay, **params)
-    except (TypeError, ValueError) as e: raise PPClsError(f'OPTIMIZER.params of {function}: {e}') from None
+    try:
+        optimizer = OPTIMIZERS[function](learning_rate=lr, parameters=trainable, grad_clip=grad_clip, **decay, **params)
+    except (TypeError, ValueError) as e:
+        raise PPClsError(f'OPTIMIZER.params of {function}: {e}') from None
     for p in small: p.regularizer = NO_DECAY
     return optimizer

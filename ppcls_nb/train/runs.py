@@ -18,7 +18,8 @@ from ..basics import PPClsError
 # %% ../../nbs/04_train/06_runs.ipynb #e218f69b
 @dataclass
 class Run:
-    "A finished or running run: its rows, its config, and what each validation image was taken for (None before the end)."
+    """A finished or running run: its rows, its config, and what each validation image was taken for (None before the
+    end)."""
     path: Path
     rows: list
     config: dict
@@ -30,33 +31,41 @@ class Run:
     def correct(self, k=1) -> int: return self._last_valid()[f'valid_top{k}_correct']
     def total(self) -> int: return self._last_valid()['valid_total']
     def top1(self) -> float: return self.correct()/self.total()
-    def best(self) -> float: return max(r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r)
+    def best(self) -> float:
+        return max(r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r)
     def seconds(self) -> float: return sum(r['seconds'] for r in self.rows)
     def steps(self) -> int: return self.rows[-1]['step']
 
     def _last_valid(self):
         found = [r for r in self.rows if 'valid_total' in r]
-        if not found: raise PPClsError(f'{self.path}/metrics.jsonl: no epoch with a validation in it')
+        if not found:
+            raise PPClsError(f'{self.path}/metrics.jsonl: no epoch with a validation in it')
         return found[-1]
 
 # %% ../../nbs/04_train/06_runs.ipynb #0216a7ca
 def load_run(path) -> Run:
     "Read the run folder `path`; what is missing or torn is named."
     path = Path(path)
-    if not (path/'metrics.jsonl').is_file(): raise PPClsError(f'{path}: no run here, metrics.jsonl is missing; train it first')
+    if not (path/'metrics.jsonl').is_file():
+        raise PPClsError(f'{path}: no run here, metrics.jsonl is missing; train it first')
     rows = []
     for n, line in enumerate((path/'metrics.jsonl').read_text().splitlines(), 1):
         try: rows.append(json.loads(line))
-        except json.JSONDecodeError: raise PPClsError(f'{path}/metrics.jsonl, line {n}: not a row of JSON') from None
-    if not rows: raise PPClsError(f'{path}/metrics.jsonl: no epoch is finished yet')
+        except json.JSONDecodeError:
+            raise PPClsError(f'{path}/metrics.jsonl, line {n}: not a row of JSON') from None
+    if not rows:
+        raise PPClsError(f'{path}/metrics.jsonl: no epoch is finished yet')
     found = path/'predictions.npz'
-    return Run(path, rows, OmegaConf.to_container(OmegaConf.load(path/'config.yaml')), dict(np.load(found)) if found.exists() else None)
+    return Run(path, rows, OmegaConf.to_container(OmegaConf.load(path/'config.yaml')),
+               dict(np.load(found)) if found.exists() else None)
 
 # %% ../../nbs/04_train/06_runs.ipynb #da999604
 def paired_difference(a: Run, b: Run) -> tuple[float, float]:
-    "Top-1 of `b` minus top-1 of `a` on the same images, and the standard error of that difference, both in points (percent)."
+    """Top-1 of `b` minus top-1 of `a` on the same images, and the standard error of that difference, both in points
+    (percent)."""
     for r in (a, b):
-        if r.predictions is None: raise PPClsError(f'{r.path}: predictions.npz is missing; the run is not finished')
+        if r.predictions is None:
+            raise PPClsError(f'{r.path}: predictions.npz is missing; the run is not finished')
     if not np.array_equal(a.predictions['labels'], b.predictions['labels']):
         raise PPClsError(f'{a.path} and {b.path}: were evaluated on different images, the difference cannot be paired')
     d = b.predictions['hits'][:, 0].astype(float) - a.predictions['hits'][:, 0]
@@ -64,18 +73,25 @@ def paired_difference(a: Run, b: Run) -> tuple[float, float]:
 
 # %% ../../nbs/04_train/06_runs.ipynb #d351708b
 def compare(runs: dict) -> pd.DataFrame:
-    "One row for each of `runs` (title → `Run`): data, epochs, steps, final top-1 and top-5, correct/total, best top-1, training minutes."
-    rows = [dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(), top5=r.correct(5)/r.total(), correct=f'{r.correct()}/{r.total()}',
-                 best=r.best(), minutes=round(r.seconds()/60, 2)) for title, r in runs.items()]
+    """One row for each of `runs` (title → `Run`): data, epochs, steps, final top-1 and top-5, correct/total, best
+    top-1, training minutes."""
+    rows = [
+        dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(), top5=r.correct(5)/r.total(),
+             correct=f'{r.correct()}/{r.total()}', best=r.best(), minutes=round(r.seconds()/60, 2))
+        for title, r in runs.items()]
     return pd.DataFrame(rows).set_index('run')
 
 # %% ../../nbs/04_train/06_runs.ipynb #751e4426
 def plot_curves(runs: dict, ax=None, by='epoch'):
-    "Validation top-1 of `runs` (title → `Run`) over 'epoch' or 'step'; the data's name stands in the title. Returns the axes."
+    """Validation top-1 of `runs` (title → `Run`) over 'epoch' or 'step'; the data's name stands in the title. Returns
+    the axes."""
     ax = ax or plt.subplots(figsize=(7, 4))[1]
     for title, r in runs.items():
         seen = [row for row in r.rows if 'valid_total' in row]
-        ax.plot([row[by] + (by == 'epoch') for row in seen], [row['valid_top1_correct']/row['valid_total'] for row in seen], marker='o', ms=3, label=f'{title} {r.top1():.3f}')
-    ax.set(xlabel=by, ylabel='validation top-1', title=f"validation accuracy on {', '.join(sorted({r.data for r in runs.values()}))}")
+        ax.plot([row[by] + (by == 'epoch') for row in seen],
+                [row['valid_top1_correct']/row['valid_total'] for row in seen], marker='o', ms=3,
+                label=f'{title} {r.top1():.3f}')
+    ax.set(xlabel=by, ylabel='validation top-1', title="validation accuracy on "
+                                                       f"{', '.join(sorted({r.data for r in runs.values()}))}")
     ax.grid(alpha=0.3); ax.legend(fontsize=8)
     return ax

@@ -14,73 +14,99 @@ from ..basics import PPClsError, nearest
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #112f73e4
 def warmed(lr, epochs, steps_per_epoch, warmup_epoch, decay) -> LRScheduler:
-    "`decay(steps, before)` for the steps that a warm-up of `warmup_epoch` epochs leaves, after that warm-up; `before` is the warm-up's length in steps."
-    if warmup_epoch < 0: raise PPClsError(f'LEARNING_RATE.params.warmup_epoch is {warmup_epoch}: 0 or more epochs were expected')
+    """`decay(steps, before)` for the steps that a warm-up of `warmup_epoch` epochs leaves, after that warm-up; `before`
+    is the warm-up's length in steps."""
+    if warmup_epoch < 0:
+        raise PPClsError(f'LEARNING_RATE.params.warmup_epoch is {warmup_epoch}: 0 or more epochs were expected')
     total, warm = max(1, round(epochs*steps_per_epoch)), round(warmup_epoch*steps_per_epoch)
-    if warm >= total > 1: print(f'LEARNING_RATE: a warm-up of {warmup_epoch} epochs does not fit a run of {epochs}, it gets half of the run')
+    if warm >= total > 1:
+        print(f'LEARNING_RATE: a warm-up of {warmup_epoch} epochs does not fit a run of {epochs}, it gets half of the '
+              'run')
     if warm >= total: warm = total//2
     schedule = decay(total - warm, warm)
     return LinearWarmup(schedule, warm, 0., lr) if warm else schedule
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #45cc4e19
 def Cosine(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 0) -> LRScheduler:
-    "From `lr` to 0 along a half cosine over `epochs * steps_per_epoch` steps, less those of the warm-up (documents 2.2.2)."
-    return warmed(lr, epochs, steps_per_epoch, warmup_epoch, lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps))
+    """From `lr` to 0 along a half cosine over `epochs * steps_per_epoch` steps, less those of the warm-up (documents
+    2.2.2)."""
+    return warmed(lr, epochs, steps_per_epoch, warmup_epoch,
+                  lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps))
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #a97741ed
-def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 5, decay_epochs=None, gamma=None) -> LRScheduler:
-    "`Cosine` after a warm-up of 5 epochs; `decay_epochs` and `gamma`, which one old recipe carries, do nothing and a line says so."
-    if decay_epochs is not None or gamma is not None: print('LEARNING_RATE: decay_epochs and gamma belong to Piecewise, CosineWarmup does not use them')
+def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 5, decay_epochs=None,
+                 gamma=None) -> LRScheduler:
+    """`Cosine` after a warm-up of 5 epochs; `decay_epochs` and `gamma`, which one old recipe carries, do nothing and a
+    line says so."""
+    if decay_epochs is not None or gamma is not None:
+        print('LEARNING_RATE: decay_epochs and gamma belong to Piecewise, CosineWarmup does not use them')
     return Cosine(lr, epochs, steps_per_epoch, warmup_epoch)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #54f32e63
-def Piecewise(lr: float, epochs: int, steps_per_epoch: int, decay_epochs=(30, 60, 90), gamma: float = 0.1, warmup_epoch: float = 0) -> LRScheduler:
+def Piecewise(lr: float, epochs: int, steps_per_epoch: int, decay_epochs=(30, 60, 90), gamma: float = 0.1,
+              warmup_epoch: float = 0) -> LRScheduler:
     "`lr` times `gamma` once more from each epoch of `decay_epochs` on, counted from the run's start (documents 2.2.2)."
     ends = [float(e) for e in decay_epochs]
-    if ends != sorted(set(ends)): raise PPClsError(f'LEARNING_RATE.params.decay_epochs is {list(decay_epochs)}: growing epochs were expected, such as [30, 60, 90]')
+    if ends != sorted(set(ends)):
+        raise PPClsError(f'LEARNING_RATE.params.decay_epochs is {list(decay_epochs)}: growing epochs were expected, '
+                         'such as [30, 60, 90]')
     values = [lr*gamma**i for i in range(len(ends) + 1)]
-    return warmed(lr, epochs, steps_per_epoch, warmup_epoch, lambda _, before: PiecewiseDecay([round(e*steps_per_epoch) - before for e in ends], values))
+    return warmed(lr, epochs, steps_per_epoch, warmup_epoch,
+                  lambda _, before: PiecewiseDecay([round(e*steps_per_epoch) - before for e in ends], values))
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #9eb8a024
-def Polynomial(lr: float, epochs: int, steps_per_epoch: int, power: float = 2., end_lr: float = 0., warmup_epoch: float = 0) -> LRScheduler:
+def Polynomial(lr: float, epochs: int, steps_per_epoch: int, power: float = 2., end_lr: float = 0.,
+               warmup_epoch: float = 0) -> LRScheduler:
     "From `lr` to `end_lr` as the `power` of the share of the run that is left."
-    return warmed(lr, epochs, steps_per_epoch, warmup_epoch, lambda steps, _: PolynomialDecay(float(lr), steps, float(end_lr), float(power)))
+    return warmed(lr, epochs, steps_per_epoch, warmup_epoch,
+                  lambda steps, _: PolynomialDecay(float(lr), steps, float(end_lr), float(power)))
 
 def Linear(lr: float, epochs: int, steps_per_epoch: int, end_lr: float = 0., warmup_epoch: float = 0) -> LRScheduler:
     "From `lr` to `end_lr` in a straight line."
     return Polynomial(lr, epochs, steps_per_epoch, 1., end_lr, warmup_epoch)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #f1bc7e73
-def Exponential(lr: float, epochs: int, steps_per_epoch: int, decay_rate: float = 0.97, decay_epochs: float = 2.4, staircase: bool = True,
-                warmup_epoch: float = 0) -> LRScheduler:
-    "`lr` times `decay_rate` every `decay_epochs` epochs after the warm-up, at once (`staircase`) or evenly over their steps."
+def Exponential(lr: float, epochs: int, steps_per_epoch: int, decay_rate: float = 0.97, decay_epochs: float = 2.4,
+                staircase: bool = True, warmup_epoch: float = 0) -> LRScheduler:
+    """`lr` times `decay_rate` every `decay_epochs` epochs after the warm-up, at once (`staircase`) or evenly over their
+    steps."""
     size = max(1, round(decay_epochs*steps_per_epoch))
-    decay = StepDecay(float(lr), size, float(decay_rate)) if staircase else ExponentialDecay(float(lr), decay_rate**(1/size))
+    decay = (StepDecay(float(lr), size, float(decay_rate)) if staircase else ExponentialDecay(
+        float(lr), decay_rate**(1/size)))
     return warmed(lr, epochs, steps_per_epoch, warmup_epoch, lambda *_: decay)
 
-def ExponentialWarmup(lr: float, epochs: int, steps_per_epoch: int, decay_rate: float = 0.97, decay_epochs: float = 2.4, staircase: bool = True,
-                      warmup_epoch: float = 5) -> LRScheduler:
+def ExponentialWarmup(lr: float, epochs: int, steps_per_epoch: int, decay_rate: float = 0.97, decay_epochs: float = 2.4,
+                      staircase: bool = True, warmup_epoch: float = 5) -> LRScheduler:
     "`Exponential` after a warm-up of 5 epochs, as EfficientNet was trained."
     return Exponential(lr, epochs, steps_per_epoch, decay_rate, decay_epochs, staircase, warmup_epoch)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #f885014d
-SCHEDULES = {f.__name__: f for f in (Linear, Cosine, CosineWarmup, Piecewise, Polynomial, Exponential, ExponentialWarmup)}
+SCHEDULES = {
+    f.__name__: f
+    for f in (Linear, Cosine, CosineWarmup, Piecewise, Polynomial, Exponential, ExponentialWarmup)}
 
 def build_schedule(function: str, epochs: int, steps_per_epoch: int, **params) -> LRScheduler:
-    "The schedule that a recipe's `LEARNING_RATE: {function, params}` means for this length of training; to be stepped after every batch."
-    if function not in SCHEDULES: raise PPClsError(f"LEARNING_RATE.function: {nearest(function, SCHEDULES, 'schedule')}")
+    """The schedule that a recipe's `LEARNING_RATE: {function, params}` means for this length of training; to be stepped
+    after every batch."""
+    if function not in SCHEDULES:
+        raise PPClsError(f"LEARNING_RATE.function: {nearest(function, SCHEDULES, 'schedule')}")
     valid = [n for n in signature(SCHEDULES[function]).parameters if n not in ('epochs', 'steps_per_epoch')]
     for name in params:
-        if name not in valid: raise PPClsError(f"LEARNING_RATE.params of {function}: {nearest(name, valid, 'parameter')}")
+        if name not in valid:
+            raise PPClsError(f"LEARNING_RATE.params of {function}: {nearest(name, valid, 'parameter')}")
     for name, value in params.items():
-        if name != 'decay_epochs' and not isinstance(value, Real): raise PPClsError(f'LEARNING_RATE.params.{name} is {value!r}: a number was expected')
-    if 'lr' not in params: raise PPClsError(f"LEARNING_RATE.params of {function}: lr is missing, the learning rate to start from")
+        if name != 'decay_epochs' and not isinstance(value, Real):
+            raise PPClsError(f'LEARNING_RATE.params.{name} is {value!r}: a number was expected')
+    if 'lr' not in params:
+        raise PPClsError(f"LEARNING_RATE.params of {function}: lr is missing, the learning rate to start from")
     return SCHEDULES[function](epochs=epochs, steps_per_epoch=steps_per_epoch, **params)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #aea646e1
 def scaled_lr(lr: float, batch_size: int, ranks: int = 1, base: int = 256) -> float:
-    "`lr`, written for batches of `base` images, scaled in proportion to `batch_size` images on each of `ranks` (documents 2.2.3); prints a line that says so."
-    if min(batch_size, ranks, base) < 1: raise PPClsError(f'scaled_lr: batch size {batch_size}, ranks {ranks}, base {base}: each must be 1 or more')
+    """`lr`, written for batches of `base` images, scaled in proportion to `batch_size` images on each of `ranks`
+    (documents 2.2.3); prints a line that says so."""
+    if min(batch_size, ranks, base) < 1:
+        raise PPClsError(f'scaled_lr: batch size {batch_size}, ranks {ranks}, base {base}: each must be 1 or more')
     scaled = lr*batch_size*ranks/base
     print(f'learning rate {lr:g} for a batch of {base}, {scaled:g} for {batch_size}' + f' x {ranks} ranks'*(ranks > 1))
     return scaled

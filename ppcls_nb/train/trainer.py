@@ -18,7 +18,8 @@ from .metrics import TopK, evaluate
 # %% ../../nbs/04_train/04_trainer.ipynb #ecb9e5dd
 @dataclass
 class Data:
-    "What a trainer trains on: loaders of `(images, labels)`, the number of classes, and the data set's name (written into every output)."
+    """What a trainer trains on: loaders of `(images, labels)`, the number of classes, and the data set's name (written
+    into every output)."""
     train: object
     valid: object
     class_num: int
@@ -26,24 +27,30 @@ class Data:
 
 # %% ../../nbs/04_train/04_trainer.ipynb #f3922213
 class Callback:
-    """Something that listens to a `Trainer`: define any of `EVENTS` as a method taking the trainer; lower `order` is called first.
+    """Something that listens to a `Trainer`: define any of `EVENTS` as a method taking the trainer; lower `order` is
+    called first.
 
-    One that must be remembered for an exact resume defines `state()`, a dict of arrays, numbers and strings, and `load_state(dict)`, called before the first epoch.
-    One that defines `published(t)`, a context manager, decides with which weights the network is evaluated and given away."""
+    One that must be remembered for an exact resume defines `state()`, a dict of arrays, numbers and strings, and
+    `load_state(dict)`, called before the first epoch. One that defines `published(t)`, a context manager, decides with
+    which weights the network is evaluated and given away."""
     order = 0
 
 class CancelFit(Exception):
-    "Raised by a callback to leave the fit at once: of the events, only `cleanup` follows. To end after this epoch instead, with all that belongs to it, set `t.epochs = t.epoch` in `after_epoch`."
+    """Raised by a callback to leave the fit at once: of the events, only `cleanup` follows. To end after this epoch
+    instead, with all that belongs to it, set `t.epochs = t.epoch` in `after_epoch`."""
 
-EVENTS = 'before_fit before_epoch before_step after_loss after_backward after_step after_train before_validate after_validate after_epoch after_fit cleanup'.split()
+EVENTS = 'before_fit before_epoch before_step after_loss after_backward after_step after_train before_validate after_validate after_epoch after_fit cleanup'.split(
+)
 
 # %% ../../nbs/04_train/04_trainer.ipynb #d3eef130
 class Trainer:
     """Train `model` on `data` (a `Data`) with `loss(output, target)` and `optimizer`; `callbacks` add the rest.
 
-    During a step: `images (N, 3, H, W)`, `labels (N,)`, `logits (N, C)` (the main ones, where the network returns several), `target`, `reference`, `loss_value` (a scalar tensor),
-    `loss_float` (the same as a number), `stepped` (whether the optimizer moves with this batch). Always: `epoch` (finished so far), `epochs`, `step` (batches so far), `updates` (steps of the optimizer so far),
-    `metric` (training `TopK`), `valid` (last `Evaluation`), `history`, `rank` of `ranks` processes."""
+    During a step: `images (N, 3, H, W)`, `labels (N,)`, `logits (N, C)` (the main ones, where the network returns
+    several), `target`, `reference`, `loss_value` (a scalar tensor), `loss_float` (the same as a number), `stepped`
+    (whether the optimizer moves with this batch). Always: `epoch` (finished so far), `epochs`, `step` (batches so far),
+    `updates` (steps of the optimizer so far), `metric` (training `TopK`), `valid` (last `Evaluation`), `history`,
+    `rank` of `ranks` processes."""
     def __init__(self, model, data, loss, optimizer, callbacks=(), seed=0, topk=(1, 5), valid_interval=1):
         self.model, self.data, self.loss, self.optimizer = model, data, loss, optimizer
         self.callbacks, self.seed, self.topk, self.valid_interval = list(callbacks), seed, tuple(topk), valid_interval
@@ -57,7 +64,8 @@ class Trainer:
 
     def fit(self, epochs: int):
         "Train until `epochs` are done in all; a resumed run only does the rest."
-        self.epochs, self.listeners = epochs, {e: [getattr(cb, e) for cb in self.ordered if hasattr(cb, e)] for e in EVENTS}
+        self.epochs = epochs
+        self.listeners = {e: [getattr(cb, e) for cb in self.ordered if hasattr(cb, e)] for e in EVENTS}
         try:
             self('before_fit')
             while self.epoch < self.epochs:
@@ -150,7 +158,8 @@ def ordered(self: Trainer) -> list:
 
 @patch(as_prop=True)
 def schedule(self: Trainer) -> LRScheduler | None:
-    "The optimizer's learning rate schedule, stepped after every step of the optimizer; None where the rate is a number."
+    """The optimizer's learning rate schedule, stepped after every step of the optimizer; None where the rate is a
+    number."""
     rate = self.optimizer._learning_rate
     return rate if isinstance(rate, LRScheduler) else None
 

@@ -33,23 +33,35 @@ from ..train import CELoss, Callback, Data, RunFolder, Trainer, build_optimizer,
 FEW, MANY = 1_000, 100_000                                      # images; documents 2.2.9
 SSLD_MULTS = {'ResNet': [0.1, 0.1, 0.2, 0.2, 0.3], 'MobileNetV3': [0.25, 0.25, 0.5, 0.5, 0.75]}     # documents 3.2.4
 
-def finetune_defaults(images: int, classes: int, similar: bool = True, weights: str | None = 'ImageNet', params_M: float = 25., epochs: int | None = None) -> dict:
+def finetune_defaults(images: int, classes: int, similar: bool = True, weights: str | None = 'ImageNet',
+                      params_M: float = 25., epochs: int | None = None) -> dict:
     """Settings for finetuning on `images` training images of `classes` classes, and under 'why' the reason for each.
 
-    `similar`: are they of the kind that the weights were trained on? `weights`: their tag (None: a random start); those with 'ssld' get the documents' rates of stages.
-    `params_M`: millions of weights of the network; `epochs`: how many there shall be, which the others go by. The rates `lr` and `head_lr` are for batches of 256 (documents 2.2.3) and go down along a cosine."""
-    if images < 1 or classes < 2: raise PPClsError(f'finetune_defaults: {images} images of {classes} classes; expected 1 or more of 2 or more')
+    `similar`: are they of the kind that the weights were trained on? `weights`: their tag (None: a random start); those
+    with 'ssld' get the documents' rates of stages. `params_M`: millions of weights of the network; `epochs`: how many
+    there shall be, which the others go by. The rates `lr` and `head_lr` are for batches of 256 (documents 2.2.3) and go
+    down along a cosine."""
+    if images < 1 or classes < 2:
+        raise PPClsError(f'finetune_defaults: {images} images of {classes} classes; expected 1 or more of 2 or more')
     few, many, plan = images < FEW, images > MANY, {'why': {}}
     size = f"{'few' if few else 'many' if many else 'some'} images ({images:,}, {images/classes:,.0f} a class)"
     def put(reason, **values):
         plan.update(values)
         plan['why'].update(dict.fromkeys(values, reason))
-    put(f'{size}: {"small batches, for enough steps" if few else "the documents’ size for one device"}', batch_size=16 if few else 32 if not many else 64)
-    put(f'{size}: {"each epoch is short" if few else "the documents’ number for finetuning (4.1.2)" if not many else "each epoch is long"}', epochs=epochs or (10 if many else 20))
-    put(f'{size}: {"larger crops are easier to learn from" if not many else "the crops that ImageNet is trained with"}', lower_scale=0.35 if few else 0.2 if not many else 0.08)
-    put(f'{params_M:.1f} M weights: {"a small network" if params_M < 10 else "a large network"} (2.2.4, 3.2.4)', l2_decay=3e-5 if params_M < 10 else 1e-4)
+
+    put(f'{size}: {"small batches, for enough steps" if few else "the documents’ size for one device"}',
+        batch_size=16 if few else 32 if not many else 64)
+    put(
+        f'{size}: {"each epoch is short" if few else "the documents’ number for finetuning (4.1.2)" if not many else "each epoch is long"}',
+        epochs=epochs or (10 if many else 20))
+    put(f'{size}: {"larger crops are easier to learn from" if not many else "the crops that ImageNet is trained with"}',
+        lower_scale=0.35 if few else 0.2 if not many else 0.08)
+    put(f'{params_M:.1f} M weights: {"a small network" if params_M < 10 else "a large network"} (2.2.4, 3.2.4)',
+        l2_decay=3e-5 if params_M < 10 else 1e-4)
     put('labels are taken as they are (4.1)', label_smoothing=None)
-    if weights is None: put('no pretrained weights: everything is new', lr=0.1, head_lr=0.1, freeze_epochs=0, keep_statistics=False, lr_mult_list=None)
+    if weights is None:
+        put('no pretrained weights: everything is new', lr=0.1, head_lr=0.1, freeze_epochs=0, keep_statistics=False,
+            lr_mult_list=None)
     else: _rates(put, images, size, similar, weights, plan['epochs'])
     return plan
 
@@ -58,20 +70,36 @@ def _rates(put, images, size, similar, weights, epochs):
     "Decide by `put(reason, setting=value)` what moves how fast, after a start from `weights`."
     few, many = images < FEW, images > MANY
     ssld = next((name for name in SSLD_MULTS if weights.startswith(name)), None) if 'ssld' in weights else None
-    if ssld and (similar or not many): put('distilled weights: the stages have rates of their own, so that the features in the middle last (3.2.4)', lr_mult_list=SSLD_MULTS[ssld])
-    else: put('distilled weights, but so much other data that all stages have to move' if ssld else 'not distilled weights: one rate for all stages (3.2.4)', lr_mult_list=None)
+    if ssld and (similar or not many):
+        put('distilled weights: the stages have rates of their own, so that the features in the middle last (3.2.4)',
+            lr_mult_list=SSLD_MULTS[ssld])
+    else:
+        put(
+            'distilled weights, but so much other data that all stages have to move'
+            if ssld else 'not distilled weights: one rate for all stages (3.2.4)', lr_mult_list=None)
     lr = 0.003*(min(max(images, FEW), MANY)/FEW)**.5*(1 if similar or few else 2)
     if ssld: put('distilled weights: the usual rate, the stages slow it down (3.2.4)', lr=0.01)
-    else: put(f"{size}{', unlike those of the weights, so twice the rate' if not similar and not few else ''}: "
-              + ('small, not to undermine the weights (2.2.9)' if few else 'large (2.2.9)' if many else 'between those for few and for many (2.2.9)'), lr=round(lr, 5))
+    else:
+        put(
+            f"{size}{', unlike those of the weights, so twice the rate' if not similar and not few else ''}: " +
+            ('small, not to undermine the weights (2.2.9)'
+             if few else 'large (2.2.9)' if many else 'between those for few and for many (2.2.9)'), lr=round(lr, 5))
     put('the classifier is new: the rate for training from scratch', head_lr=0.1)
-    put(f"{size}: the classifier first, {'for half of the time' if few else 'for an epoch, until it knows the classes'}", freeze_epochs=max(1, round(epochs/2)) if few else 1)
-    put(f"{size}: batch norms {'keep the statistics of the weights, a batch’s are noise' if few else 'go along with the images'}", keep_statistics=few)
+    put(
+        f"{size}: the classifier first, "
+        f"{'for half of the time' if few else 'for an epoch, until it knows the classes'}",
+        freeze_epochs=max(1, round(epochs/2)) if few else 1)
+    put(
+        f"{size}: batch norms "
+        f"{'keep the statistics of the weights, a batch’s are noise' if few else 'go along with the images'}",
+        keep_statistics=few)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #2c50020c
 def plan_text(plan: dict) -> str:
     "The settings of a plan, a line each, with their reasons."
-    return '\n'.join(f'{name:<16}{str(value):<26}{plan["why"].get(name, "")}'.rstrip() for name, value in plan.items() if name != 'why')
+    return '\n'.join(f'{name:<16}{str(value):<26}{plan["why"].get(name, "")}'.rstrip()
+                     for name, value in plan.items()
+                     if name != 'why')
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #c2ab08da
 def head_names(model) -> tuple:
@@ -80,12 +108,16 @@ def head_names(model) -> tuple:
     return tuple(f'{n}.' for n in ([names] if isinstance(names, str) else names))
 
 class HeadFirst(Callback):
-    "Train the classifier alone for `epochs` epochs, then everything that is not frozen otherwise; with `keep_statistics` batch norms use theirs, unchanged, to the end."
+    """Train the classifier alone for `epochs` epochs, then everything that is not frozen otherwise; with
+    `keep_statistics` batch norms use theirs, unchanged, to the end."""
     order = -20
-    def __init__(self, epochs: int, keep_statistics: bool = False): self.epochs, self.keep_statistics, self.body = epochs, keep_statistics, []
+    def __init__(self, epochs: int, keep_statistics: bool = False):
+        self.epochs, self.keep_statistics, self.body = epochs, keep_statistics, []
 
     def before_fit(self, t):
-        self.body = [p for name, p in t.model.named_parameters() if not name.startswith(head_names(t.model)) and is_weight(p) and not p.stop_gradient]
+        self.body = [
+            p for name, p in t.model.named_parameters()
+            if not name.startswith(head_names(t.model)) and is_weight(p) and not p.stop_gradient]
 
     def before_epoch(self, t):
         frozen = t.epoch < self.epochs
@@ -100,7 +132,8 @@ class HeadFirst(Callback):
 # %% ../../nbs/06_transfer/00_finetune.ipynb #f92e20df
 @dataclass
 class Images:
-    "Checked images to finetune on: `train` and `valid` are (paths, labels), `classes` the names or None, `split` says where the validation images are from."
+    """Checked images to finetune on: `train` and `valid` are (paths, labels), `classes` the names or None, `split` says
+    where the validation images are from."""
     name: str
     root: Path
     train: tuple
@@ -117,108 +150,159 @@ def _class_names(file: Path):
     return [p[1] for p in pairs] if all(len(p) == 2 and p[0] == str(n) for n, p in enumerate(pairs)) else lines
 
 def _find_lists(source, val: float, seed: int, out: Path):
-    "(root, folder of the lists, where the validation images are from) of any source; lists that are not there are written into `out`."
+    """(root, folder of the lists, where the validation images are from) of any source; lists that are not there are
+    written into `out`."""
     if isinstance(source, DataInfo): return Path(source.root), Path(source.lists), 'val_list.txt'
     folder = Path(source).expanduser()
     if (folder/'train_list.txt').is_file():
         if (folder/'val_list.txt').is_file(): return folder, folder, 'val_list.txt'
         require_ok(check_list(folder/'train_list.txt'))
         rows = [tuple(line.rsplit(' ', 1)) for _, line in list_lines(folder/'train_list.txt')]
-        for part, kept in split_images(rows, val, seed=seed).items(): (out/f'{part}_list.txt').write_text(''.join(f'{p} {label}\n' for p, label in kept), encoding='utf-8')
+        for part, kept in split_images(rows, val, seed=seed).items():
+            (out/f'{part}_list.txt').write_text(''.join(f'{p} {label}\n' for p, label in kept), encoding='utf-8')
         if (folder/'classes.txt').is_file(): (out/'classes.txt').write_bytes((folder/'classes.txt').read_bytes())
         return folder, out, f'{val:.0%} of train_list.txt'
     if not folder.is_dir() or data_folder(folder):
         info = prepare_data(str(source), out if folder.is_dir() else 'data')
         return Path(info.root), Path(info.lists), 'val_list.txt'
     with redirect_stdout(StringIO()): files = make_list_files(folder, val, seed=seed, out=out)
-    if 'val' not in files: raise PPClsError(f'{folder}: too few images to split any off for validation; expected 2 or more in a class')
+    if 'val' not in files:
+        raise PPClsError(f'{folder}: too few images to split any off for validation; expected 2 or more in a class')
     return folder, out, 'val/' if (folder/'train').is_dir() and (folder/'val').is_dir() else f'{val:.0%} of each class'
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #1da48a0e
 DECODED = 2_000                                                 # lists up to this size are decoded once before training
 
 def gather_images(source, val: float = 0.2, seed: int = 0, skip_bad: bool = False) -> Images:
-    """Images and labels of a folder (a folder for each class; train/ and val/ with such folders; train_list.txt with or without val_list.txt; the layout of flowers102), of a
-    `DataInfo`, or of a name that `prepare_data` knows; `Images` come back as they are. All errors of the lists at once, before training; `skip_bad`: damaged images are not looked for."""
+    """Images and labels of a folder (a folder for each class; train/ and val/ with such folders; train_list.txt with or
+    without val_list.txt; the layout of flowers102), of a `DataInfo`, or of a name that `prepare_data` knows; `Images`
+    come back as they are. All errors of the lists at once, before training; `skip_bad`: damaged images are not looked
+    for."""
     if isinstance(source, Images): return source
-    if isinstance(source, str) and not source.strip(): raise PPClsError('data: no folder is named')
+    if isinstance(source, str) and not source.strip():
+        raise PPClsError('data: no folder is named')
     with TemporaryDirectory() as folder:
         try:
             root, lists, split = _find_lists(source, val, seed, Path(folder))
-            root, files, names = Path(os.path.abspath(root)), [lists/'train_list.txt', lists/'val_list.txt'], _class_names(lists/'classes.txt')
+            root = Path(os.path.abspath(root))
+            files = [lists/'train_list.txt', lists/'val_list.txt']
+            names = _class_names(lists/'classes.txt')
             n = names and len(names)
             decode = not skip_bad and sum(len(list_lines(f)) for f in files) <= DECODED
             require_ok(*(check_list(f, root, n, decode=decode) for f in files), check_splits(*files, root=root))
             train, valid = (read_list(f, root, n) for f in files)
-        except PPClsError as e: raise PPClsError(str(e).replace(f'{folder}{os.sep}', '')) from e
-    if (have := len(np.unique(train[1]))) < 2: raise PPClsError(f'{root}: {have} class in the training images; expected two or more, there is nothing to tell apart')
+        except PPClsError as e:
+            raise PPClsError(str(e).replace(f'{folder}{os.sep}', '')) from e
+    if (have := len(np.unique(train[1]))) < 2:
+        raise PPClsError(f'{root}: {have} class in the training images; expected two or more, there is nothing to '
+                         'tell apart')
     return Images(data_name(root), root, train, valid, n or int(max(train[1].max(), valid[1].max())) + 1, names, split)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #d5742e97
 def describe_ops(ops) -> list:
-    "Operations as entries of a recipe's `transforms`, {name: {argument: value}}; `build_ops` makes the same operations of them."
+    """Operations as entries of a recipe's `transforms`, {name: {argument: value}}; `build_ops` makes the same
+    operations of them."""
     return [{type(op).__name__: {k: getattr(op, k) for k in inspect.signature(type(op)).parameters}} for op in ops]
 
 def finetune_ops(record: Weights, size: int | None = None, lower_scale: float = 0.08) -> tuple:
-    "(training, evaluation) operations as the `record` of the weights wants them, at `size` pixels (None: the record's)."
+    """(training, evaluation) operations as the `record` of the weights wants them, at `size` pixels (None: the
+    record's)."""
     if size: record = replace(record, crop_size=size, resize_short=round(size*record.resize_short/record.crop_size))
     crop = lambda op: RandCropImage(op.size, [lower_scale, 1.], op.ratio, op.interpolation)
     return [crop(op) if isinstance(op, RandCropImage) else op for op in record.train_ops()], record.eval_ops()
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #3acbeaf0
 def _weights_of(name: str, pretrained, known: dict):
-    "(network's name, its weights) for a name or tag; the weights are a tag, whatever else `create_model` takes, or None."
+    """(network's name, its weights) for a name or tag; the weights are a tag, whatever else `create_model` takes, or
+    None."""
     if name not in list_models():
-        if name not in known: raise PPClsError(nearest(name, {*list_models(), *known}, 'network or weights'))
-        if pretrained is not None: raise PPClsError(f"pretrained={pretrained}: '{name}' names weights already; name the network, {known[name].arch}, to give it others")
+        if name not in known:
+            raise PPClsError(nearest(name, {*list_models(), *known}, 'network or weights'))
+        if pretrained is not None:
+            raise PPClsError(f"pretrained={pretrained}: '{name}' names weights already; name the network, "
+                             f"{known[name].arch}, to give it others")
         return known[name].arch, name
     if pretrained in (None, True):
         tags = sorted(t for t, w in known.items() if w.arch == name)
-        if name not in tags: raise PPClsError(f"{name}: has no official weights of its name{'; there are ' + ', '.join(tags) if tags else ''}; name weights, or say pretrained=False for a random start")
+        if name not in tags:
+            raise PPClsError(f"{name}: has no official weights of its "
+                             f"name{'; there are ' + ', '.join(tags) if tags else ''}; name weights, or say "
+                             "pretrained=False for a random start")
         return name, name
     return name, next((t for t in (f'{name}_{pretrained}', str(pretrained)) if t in known), pretrained) or None
 
 def start_network(model, class_num: int, pretrained=None, seed: int = 0) -> tuple:
-    """(network with `class_num` classes, record of its weights, tag of its weights or None for a random start) for a name, tag or network.
+    """(network with `class_num` classes, record of its weights, tag of its weights or None for a random start) for a
+    name, tag or network.
 
-    `pretrained`, beside a network's name: None or True for its official weights, False for a random start, else as in `create_model`; beside a network: whether it has
-    weights worth keeping (None: it has a `load_report`)."""
+    `pretrained`, beside a network's name: None or True for its official weights, False for a random start, else as in
+    `create_model`; beside a network: whether it has weights worth keeping (None: it has a `load_report`)."""
     known = all_weights()
     if isinstance(model, nn.Layer):
-        if pretrained not in (None, True, False): raise PPClsError(f'pretrained={pretrained}: the network is there already; load its weights before (load_pretrained), or give its name')
-        have, source = getattr(model, 'class_num', class_num), getattr(getattr(model, 'load_report', None), 'source', 'its own weights' if pretrained else None)
+        if pretrained not in (None, True, False):
+            raise PPClsError(f'pretrained={pretrained}: the network is there already; load its weights before '
+                             '(load_pretrained), or give its name')
+        have = getattr(model, 'class_num', class_num)
+        source = getattr(getattr(model, 'load_report', None), 'source', 'its own weights' if pretrained else None)
         if pretrained is False: source = None
-        if have != class_num: raise PPClsError(f"the network has {have} classes and the images have {class_num}; create it with class_num={class_num}")
+        if have != class_num:
+            raise PPClsError(f"the network has {have} classes and the images have {class_num}; create it with "
+                             f"class_num={class_num}")
         net, name = model, getattr(model, 'name', type(model).__name__)
     else:
         name, source = _weights_of(str(model), pretrained, known)
         paddle.seed(seed)
         net = create_model(name, source, class_num)
     report = getattr(net, 'load_report', None)
-    if report and not report.body_complete: raise PPClsError(f'these weights do not fill {name}, and its middle would be random; {report}')
+    if report and not report.body_complete:
+        raise PPClsError(f'these weights do not fill {name}, and its middle would be random; {report}')
     return net, known.get(str(source)) or Weights('', name), source and str(source)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #c87770db
-def recipe_of(net, record: Weights, tag, plan: dict, seed: int = 0, images: Images | None = None, run=None, num_workers: int = 0, skip_bad: bool = False) -> dict:
-    "The keys of a recipe that trains `net` by `plan`, the classifier's head start apart; without `images` it has no TRAIN and VALID."
+def recipe_of(net, record: Weights, tag, plan: dict, seed: int = 0, images: Images | None = None, run=None,
+              num_workers: int = 0, skip_bad: bool = False) -> dict:
+    """The keys of a recipe that trains `net` by `plan`, the classifier's head start apart; without `images` it has no
+    TRAIN and VALID."""
     ops, base = finetune_ops(record, plan.get('size'), plan.get('lower_scale', 0.08)), os.path.abspath(run or '.')
     params = {**record.args, **({'lr_mult_list': plan['lr_mult_list']} if plan['lr_mult_list'] else {})}
-    out = dict(ARCHITECTURE=dict(name=getattr(net, 'name', type(net).__name__), params=params, lr_mult={f'{n}*': plan['head_lr']/plan['lr'] for n in head_names(net)}),
-               pretrained_model=tag or '', seed=seed, epochs=plan['epochs'], ls_epsilon=plan['label_smoothing'], save_interval=0,
-               LEARNING_RATE=dict(function='Cosine', params=dict(lr=plan['lr']*plan['batch_size']/256)),
-               OPTIMIZER=dict(function='Momentum', params=dict(momentum=0.9), regularizer=dict(function='L2', factor=plan['l2_decay'])))
+    out = dict(
+        ARCHITECTURE=dict(name=getattr(net, 'name',
+                                       type(net).__name__), params=params,
+                          lr_mult={f'{n}*': plan['head_lr']/plan['lr']
+                                   for n in head_names(net)}), pretrained_model=tag or '', seed=seed,
+        epochs=plan['epochs'], ls_epsilon=plan['label_smoothing'], save_interval=0,
+        LEARNING_RATE=dict(function='Cosine', params=dict(lr=plan['lr']*plan['batch_size']/256)),
+        OPTIMIZER=dict(function='Momentum', params=dict(momentum=0.9),
+                       regularizer=dict(function='L2', factor=plan['l2_decay'])))
     if images is None: return out
-    reader = lambda part, ops: dict(batch_size=plan['batch_size'], num_workers=num_workers, data_dir=str(images.root), file_list=os.path.join(base, f'{part}_list.txt'), transforms=describe_ops(ops), skip_bad=skip_bad)
-    return dict(**out, classes_num=images.class_num, data_name=images.name, topk=min(5, images.class_num), image_shape=[3, plan['size'], plan['size']], TRAIN=reader('train', ops[0]), VALID=reader('val', ops[1]))
+    reader = lambda part, ops: dict(batch_size=plan['batch_size'], num_workers=num_workers, data_dir=str(
+        images.root), file_list=os.path.join(base, f'{part}_list.txt'), transforms=describe_ops(ops), skip_bad=skip_bad)
+    return dict(**out, classes_num=images.class_num, data_name=images.name, topk=min(5, images.class_num),
+                image_shape=[3, plan['size'], plan['size']], TRAIN=reader('train', ops[0]), VALID=reader('val', ops[1]))
 
 class PlanFolder(RunFolder):
-    "A `RunFolder` for `recipe` and `plan` that keeps both, the names of the classes and the lists of the images; it resumes only what had the same plan and the same images."
+    """A `RunFolder` for `recipe` and `plan` that keeps both, the names of the classes and the lists of the images; it
+    resumes only what had the same plan and the same images."""
     def __init__(self, run, recipe: dict, plan: dict, images: Images | None = None):
-        lists = {} if images is None else {f'{part}_list.txt': ''.join(f'{Path(os.path.relpath(p, images.root)).as_posix()} {label}\n' for p, label in zip(*rows))
-                                           for part, rows in (('train', images.train), ('val', images.valid))}
-        names = {'classes.txt': ''.join(f'{i} {name}\n' for i, name in enumerate(images.classes))} if images and images.classes else {}
-        self.files = {'config.yaml': OmegaConf.to_yaml(OmegaConf.create(recipe)), 'finetune.json': json.dumps(plan, indent=1, ensure_ascii=False) + '\n', **lists, **names}
-        super().__init__(run, {**recipe, 'plan': {k: v for k, v in plan.items() if k != 'why'}, 'images': zlib.crc32(''.join(lists.values()).encode())})
+        lists = ({} if images is None else {
+            f'{part}_list.txt': ''.join(f'{Path(os.path.relpath(p, images.root)).as_posix()} {label}\n'
+                                        for p, label in zip(*rows))
+            for part, rows in (('train', images.train), ('val', images.valid))})
+        names = ({
+            'classes.txt': ''.join(f'{i} {name}\n'
+                                   for i, name in enumerate(images.classes))} if images and images.classes else {})
+        self.files = {
+            'config.yaml': OmegaConf.to_yaml(OmegaConf.create(recipe)),
+            'finetune.json': json.dumps(plan, indent=1, ensure_ascii=False) + '\n',
+            **lists,
+            **names}
+        super().__init__(
+            run, {
+                **recipe, 'plan': {
+                    k: v
+                    for k, v in plan.items()
+                    if k != 'why'},
+                'images': zlib.crc32(''.join(lists.values()).encode())})
 
     def before_fit(self, t):
         super().before_fit(t)
@@ -226,56 +310,72 @@ class PlanFolder(RunFolder):
             with atomic_path(self.run/name) as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #59e61b52
-def make_plan(n: int, class_num: int, net, record: Weights, tag, similar: bool = True, given: dict | None = None) -> dict:
-    "`finetune_defaults` for `n` images and this network, with the settings `given`; unknown ones are a PPClsError with the nearest."
+def make_plan(n: int, class_num: int, net, record: Weights, tag, similar: bool = True,
+              given: dict | None = None) -> dict:
+    """`finetune_defaults` for `n` images and this network, with the settings `given`; unknown ones are a PPClsError
+    with the nearest."""
     given = dict(given or {})
     plan = finetune_defaults(n, class_num, similar, tag and Path(tag).name, count_weights(net)/1e6, given.get('epochs'))
     plan.update(size=record.crop_size)
     plan['why']['size'] = f'pixels, as {record.tag or "usual"}'
     for k in given:
-        if k not in plan or k == 'why': raise PPClsError(f"finetune: {nearest(k, set(plan) - {'why'}, 'setting')}")
+        if k not in plan or k == 'why':
+            raise PPClsError(f"finetune: {nearest(k, set(plan) - {'why'}, 'setting')}")
     plan.update(given)
     plan['why'].update(dict.fromkeys(given, 'asked for'))
     for k in ('lr', 'head_lr', 'epochs', 'batch_size', 'size'):
-        if not plan[k] > 0: raise PPClsError(f"finetune: {k} is {plan[k]}, expected more than 0" + '; for the classifier alone let freeze_epochs be all epochs'*(k == 'lr'))
+        if not plan[k] > 0:
+            raise PPClsError(f"finetune: {k} is {plan[k]}, expected more than 0" + '; for the classifier alone let '
+                             'freeze_epochs be all epochs'*(k == 'lr'))
     return plan
 
 def _loaders(data, images, record, plan, seed, num_workers, skip_bad) -> Data:
     "The loaders of `images`, or `data` as it is, with settings that it decides taken from it."
     if images is None:
-        paths = [set(map(os.path.abspath, getattr(getattr(loader, 'dataset', None), 'paths', []))) for loader in (data.train, data.valid)]
-        if both := sorted(paths[0] & paths[1]): raise PPClsError(f'{both[0]}: is in the training and in the validation images, {len(both):,} in all are')
+        paths = [
+            set(map(os.path.abspath, getattr(getattr(loader, 'dataset', None), 'paths', [])))
+            for loader in (data.train, data.valid)]
+        if both := sorted(paths[0] & paths[1]):
+            raise PPClsError(f'{both[0]}: is in the training and in the validation images, {len(both):,} in all are')
         return data
     train, valid = finetune_ops(record, plan['size'], plan['lower_scale'])
-    make = lambda rows, ops, **kw: make_loader(ImageDataset(*rows, ops, images.class_num, seed, images.name), plan['batch_size'], num_workers=num_workers, seed=seed, skip_bad=skip_bad, **kw)
+    make = lambda rows, ops, **kw: make_loader(ImageDataset(*rows, ops, images.class_num, seed, images.name), plan[
+        'batch_size'], num_workers=num_workers, seed=seed, skip_bad=skip_bad, **kw)
     return Data(make(images.train, train, shuffle=True), make(images.valid, valid), images.class_num, images.name)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #dfb2426e
 def _announce(t, tag, images, run):
     "Print what is about to be trained on what, and the plan."
     report = getattr(t.model, 'load_report', None)
-    print(f"network         {getattr(t.model, 'name', type(t.model).__name__)}, {count_weights(t.model)/1e6:.2f} M weights, from {report if tag and report else tag or 'a random start'}")
-    counts = f'{len(images.train[0]):,} images to train on, {len(images.valid[0]):,} to validate on ({images.split})' if images else f'{len(t.data.train.dataset):,} images to train on, in loaders that were given'
+    print(f"network         {getattr(t.model, 'name', type(t.model).__name__)}, {count_weights(t.model)/1e6:.2f} M "
+          f"weights, from {report if tag and report else tag or 'a random start'}")
+    counts = (f'{len(images.train[0]):,} images to train on, {len(images.valid[0]):,} to validate on ({images.split})'
+              if images else f'{len(t.data.train.dataset):,} images to train on, in loaders that were given')
     print(f"data            {t.data.name}: {t.data.class_num} classes, {counts}")
     if run: print(f'run folder      {run}')
     print(plan_text(t.plan), flush=True)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #b7af643a
-def finetune(model, data, run=None, pretrained=None, similar: bool = True, seed: int = 0, val: float = 0.2, num_workers: int = 0, skip_bad: bool = False, bar: bool = True,
-             show: bool = True, valid_interval: int = 1, **settings) -> Trainer:
-    """Finetune `model` (a network's name, a weights' tag, or a network) on `data` (whatever `gather_images` takes, or a `Data` of loaders) and return the finished `Trainer`
-    with `.plan` and `.classes`.
+def finetune(model, data, run=None, pretrained=None, similar: bool = True, seed: int = 0, val: float = 0.2,
+             num_workers: int = 0, skip_bad: bool = False, bar: bool = True, show: bool = True, valid_interval: int = 1,
+             **settings) -> Trainer:
+    """Finetune `model` (a network's name, a weights' tag, or a network) on `data` (whatever `gather_images` takes, or a
+    `Data` of loaders) and return the finished `Trainer` with `.plan` and `.classes`.
 
-    `settings` replace those of `finetune_defaults`, among them epochs, lr, freeze_epochs, and `size` in pixels; `similar`: are the images of the kind that the weights know? `run`: a folder to keep it in, and to resume
-    from. `val`: share to validate on where there is no list for that. `show` prints the plan;
-    every `valid_interval` epochs, and at the end, it is evaluated. Errors: those of `gather_images` and `start_network`, before the first step."""
+    `settings` replace those of `finetune_defaults`, among them epochs, lr, freeze_epochs, and `size` in pixels;
+    `similar`: are the images of the kind that the weights know? `run`: a folder to keep it in, and to resume from.
+    `val`: share to validate on where there is no list for that. `show` prints the plan; every `valid_interval` epochs,
+    and at the end, it is evaluated. Errors: those of `gather_images` and `start_network`, before the first step."""
     images = None if isinstance(data, Data) else gather_images(data, val, seed, skip_bad)
-    if images is None and data.valid is None: raise PPClsError('finetune: data.valid is None; expected a loader of images that are not trained on')
+    if images is None and data.valid is None:
+        raise PPClsError('finetune: data.valid is None; expected a loader of images that are not trained on')
     class_num, n = (images or data).class_num, len(images.train[0]) if images else len(data.train.dataset)
     net, record, tag = start_network(model, class_num, pretrained, seed)
     if images is None:
-        if fixed := {'size', 'lower_scale', 'batch_size'} & set(settings): raise PPClsError(f'finetune: {sorted(fixed)[0]} is decided by the loaders that were given')
-        plan = make_plan(n, class_num, net, record, tag, similar, {**settings, 'batch_size': data.train.batch_sampler.batch_size})
+        if fixed := {'size', 'lower_scale', 'batch_size'} & set(settings):
+            raise PPClsError(f'finetune: {sorted(fixed)[0]} is decided by the loaders that were given')
+        plan = make_plan(n, class_num, net, record, tag, similar, {
+            **settings, 'batch_size': data.train.batch_sampler.batch_size})
         for k in ('size', 'lower_scale'): plan.pop(k), plan['why'].pop(k)
         plan['why']['batch_size'] = 'that of the loader'
     else: plan = make_plan(n, class_num, net, record, tag, similar, settings)
@@ -284,10 +384,14 @@ def finetune(model, data, run=None, pretrained=None, similar: bool = True, seed:
     set_lr_mult(net, {f'{name}*': plan['head_lr']/plan['lr'] for name in head_names(net)})
     recipe = recipe_of(net, record, tag, plan, seed, images, run, num_workers, skip_bad)
     schedule = build_schedule('Cosine', plan['epochs'], len(loaders.train), **recipe['LEARNING_RATE']['params'])
-    optimizer = build_optimizer('Momentum', net.parameters(), schedule, recipe['OPTIMIZER']['regularizer'], momentum=0.9)
+    optimizer = build_optimizer('Momentum', net.parameters(), schedule, recipe['OPTIMIZER']['regularizer'],
+                                momentum=0.9)
     folder = [PlanFolder(run, recipe, plan, images)] if run else []
-    callbacks = [*standard_callbacks(title=str(model) if isinstance(model, str) else '', bar=bar), *folder, HeadFirst(plan['freeze_epochs'], plan['keep_statistics'])]
-    t = Trainer(net, loaders, CELoss(plan['label_smoothing']), optimizer, callbacks, seed, (1, min(5, class_num)), valid_interval)
+    callbacks = [
+        *standard_callbacks(title=str(model) if isinstance(model, str) else '', bar=bar), *folder,
+        HeadFirst(plan['freeze_epochs'], plan['keep_statistics'])]
+    t = Trainer(net, loaders, CELoss(plan['label_smoothing']), optimizer, callbacks, seed, (1, min(5, class_num)),
+                valid_interval)
     t.plan, t.classes = plan, images and images.classes
     if show: _announce(t, tag, images, run)
     t.fit(plan['epochs'])

@@ -27,13 +27,16 @@ def _scaled(v, low, high, log):
     return (v - low)/(high - low) if high > low else 0.
 
 def encode(points: list, space: dict) -> np.ndarray:
-    """Settings [{name: value}] as an array (len(points), axes) of float64 in 0…1; `space` is {name: Optuna distribution}.
+    """Settings [{name: value}] as an array (len(points), axes) of float64 in 0…1; `space` is {name: Optuna
+    distribution}.
 
-    A list of numbers or of two values takes one axis, one of more names an axis each. Numbers are measured by their logarithm if the distribution says so, or if a list spans a factor of 10 above 0."""
+    A list of numbers or of two values takes one axis, one of more names an axis each. Numbers are measured by their
+    logarithm if the distribution says so, or if a list spans a factor of 10 above 0."""
     columns = []
     for name, d in space.items():
         values = [p[name] for p in points]
-        if not isinstance(d, CategoricalDistribution): columns.append([_scaled(v, d.low, d.high, d.log) for v in values])
+        if not isinstance(d, CategoricalDistribution):
+            columns.append([_scaled(v, d.low, d.high, d.log) for v in values])
         elif all(map(_is_number, d.choices)):
             low, high = min(d.choices), max(d.choices)
             columns.append([_scaled(v, low, high, low > 0 and high/low >= 10) for v in values])
@@ -43,10 +46,12 @@ def encode(points: list, space: dict) -> np.ndarray:
 
 # %% ../../nbs/06_transfer/01a_gp_sampler.ipynb #65f281f5
 class GP:
-    """A Gaussian process through `x (n, axes)` in 0…1 and `y (n,)`, its length scales and noise learned; `predict(x)` gives mean and standard deviation, both (m,), of what is behind the noise."""
+    """A Gaussian process through `x (n, axes)` in 0…1 and `y (n,)`, its length scales and noise learned; `predict(x)`
+    gives mean and standard deviation, both (m,), of what is behind the noise."""
     def __init__(self, x, y, seed: int = 0):
         self.shift, self.scale = np.mean(y), np.std(y) or 1.
-        kernel = ConstantKernel(1., (.25, 20.))*Matern([.5]*x.shape[1], (.2, 20.), nu=2.5) + WhiteKernel(.01, (1e-4, .1))
+        kernel = (ConstantKernel(1., (.25, 20.))*Matern([.5]*x.shape[1],
+                                                        (.2, 20.), nu=2.5) + WhiteKernel(.01, (1e-4, .1)))
         self.model = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=seed)
         self._fit(x, y)
 
@@ -59,13 +64,15 @@ class GP:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Predicted variances smaller than 0')
             mean, std = self.model.predict(x, return_std=True)
-        return mean*self.scale + self.shift, np.sqrt(np.maximum(std**2 - self.model.kernel_.k2.noise_level, 1e-12))*self.scale
+        return mean*self.scale + self.shift, np.sqrt(np.maximum(std**2 - self.model.kernel_.k2.noise_level,
+                                                                1e-12))*self.scale
 
     @property
     def lengths(self): return np.atleast_1d(self.model.kernel_.k1.k2.length_scale)
 
     def believe(self, x):
-        "Take the process's own guesses at `x` for measurements, and what was learned as it is: it is surer there now, and nowhere else of another opinion."
+        """Take the process's own guesses at `x` for measurements, and what was learned as it is: it is surer there now,
+        and nowhere else of another opinion."""
         guess, kernel, old = self.predict(x)[0], self.model.kernel_, self.model
         self.model = GaussianProcessRegressor(kernel, optimizer=None)
         self._fit(np.concatenate([old.X_train_, x]), np.concatenate([old.y_train_*self.scale + self.shift, guess]))
@@ -73,14 +80,16 @@ class GP:
 
 # %% ../../nbs/06_transfer/01a_gp_sampler.ipynb #46319544
 def expected_improvement(mean, std, best: float):
-    "How far above `best` a normal variable with `mean` and `std` (arrays of one shape) comes on average, falling short counting as 0."
+    """How far above `best` a normal variable with `mean` and `std` (arrays of one shape) comes on average, falling
+    short counting as 0."""
     mean, std = np.asarray(mean, 'float64'), np.maximum(np.asarray(std, 'float64'), 1e-12)
     z = (mean - best)/std
     return std*(z*norm.cdf(z) + norm.pdf(z))
 
 # %% ../../nbs/06_transfer/01a_gp_sampler.ipynb #937448ba
 def observations(trials, names) -> tuple[list, list, list]:
-    "(settings, values, pending settings) of Optuna `trials` that have all of `names`: completed ones, pruned ones with an estimate of their end, and those that run."
+    """(settings, values, pending settings) of Optuna `trials` that have all of `names`: completed ones, pruned ones
+    with an estimate of their end, and those that run."""
     trials = [t for t in trials if all(n in t.params for n in names)]
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     points, values = [t.params for t in done], [t.value for t in done]
@@ -89,18 +98,27 @@ def observations(trials, names) -> tuple[list, list, list]:
         if t.state == TrialState.PRUNED and t.intermediate_values:
             step = max(t.intermediate_values)
             gains = [d.value - d.intermediate_values[step] for d in done if step in d.intermediate_values]
-            points.append(t.params); values.append(min(t.intermediate_values[step] + (np.median(gains) if gains else 0.), usual))
+            points.append(t.params)
+            values.append(min(t.intermediate_values[step] + (np.median(gains) if gains else 0.), usual))
     return points, values, [t.params for t in trials if t.state == TrialState.RUNNING]
 
 # %% ../../nbs/06_transfer/01a_gp_sampler.ipynb #02813d82
 class GPSampler(BaseSampler):
-    """Bayesian search for Optuna: Gaussian process (Matérn 5/2, scikit-learn) and expected improvement, over the parameters `space` {name: distribution}.
+    """Bayesian search for Optuna: Gaussian process (Matérn 5/2, scikit-learn) and expected improvement, over the
+    parameters `space` {name: distribution}.
 
-    Until `startup` trials are completed or pruned, values are random. In a space of lists nothing is tried twice before everything was tried once. One objective."""
+    Until `startup` trials are completed or pruned, values are random. In a space of lists nothing is tried twice before
+    everything was tried once. One objective."""
     def __init__(self, space: dict, startup: int = 8, seed: int = 0, candidates: int = 1000):
-        if not space: raise PPClsError('GPSampler: the space is empty, expected {name: distribution}')
-        if startup < 1: raise PPClsError(f'GPSampler: startup {startup}, expected 1 or more random trials')
-        self.space, self.startup, self.seed, self.candidates, self.random = dict(space), startup, seed, candidates, RandomSampler(seed)
+        if not space:
+            raise PPClsError('GPSampler: the space is empty, expected {name: distribution}')
+        if startup < 1:
+            raise PPClsError(f'GPSampler: startup {startup}, expected 1 or more random trials')
+        self.space = dict(space)
+        self.startup = startup
+        self.seed = seed
+        self.candidates = candidates
+        self.random = RandomSampler(seed)
 
     def infer_relative_search_space(self, study, trial): return self.space
 
@@ -111,7 +129,8 @@ class GPSampler(BaseSampler):
         if study.direction == type(study.direction).MINIMIZE: values = [-v for v in values]
         return self.choose(points, values, pending, np.random.default_rng([self.seed, trial.number]))
 
-    def sample_independent(self, study, trial, name, distribution): return self.random.sample_independent(study, trial, name, distribution)
+    def sample_independent(self, study, trial, name, distribution):
+        return self.random.sample_independent(study, trial, name, distribution)
 
     def reseed_rng(self): self.random.reseed_rng()
 
@@ -132,11 +151,16 @@ def _near(point, space, rng):
     return {**point, name: min(max(int(round(value)) if isinstance(d.low, int) else value, d.low), d.high)}
 
 def candidates_of(space: dict, points, values, n: int, rng, most: int = 20_000) -> list:
-    "Settings to choose from: all of a `space` of lists, if they are no more than `most`; else `n` at random, and `n` near the best ten of `points`."
+    """Settings to choose from: all of a `space` of lists, if they are no more than `most`; else `n` at random, and `n`
+    near the best ten of `points`."""
     lists = all(isinstance(d, CategoricalDistribution) for d in space.values())
-    if lists and math.prod(len(d.choices) for d in space.values()) <= most: return [dict(zip(space, c)) for c in product(*(d.choices for d in space.values()))]
+    if lists and math.prod(len(d.choices) for d in space.values()) <= most:
+        return [dict(zip(space, c)) for c in product(*(d.choices for d in space.values()))]
     best = [points[i] for i in np.argsort(values)[::-1][:10]]
-    return [{k: _draw(d, rng) for k, d in space.items()} for _ in range(n)] + [_near(best[i % len(best)], space, rng) for i in range(n if best else 0)]
+    return ([{
+        k: _draw(d, rng)
+        for k, d in space.items()}
+             for _ in range(n)] + [_near(best[i % len(best)], space, rng) for i in range(n if best else 0)])
 
 # %% ../../nbs/06_transfer/01a_gp_sampler.ipynb #878a3d55
 def choose(self, points: list, values: list, pending: list, rng) -> dict:

@@ -28,14 +28,34 @@ from ..train.trainer import Callback
 from .gp_sampler import GPSampler
 
 # %% ../../nbs/06_transfer/02_search.ipynb #7a98edc6
-SPACE = {'lr': {'key': 'LEARNING_RATE.params.lr', 'values': [0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]},
-         'l2_decay': {'key': 'OPTIMIZER.regularizer.factor', 'values': [1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6]},
-         'label_smoothing': {'choices': {False: {'ls_epsilon': None}, True: {'ls_epsilon': 0.1}}},
-         'mixup': {'choices': {False: {'use_mix': False, 'TRAIN.mix': None}, True: {'use_mix': True, 'TRAIN.mix': [{'MixupOperator': {'alpha': 0.2}}]}}}}
+SPACE = {
+    'lr': {
+        'key': 'LEARNING_RATE.params.lr',
+        'values': [0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]},
+    'l2_decay': {
+        'key': 'OPTIMIZER.regularizer.factor',
+        'values': [1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6]},
+    'label_smoothing': {
+        'choices': {
+            False: {
+                'ls_epsilon': None},
+            True: {
+                'ls_epsilon': 0.1}}},
+    'mixup': {
+        'choices': {
+            False: {
+                'use_mix': False,
+                'TRAIN.mix': None},
+            True: {
+                'use_mix': True,
+                'TRAIN.mix': [{
+                    'MixupOperator': {
+                        'alpha': 0.2}}]}}}}
 
 @dataclass
 class Parameter:
-    "A hyperparameter: the Optuna `distribution` of its values, and what they set in a recipe: the `key`, or {value: {key: value}} of `choices`."
+    """A hyperparameter: the Optuna `distribution` of its values, and what they set in a recipe: the `key`, or {value:
+    {key: value}} of `choices`."""
     distribution: object
     key: str = ''
     choices: dict | None = None
@@ -46,7 +66,8 @@ class Parameter:
         "The value that Optuna's `trial` has for this parameter."
         d = self.distribution
         if isinstance(d, CategoricalDistribution): return trial.suggest_categorical(name, d.choices)
-        return (trial.suggest_float if isinstance(d, FloatDistribution) else trial.suggest_int)(name, d.low, d.high, log=d.log)
+        return (trial.suggest_float if isinstance(d, FloatDistribution) else trial.suggest_int)(name, d.low, d.high,
+                                                                                                log=d.log)
 
 # %% ../../nbs/06_transfer/02_search.ipynb #624a0a8a
 def _number(v):
@@ -85,9 +106,13 @@ class Space(dict):
         if source is None: source = SPACE
         elif isinstance(source, (str, Path)):
             try: source = yaml.safe_load(Path(source).read_text(encoding='utf-8'))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as e: raise PPClsError(f'space: {source}: cannot be read: {e}') from None
-        if not isinstance(source, dict) or not source: raise PPClsError('space: it is empty; expected names and values, such as lr: [0.1, 0.01]')
-        super().__init__({str(name): p if isinstance(p, Parameter) else _parameter(str(name), p) for name, p in source.items()})
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+                raise PPClsError(f'space: {source}: cannot be read: {e}') from None
+        if not isinstance(source, dict) or not source:
+            raise PPClsError('space: it is empty; expected names and values, such as lr: [0.1, 0.01]')
+        super().__init__({
+            str(name): p if isinstance(p, Parameter) else _parameter(str(name), p)
+            for name, p in source.items()})
 
     @property
     def distributions(self) -> dict: return {name: p.distribution for name, p in self.items()}
@@ -95,7 +120,9 @@ class Space(dict):
     @property
     def size(self) -> int | None:
         "How many settings there are; None where there is a range."
-        return math.prod(len(d.choices) for d in self.distributions.values()) if all(isinstance(d, CategoricalDistribution) for d in self.distributions.values()) else None
+        if all(isinstance(d, CategoricalDistribution) for d in self.distributions.values()):
+            return math.prod(len(d.choices) for d in self.distributions.values())
+        return None
 
     def point(self, number: int) -> dict:
         "Setting `number` of a space of lists."
@@ -118,14 +145,22 @@ class Space(dict):
 METHODS, STARTUP = ('bayes', 'grid', 'random'), 8
 
 def tickets_of(space: Space, method: str, trials: int | None = None, seed: int = 0) -> list[dict]:
-    "The settings of each trial of a search, {} where the sampler is to decide. `trials`: None is the whole grid, else 20."
-    if method not in METHODS: raise PPClsError(f"search: {nearest(method, METHODS, 'method')}")
+    """The settings of each trial of a search, {} where the sampler is to decide. `trials`: None is the whole grid, else
+    20."""
+    if method not in METHODS:
+        raise PPClsError(f"search: {nearest(method, METHODS, 'method')}")
     size = space.size
-    if method == 'grid' and size is None: raise PPClsError('search: a grid needs a list of values for each parameter, not {low, high}; take bayes or random')
+    if method == 'grid' and size is None:
+        raise PPClsError('search: a grid needs a list of values for each parameter, not {low, high}; take bayes or '
+                         'random')
     trials = trials if trials is not None else size if method == 'grid' else min(20, size or 20)
-    if trials < 1: raise PPClsError(f'search: {trials} trials, expected 1 or more')
-    if size and trials > size: raise PPClsError(f'search: {trials} trials in a space of {size} settings; expected {size} or fewer')
-    if method == 'grid' and trials < size: raise PPClsError(f'search: a grid tries all of its {size} settings, not {trials}; leave out trials, or take random')
+    if trials < 1:
+        raise PPClsError(f'search: {trials} trials, expected 1 or more')
+    if size and trials > size:
+        raise PPClsError(f'search: {trials} trials in a space of {size} settings; expected {size} or fewer')
+    if method == 'grid' and trials < size:
+        raise PPClsError(f'search: a grid tries all of its {size} settings, not {trials}; leave out trials, or take '
+                         'random')
     given = min(trials, STARTUP) if method == 'bayes' else trials
     if size: points = [space.point(int(i)) for i in np.random.default_rng(seed).permutation(size)[:given]]
     else:
@@ -137,25 +172,40 @@ def tickets_of(space: Space, method: str, trials: int | None = None, seed: int =
 def _pruner(pruning) -> BasePruner:
     "The pruner that `pruning` means."
     if isinstance(pruning, BasePruner): return pruning
-    named = {True: lambda: MedianPruner(5, 2), 'median': lambda: MedianPruner(5, 2), 'halving': SuccessiveHalvingPruner, False: NopPruner, None: NopPruner, 'none': NopPruner}
-    if pruning not in named: raise PPClsError(f"search: {nearest(pruning, ('median', 'halving', 'none'), 'pruning')}")
+    named = {
+        True: lambda: MedianPruner(5, 2),
+        'median': lambda: MedianPruner(5, 2),
+        'halving': SuccessiveHalvingPruner,
+        False: NopPruner,
+        None: NopPruner,
+        'none': NopPruner}
+    if pruning not in named:
+        raise PPClsError(f"search: {nearest(pruning, ('median', 'halving', 'none'), 'pruning')}")
     return named[pruning]()
 
 def _storage(folder: Path, storage, rescued=None):
-    "Optuna's storage: a journal in `folder`, or the database at the URL `storage`, which watches over its workers by a heartbeat."
+    """Optuna's storage: a journal in `folder`, or the database at the URL `storage`, which watches over its workers by
+    a heartbeat."""
     if storage is None:
         folder.mkdir(parents=True, exist_ok=True)
         file = str(folder/'journal.log')
-        return JournalStorage(JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)) if os.name == 'nt' else JournalFileBackend(file))
-    try: return RDBStorage(str(storage), heartbeat_interval=30, grace_period=120, heartbeat_stale_trial_callback=rescued)
-    except Exception as e: raise PPClsError(f'search: storage {storage}: {str(e).splitlines()[0]}; expected a URL such as sqlite:///search.db') from e
+        return JournalStorage(
+            JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)) if os.name ==
+            'nt' else JournalFileBackend(file))
+    try:
+        return RDBStorage(str(storage), heartbeat_interval=30, grace_period=120, heartbeat_stale_trial_callback=rescued)
+    except Exception as e:
+        raise PPClsError(f'search: storage {storage}: {str(e).splitlines()[0]}; expected a URL such as '
+                         'sqlite:///search.db') from e
 
 def load_search(folder, storage=None) -> optuna.Study:
     "The study of a search, to look at while it runs or afterwards."
     folder = Path(folder)
-    if storage is None and not (folder/'journal.log').is_file(): raise PPClsError(f'{folder}: no search here, journal.log is missing')
+    if storage is None and not (folder/'journal.log').is_file():
+        raise PPClsError(f'{folder}: no search here, journal.log is missing')
     try: return optuna.load_study(study_name=folder.name, storage=_storage(folder, storage))
-    except KeyError: raise PPClsError(f'{folder}: the storage has no search of this name') from None
+    except KeyError:
+        raise PPClsError(f'{folder}: the storage has no search of this name') from None
 
 # %% ../../nbs/06_transfer/02_search.ipynb #2e14244c
 def _same(old: dict, new: dict, folder):
@@ -163,17 +213,23 @@ def _same(old: dict, new: dict, folder):
     for k in [k for k in new if old.get(k) != new[k]]:
         a, b = old.get(k), new[k]
         if isinstance(a, dict) and isinstance(b, dict):
-            k, a, b = next((f'{k}: {n}', a.get(n, 'not set'), b.get(n, 'not set')) for n in [*b, *a] if a.get(n) != b.get(n))
+            k, a, b = next(
+                (f'{k}: {n}', a.get(n, 'not set'), b.get(n, 'not set')) for n in [*b, *a] if a.get(n) != b.get(n))
         raise PPClsError(f'{folder}: holds another search: {k} is {a} there and {b} here; choose another folder')
 
-def open_study(folder, space: Space, method: str, seed: int = 0, pruning=True, storage=None, settings: dict | None = None) -> optuna.Study:
-    "The study in `folder`, made if it is not there; `settings` is what else must be equal for two trials to be compared."
+def open_study(folder, space: Space, method: str, seed: int = 0, pruning=True, storage=None,
+               settings: dict | None = None) -> optuna.Study:
+    """The study in `folder`, made if it is not there; `settings` is what else must be equal for two trials to be
+    compared."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder, sampler = Path(folder), GPSampler(space.distributions, STARTUP, seed)
-    about = dict(method=method, seed=seed, space={n: dict(values=str(p.distribution), sets=str(p.choices or p.key)) for n, p in space.items()}, settings=settings or {})
+    about = dict(method=method, seed=seed, space={
+        n: dict(values=str(p.distribution), sets=str(p.choices or p.key))
+        for n, p in space.items()}, settings=settings or {})
     about = json.loads(json.dumps(about, sort_keys=True, default=str))
     pruner = _pruner(pruning)
-    study = optuna.create_study(study_name=folder.name, storage=_storage(folder, storage, requeue), sampler=sampler, pruner=pruner, direction='maximize', load_if_exists=True)
+    study = optuna.create_study(study_name=folder.name, storage=_storage(folder, storage, requeue), sampler=sampler,
+                                pruner=pruner, direction='maximize', load_if_exists=True)
     if 'search' in study.user_attrs: _same(study.user_attrs['search'], about, folder)
     else: study.set_user_attr('search', about)
     return study
@@ -181,7 +237,8 @@ def open_study(folder, space: Space, method: str, seed: int = 0, pruning=True, s
 # %% ../../nbs/06_transfer/02_search.ipynb #5bee57d6
 def _left(study, ticket) -> bool:
     "Whether no trial that has not failed holds `ticket`."
-    return not any(t.user_attrs.get('ticket') == ticket and t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
+    return not any(
+        t.user_attrs.get('ticket') == ticket and t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
 
 def requeue(study, trial):
     "Put the ticket of a failed `trial` back into the queue, with its settings and run folder."
@@ -220,12 +277,14 @@ class Diverged(Exception): "Raised by a training whose loss is no number: a sett
 class Unneeded(Exception): "A trial that another one makes superfluous."
 
 class Report(Callback):
-    "Report the validation accuracy of each epoch (0…1) to `report(epoch, accuracy)`, which may end the fit by an exception; the run folder has been written by then."
+    """Report the validation accuracy of each epoch (0…1) to `report(epoch, accuracy)`, which may end the fit by an
+    exception; the run folder has been written by then."""
     order = 60
     def __init__(self, report): self.report = report
 
     def _tell(self, row):
-        if 'valid_total' in row: self.report(row['epoch'], row[next(k for k in row if k.startswith('valid_top'))]/row['valid_total'])
+        if 'valid_total' in row:
+            self.report(row['epoch'], row[next(k for k in row if k.startswith('valid_top'))]/row['valid_total'])
 
     def before_fit(self, t):
         for row in t.history: self._tell(row)
@@ -235,31 +294,38 @@ class Report(Callback):
 # %% ../../nbs/06_transfer/02_search.ipynb #3beb7f18
 class _Objective:
     "What Optuna calls for each trial."
-    def __init__(self, train, study, space, folder, worker): self.train, self.study, self.space, self.folder, self.worker = train, study, space, Path(folder), worker
+    def __init__(self, train, study, space, folder, worker):
+        self.train, self.study, self.space, self.folder, self.worker = train, study, space, Path(folder), worker
 
     def __call__(self, trial):
         trial.set_user_attr('worker', self.worker)
         ticket = trial.user_attrs.get('ticket')
-        others = lambda: [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number and t.state not in (TrialState.FAIL, TrialState.WAITING)]
-        if ticket is None or any(t.user_attrs.get('ticket') == ticket for t in others()): raise Unneeded
+        others = lambda: [
+            t for t in self.study.get_trials(deepcopy=False)
+            if t.number < trial.number and t.state not in (TrialState.FAIL, TrialState.WAITING)]
+        if ticket is None or any(t.user_attrs.get('ticket') == ticket for t in others()):
+            raise Unneeded
         point = {name: p.suggest(trial, name) for name, p in self.space.items()}
         if self.space.size and any(t.params == point for t in others()):           # two workers had the same idea
             trial.set_user_attr('again', True)
             raise Unneeded
         run = trial.user_attrs.get('run') or f'{trial.number:04d}'
         trial.set_user_attr('run', run)
-        try: return float(self.train(point, self.folder/'runs'/run, lambda step, value: self.report(trial, step, value)))
+        try:
+            return float(self.train(point, self.folder/'runs'/run, lambda step, value: self.report(trial, step, value)))
         except Diverged as e:
             trial.set_user_attr('note', f'diverged: {e}')
             return 0.
 
     def report(self, trial, step, value):
         trial.report(value, step)
-        if trial.should_prune(): raise optuna.TrialPruned
+        if trial.should_prune():
+            raise optuna.TrialPruned
 
 # %% ../../nbs/06_transfer/02_search.ipynb #38ba03ea
 def work(study, train, space: Space, folder, after=None):
-    "Do trials until the queue is empty; `after(study)` is called after each. A trial that is interrupted, or whose training raises, goes back into the queue."
+    """Do trials until the queue is empty; `after(study)` is called after each. A trial that is interrupted, or whose
+    training raises, goes back into the queue."""
     name = f'{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}'
     lock = RunLock(Path(folder)/'workers'/name)
     objective = _Objective(train, study, space, folder, name)
@@ -270,7 +336,9 @@ def work(study, train, space: Space, folder, after=None):
             if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)): return
             try: study.optimize(objective, n_trials=1, catch=(Unneeded,))
             except BaseException:
-                for t in mine()[-1:]: _failed(study, t) if t.state == TrialState.RUNNING else t.state == TrialState.FAIL and requeue(study, t)
+                for t in mine()[-1:]:
+                    _failed(study,
+                            t) if t.state == TrialState.RUNNING else t.state == TrialState.FAIL and requeue(study, t)
                 raise
             if (last := mine()[-1:]) and last[0].user_attrs.get('again'):
                 if _left(study, ticket := last[0].user_attrs['ticket']): study.enqueue_trial({}, dict(ticket=ticket))
@@ -281,9 +349,13 @@ def work(study, train, space: Space, folder, after=None):
 FINISHED = TrialState.COMPLETE, TrialState.PRUNED
 
 def results(study) -> pd.DataFrame:
-    "A row for each finished trial: number, run folder, state, value, reported epochs, its settings, a note; in the order of the trials."
-    rows = [dict(trial=t.number, run=t.user_attrs.get('run', ''), state=t.state.name.lower(), value=t.value, epochs=len(t.intermediate_values), **t.params, note=t.user_attrs.get('note', ''))
-            for t in study.get_trials(deepcopy=False) if t.state in FINISHED]
+    """A row for each finished trial: number, run folder, state, value, reported epochs, its settings, a note; in the
+    order of the trials."""
+    rows = [
+        dict(trial=t.number, run=t.user_attrs.get('run', ''), state=t.state.name.lower(), value=t.value,
+             epochs=len(t.intermediate_values), **t.params, note=t.user_attrs.get('note', ''))
+        for t in study.get_trials(deepcopy=False)
+        if t.state in FINISHED]
     return pd.DataFrame(rows)
 
 def best_trial(study):
@@ -296,29 +368,39 @@ def write_results(study, folder, space: Space):
     folder, best = Path(folder), best_trial(study)
     table = results(study)
     with atomic_path(folder/'results.csv') as tmp: table.to_csv(tmp, index=False)
-    about = best and dict(trial=best.number, run=best.user_attrs['run'], value=best.value, params=best.params, flags=space.flags(best.params))
+    about = (best and dict(trial=best.number, run=best.user_attrs['run'], value=best.value, params=best.params,
+                           flags=space.flags(best.params)))
     with atomic_path(folder/'results.json') as tmp:
-        tmp.write_text(json.dumps(dict(best=about, trials=json.loads(table.to_json(orient='records')), search=study.user_attrs['search']), indent=1), encoding='utf-8')
+        tmp.write_text(
+            json.dumps(
+                dict(best=about, trials=json.loads(table.to_json(orient='records')), search=study.user_attrs['search']),
+                indent=1), encoding='utf-8')
     for run in set(table.get('run', ())) - {best and best.user_attrs['run']}:
-        for file in [*(folder/'runs'/run).glob('*.pdparams'), *(folder/'runs'/run).glob('*.pdstate')]: file.unlink(missing_ok=True)
+        for file in [*(folder/'runs'/run).glob('*.pdparams'), *(folder/'runs'/run).glob('*.pdstate')]:
+            file.unlink(missing_ok=True)
 
 # %% ../../nbs/06_transfer/02_search.ipynb #06ddc05b
 def importances(study) -> dict:
-    "{parameter: share of the variance of accuracy that it explains}, the largest first; {} as long as there are too few completed trials."
+    """{parameter: share of the variance of accuracy that it explains}, the largest first; {} as long as there are too
+    few completed trials."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < 4 or len({t.value for t in done}) < 2: return {}
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=16, seed=0))
 
 def plot_search(study, folder=None):
-    "Accuracy by trial, with the best so far, and importances; as a PNG in `folder` where one is given. Returns the figure."
+    """Accuracy by trial, with the best so far, and importances; as a PNG in `folder` where one is given. Returns the
+    figure."""
     table, share, best = results(study), importances(study), best_trial(study)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout='compressed', width_ratios=(3, 2))
     for state, marker in (('complete', 'o'), ('pruned', 'x')):
         rows = table[table.state == state] if len(table) else table
         left.scatter(rows.index + 1, 100*rows.get('value', pd.Series(dtype=float)), marker=marker, s=20, label=state)
-    if best: left.step(table.index + 1, 100*table.value.where(table.state == 'complete').cummax().ffill(), where='post', c='k', lw=.8, label='best so far')
+    if best:
+        left.step(table.index + 1, 100*table.value.where(table.state == 'complete').cummax().ffill(), where='post',
+                  c='k', lw=.8, label='best so far')
     left.set(xlabel='trial', ylabel='validation accuracy, %'); left.legend(fontsize=8)
-    right.barh(list(share), list(share.values()), height=.6); right.invert_yaxis(); right.set(xlabel='importance', xlim=(0, 1))
+    right.barh(list(share), list(share.values()), height=.6)
+    right.invert_yaxis(); right.set(xlabel='importance', xlim=(0, 1))
     if not share: right.text(.5, .5, 'too few completed trials', ha='center')
     if folder:
         with atomic_path(Path(folder)/'search.png') as tmp: fig.savefig(tmp, format='png', dpi=120)
@@ -330,7 +412,8 @@ class _Show:
     def __init__(self, study, space, folder, total, bar):
         self.space, self.folder, self.total = space, folder, total
         self.told = {t.number for t in study.get_trials(deepcopy=False) if t.state in FINISHED}
-        self.bar = tqdm(total=total, initial=min(len(self.told), total), unit=' trials', desc=Path(folder).name, disable=not bar, leave=False, file=sys.stderr)
+        self.bar = tqdm(total=total, initial=min(len(self.told), total), unit=' trials', desc=Path(folder).name,
+                        disable=not bar, leave=False, file=sys.stderr)
         if self.told: print(f'{folder}: goes on, {len(self.told)} of {total} trials are done')
 
     def __call__(self, study):
@@ -338,9 +421,12 @@ class _Show:
         new = [t for t in study.get_trials(deepcopy=False) if t.state in FINISHED and t.number not in self.told]
         for t in new:
             self.told.add(t.number); self.bar.update(1)
-            end = f'pruned after epoch {max(t.intermediate_values, default=0)}' if t.state == TrialState.PRUNED else f'{t.value:.4f}'
+            end = (f'pruned after epoch {max(t.intermediate_values, default=0)}'
+                   if t.state == TrialState.PRUNED else f'{t.value:.4f}')
             if best: self.bar.set_postfix_str(f'best {best.value:.4f}')
-            tqdm.write(f"trial {len(self.told)}/{self.total}  {end}  " + '  '.join(f'{k} {v}' for k, v in t.params.items()) + (f"  ({t.user_attrs['note']})" if 'note' in t.user_attrs else ''), file=sys.stdout)
+            tqdm.write(
+                f"trial {len(self.told)}/{self.total}  {end}  " + '  '.join(f'{k} {v}' for k, v in t.params.items()) +
+                (f"  ({t.user_attrs['note']})" if 'note' in t.user_attrs else ''), file=sys.stdout)
             sys.stdout.flush()
         if new: write_results(study, self.folder, self.space)
 
@@ -353,7 +439,8 @@ def _process(train, space, folder, kw):
     except PPClsError as e: sys.exit(f'ppcls: {e}')
 
 def _workers(n, study, show, args):
-    "Start `n` processes that work, and show what they do; an error in one of them is an error here, when all have ended."
+    """Start `n` processes that work, and show what they do; an error in one of them is an error here, when all have
+    ended."""
     threads, spawn = os.environ.get('OMP_NUM_THREADS'), multiprocessing.get_context('spawn')
     os.environ['OMP_NUM_THREADS'] = str(max(1, (os.cpu_count() or 1)//n))
     try:
@@ -366,22 +453,32 @@ def _workers(n, study, show, args):
             time.sleep(.3)
     finally:
         for p in processes: p.join()
-    if failed := sum(p.exitcode != 0 for p in processes): raise PPClsError(f'search: {failed} of {n} workers ended with an error (above); the same call goes on with what is left')
+    if failed := sum(p.exitcode != 0 for p in processes):
+        raise PPClsError(f'search: {failed} of {n} workers ended with an error (above); the same call goes on with '
+                         'what is left')
 
-def search(train, space=None, folder='output/search', method: str = 'bayes', trials: int | None = None, pruning=True, storage=None, workers: int = 1, seed: int = 0, settings=None, bar: bool = True) -> optuna.Study:
-    """Search the settings for which `train(point, run, report)` returns the highest accuracy (0…1); returns the Optuna study, whose files are in `folder`.
+def search(train, space=None, folder='output/search', method: str = 'bayes', trials: int | None = None, pruning=True,
+           storage=None, workers: int = 1, seed: int = 0, settings=None, bar: bool = True) -> optuna.Study:
+    """Search the settings for which `train(point, run, report)` returns the highest accuracy (0…1); returns the Optuna
+    study, whose files are in `folder`.
 
-    `space`: as `Space` takes it (None: the documents' 196). `trials`: None is 20, for a grid all. `pruning`: True or 'median', 'halving', False, or an Optuna pruner. `storage`: a database's URL instead of a journal in `folder`.
-    `workers` > 1 starts processes, for which `train` must be importable. `settings`: what else must be the same when a search goes on. Stopped or killed, it goes on by the same call. PPClsError: another search in `folder`, wrong arguments."""
+    `space`: as `Space` takes it (None: the documents' 196). `trials`: None is 20, for a grid all. `pruning`: True or
+    'median', 'halving', False, or an Optuna pruner. `storage`: a database's URL instead of a journal in `folder`.
+    `workers` > 1 starts processes, for which `train` must be importable. `settings`: what else must be the same when a
+    search goes on. Stopped or killed, it goes on by the same call. PPClsError: another search in `folder`, wrong
+    arguments."""
     space, folder = Space(space), Path(folder)
     tickets = tickets_of(space, method, trials, seed)
-    if workers < 1: raise PPClsError(f'search: {workers} workers, expected 1 or more')
+    if workers < 1:
+        raise PPClsError(f'search: {workers} workers, expected 1 or more')
     kw = dict(method=method, seed=seed, pruning=pruning, storage=storage, settings=settings)
     study = open_study(folder, space, **kw)
     rescue(study, folder)
     top_up(study, tickets)
     show = _Show(study, space, folder, len(tickets), bar)
-    try: work(study, train, space, folder, show) if workers == 1 else _workers(workers, study, show, (train, dict(space), folder, kw))
+    try:
+        work(study, train, space, folder, show) if workers == 1 else _workers(workers, study, show,
+                                                                              (train, dict(space), folder, kw))
     finally:
         show(study); show.bar.close()
     plt.close(plot_search(study, folder))

@@ -23,33 +23,46 @@ from .autoaugment import AutoAugment, CIFAR10Policy, ImageNetPolicy, SVHNPolicy
 from .randaugment import RandAugment
 from .mixing import CutmixOperator, Mixing, MixupOperator
 
-_all_ = ['Painter', 'transform', 'CropImage', 'DecodeImage', 'NormalizeImage', 'RandCropImage', 'RandFlipImage', 'ResizeImage', 'ToCHWImage', 'eval_ops', 'test_size', 'train_ops', 'RandomErasing', 'Cutout', 'HideAndSeek', 'GridMask', 'AutoAugment', 'CIFAR10Policy', 'ImageNetPolicy', 'SVHNPolicy', 'RandAugment', 'CutmixOperator', 'Mixing', 'MixupOperator']
+_all_ = [
+    'Painter', 'transform', 'CropImage', 'DecodeImage', 'NormalizeImage', 'RandCropImage', 'RandFlipImage',
+    'ResizeImage', 'ToCHWImage', 'eval_ops', 'test_size', 'train_ops', 'RandomErasing', 'Cutout', 'HideAndSeek',
+    'GridMask', 'AutoAugment', 'CIFAR10Policy', 'ImageNetPolicy', 'SVHNPolicy', 'RandAugment', 'CutmixOperator',
+    'Mixing', 'MixupOperator']
 
 # %% ../../../nbs/02_augment/09_imaug.ipynb #76345a27
-OPS = {op.__name__: op for op in (DecodeImage, ResizeImage, CropImage, RandCropImage, RandFlipImage, NormalizeImage, ToCHWImage, AutoAugment, ImageNetPolicy,
-                                  CIFAR10Policy, SVHNPolicy, RandAugment, Cutout, RandomErasing, HideAndSeek, GridMask)}
+OPS = {
+    op.__name__: op
+    for op in (DecodeImage, ResizeImage, CropImage, RandCropImage, RandFlipImage, NormalizeImage, ToCHWImage,
+               AutoAugment, ImageNetPolicy, CIFAR10Policy, SVHNPolicy, RandAugment, Cutout, RandomErasing, HideAndSeek,
+               GridMask)}
 MIX_OPS = {op.__name__: op for op in (MixupOperator, CutmixOperator)}
 
 # %% ../../../nbs/02_augment/09_imaug.ipynb #65dcc3c5
 def _op(item, table, where='transforms'):
     "One entry of a recipe → an operation of `table`."
     item = {item: None} if isinstance(item, str) else item
-    if not isinstance(item, Mapping) or len(item) != 1: raise PPClsError(f"{where}: {item}, expected one 'Name: {{argument: value}}' per entry")
+    if not isinstance(item, Mapping) or len(item) != 1:
+        raise PPClsError(f"{where}: {item}, expected one 'Name: {{argument: value}}' per entry")
     (name, args), = item.items()
     if name not in table:
         other, there = (MIX_OPS, 'mix') if table is OPS else (OPS, 'transforms')
-        raise PPClsError(f'{where}: {name} belongs into {there}' if name in other else f"{where}: {nearest(name, table, 'operation')}")
-    if not isinstance(args or {}, Mapping): raise PPClsError(f'{where}: {name}: {args}, expected argument: value')
+        raise PPClsError(f'{where}: {name} belongs into {there}' if name in
+                         other else f"{where}: {nearest(name, table, 'operation')}")
+    if not isinstance(args or {}, Mapping):
+        raise PPClsError(f'{where}: {name}: {args}, expected argument: value')
     known = inspect.signature(table[name]).parameters
     for arg in args or {}:
-        if arg not in known: raise PPClsError(f'{where}: {name}: ' + nearest(arg, known, 'argument'))
+        if arg not in known:
+            raise PPClsError(f'{where}: {name}: ' + nearest(arg, known, 'argument'))
     missing = [k for k, p in known.items() if p.default is p.empty and k not in (args or {})]
-    if missing: raise PPClsError(f"{where}: {name}: argument '{missing[0]}' is missing")
+    if missing:
+        raise PPClsError(f"{where}: {name}: argument '{missing[0]}' is missing")
     return table[name](**(args or {}))
 
 # %% ../../../nbs/02_augment/09_imaug.ipynb #2d4d9bb6
 def build_ops(config) -> list:
-    "The operations that `config` lists, as entries {name: {argument: value}}, {name: None} or a name. Unknown or missing names: PPClsError."
+    """The operations that `config` lists, as entries {name: {argument: value}}, {name: None} or a name. Unknown or
+    missing names: PPClsError."""
     return [_op(item, OPS) for item in config or []]
 
 def build_mix(config) -> list:

@@ -14,12 +14,14 @@ from ...basics import PPClsError, nearest
 from .pixel_ops import GREY, MOVES, PIXEL_OPS, check_rgb, pixel_op
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #aef80c9e
-RANGES = dict(shear_x=(0, .3), shear_y=(0, .3), translate_x=(0, 150/331), translate_y=(0, 150/331), rotate=(0, 30), posterize=(8, 4), solarize=(256, 0),
-              color=(.1, 1.9), contrast=(.1, 1.9), brightness=(.1, 1.9), sharpness=(.1, 1.9))
+RANGES = dict(shear_x=(0, .3), shear_y=(0, .3), translate_x=(0, 150/331), translate_y=(0, 150/331), rotate=(0, 30),
+              posterize=(8, 4), solarize=(256, 0), color=(.1, 1.9), contrast=(.1, 1.9), brightness=(.1, 1.9),
+              sharpness=(.1, 1.9))
 ENHANCEMENTS = 'color', 'contrast', 'brightness', 'sharpness'
 
 def strength(name: str, share: float, signed: bool = False):
-    """(middle, spread) of the magnitude of the operation `name` at `share` (0 to 1) of its range: it is middle + spread or middle - spread, at random.
+    """(middle, spread) of the magnitude of the operation `name` at `share` (0 to 1) of its range: it is middle + spread
+    or middle - spread, at random.
 
     `signed`: enhancements are 1 ± 0.9·`share` instead of 0.1 + 1.8·`share`. (None, 0) where there is no magnitude."""
     if name not in RANGES: return None, 0
@@ -31,7 +33,8 @@ def strength(name: str, share: float, signed: bool = False):
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #6ab0362e
 class PixelPolicy(BasicRepr):
-    "An operation that applies steps drawn at random: a subclass defines `draw(rng)` and sets `fillcolor`, the colour of what moves in from outside."
+    """An operation that applies steps drawn at random: a subclass defines `draw(rng)` and sets `fillcolor`, the colour
+    of what moves in from outside."""
     fresh = True
     def draw(self, rng: np.random.Generator) -> list:
         "The steps for one image, as (name, magnitude); a translation is a share of the side."
@@ -49,7 +52,8 @@ def fill_colour(fillcolor, who) -> tuple:
     "`fillcolor` as three whole numbers from 0 to 255; else PPClsError."
     try: colour = tuple(int(c) for c in fillcolor)
     except (TypeError, ValueError): colour = ()
-    if len(colour) != 3 or not all(0 <= c <= 255 for c in colour): raise PPClsError(f'{who}: fillcolor {fillcolor}, expected red, green, blue from 0 to 255')
+    if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
+        raise PPClsError(f'{who}: fillcolor {fillcolor}, expected red, green, blue from 0 to 255')
     return colour
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #cde0a93b
@@ -143,32 +147,43 @@ shear_x 0.7 2, invert 0.1 5
 def _step(text, row):
     "'rotate 0.6 9' → ('rotate', 0.6, 9.0), checked."
     try: name, p, level = text.split(); p, level = float(p), float(level)
-    except ValueError: raise PPClsError(f"AutoAugment: '{row}', expected rows such as 'posterize 0.4 8, rotate 0.6 9'") from None
-    if name not in PIXEL_OPS: raise PPClsError(f"AutoAugment: '{row}': " + nearest(name, PIXEL_OPS, 'pixel operation'))
-    if not (0 <= p <= 1 and 0 <= level <= 9): raise PPClsError(f"AutoAugment: '{row}', expected a probability from 0 to 1 and a level from 0 to 9 after '{name}'")
+    except ValueError:
+        raise PPClsError(f"AutoAugment: '{row}', expected rows such as 'posterize 0.4 8, rotate 0.6 9'") from None
+    if name not in PIXEL_OPS:
+        raise PPClsError(f"AutoAugment: '{row}': " + nearest(name, PIXEL_OPS, 'pixel operation'))
+    if not (0 <= p <= 1 and 0 <= level <= 9):
+        raise PPClsError(f"AutoAugment: '{row}', expected a probability from 0 to 1 and a level from 0 to 9 after "
+                         f"'{name}'")
     return name, p, level
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #ef4cebe4
 POLICIES = dict(imagenet=IMAGENET, cifar10=CIFAR10, svhn=SVHN)
 
 def read_policy(policy) -> list:
-    "A name of `POLICIES`, or a list of rows such as 'posterize 0.4 8, rotate 0.6 9' → [[(name, probability, level), …], …]. Bad rows: PPClsError."
+    """A name of `POLICIES`, or a list of rows such as 'posterize 0.4 8, rotate 0.6 9' → [[(name, probability, level),
+    …], …]. Bad rows: PPClsError."""
     if isinstance(policy, str):
-        if policy.lower() not in POLICIES: raise PPClsError('AutoAugment: ' + nearest(policy, POLICIES, 'policy'))
+        if policy.lower() not in POLICIES:
+            raise PPClsError('AutoAugment: ' + nearest(policy, POLICIES, 'policy'))
         policy = POLICIES[policy.lower()].strip().splitlines()
-    if not isinstance(policy, (list, tuple)) or not policy: raise PPClsError(f'AutoAugment: policy {policy}, expected a name or a list of rows')
+    if not isinstance(policy, (list, tuple)) or not policy:
+        raise PPClsError(f'AutoAugment: policy {policy}, expected a name or a list of rows')
     return [[_step(text, row) for text in str(row).split(',')] for row in policy]
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #f3acb5d6
 class AutoAugment(PixelPolicy):
-    """One random sub-policy of `policy`, each of its steps with its own probability; uint8 (height, width, 3). Cubuk et al. 2018, arXiv:1805.09501.
+    """One random sub-policy of `policy`, each of its steps with its own probability; uint8 (height, width, 3). Cubuk et
+    al. 2018, arXiv:1805.09501.
 
-    `policy`: 'imagenet', 'cifar10', 'svhn', or a list of rows such as 'posterize 0.4 8, rotate 0.6 9'. `fillcolor`: what moves in from outside.
-    `signed`: enhancements are 1 ± 0.1·level, as in the programs of 2020, instead of 0.1 + 0.2·level, as in the paper."""
+    `policy`: 'imagenet', 'cifar10', 'svhn', or a list of rows such as 'posterize 0.4 8, rotate 0.6 9'. `fillcolor`:
+    what moves in from outside. `signed`: enhancements are 1 ± 0.1·level, as in the programs of 2020, instead of 0.1 +
+    0.2·level, as in the paper."""
     def __init__(self, policy='imagenet', fillcolor=GREY, signed: bool = False):
         fillcolor = fill_colour(fillcolor, type(self).__name__)
         store_attr()
-        self._rows = [[(p, name, *strength(name, level/9, signed)) for name, p, level in row] for row in read_policy(policy)]
+        self._rows = [[(p, name, *strength(name, level/9, signed))
+                       for name, p, level in row]
+                      for row in read_policy(policy)]
     def draw(self, rng):
         row = self._rows[int(rng.random()*len(self._rows))]
         dice = rng.random(2*len(row)).tolist()

@@ -12,7 +12,8 @@ from .random_erasing import Hiding
 
 # %% ../../../nbs/02_augment/02_cutout.ipynb #984c0000
 class Cutout(Hiding):
-    """Fill `n_holes` squares of `length` × `length` pixels with `fill` (a number, or one per channel); their centres are anywhere, so squares are cut off at the edges.
+    """Fill `n_holes` squares of `length` × `length` pixels with `fill` (a number, or one per channel); their centres
+    are anywhere, so squares are cut off at the edges.
 
     For any dtype and size; `order` 'chw', 'hwc' or 'auto' as in `Hiding`. The defaults are for images of 224 pixels.
     DeVries and Taylor 2017, arXiv:1708.04552; documents 3.1.4."""

@@ -14,11 +14,13 @@ from .random_erasing import Hiding
 
 # %% ../../../nbs/02_augment/04_gridmask.ipynb #3ec64b85
 def _bands(low, high, d, l, o):
-    "The parts between `low` and `high` of bands `l` wide that begin at `o` and every `d` before and after it: [(begin, end), …]."
+    """The parts between `low` and `high` of bands `l` wide that begin at `o` and every `d` before and after it:
+    [(begin, end), …]."""
     return [(max(b, low), min(b+l, high)) for b in range(low - (low-o) % d, high, d) if b+l > low]
 
 def _holes(h, w, d, l, oy, ox, mode, more=0):
-    "Rectangles (y0, y1, x0, x1): the stripes of a grid (`mode` 0) or the squares between them (1), in an image (h, w) and `more` pixels around it; with 0 `more`, none overlap."
+    """Rectangles (y0, y1, x0, x1): the stripes of a grid (`mode` 0) or the squares between them (1), in an image (h, w)
+    and `more` pixels around it; with 0 `more`, none overlap."""
     l, oy, ox = (d-l, oy+l, ox+l) if mode else (l, oy, ox)
     rows, columns = _bands(-more, h+more, d, l, oy), _bands(-more, w+more, d, l, ox)
     if mode: return [(*r, *c) for r in rows for c in columns]
@@ -30,29 +32,33 @@ def _turned(h, w, holes, degrees):
     "A mask (h, w), 1 in the rectangles `holes`, turned by `degrees` about the image's centre."
     mask, centre = np.zeros((h, w), np.uint8), np.array([(w-1)/2, (h-1)/2])
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = np.array([((x0, y0), (x1-1, y0), (x1-1, y1-1), (x0, y1-1)) for y0, y1, x0, x1 in holes]).reshape(-1, 4, 2) - centre
+    corners = (np.array([((x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1))
+                         for y0, y1, x0, x1 in holes]).reshape(-1, 4, 2) - centre)
     corners = corners @ [[cos, sin], [-sin, cos]] + centre
     for polygon in np.rint(16*corners).astype(np.int32): cv2.fillConvexPoly(mask, polygon, 1, shift=4)
     return mask
 
 # %% ../../../nbs/02_augment/04_gridmask.ipynb #115f7e4a
 class GridMask(Hiding):
-    """With probability `prob`, fill a grid of stripes, ceil(d·`ratio`) pixels wide and d apart (`mode` 0), or the squares between them (`mode` 1).
+    """With probability `prob`, fill a grid of stripes, ceil(d·`ratio`) pixels wide and d apart (`mode` 0), or the
+    squares between them (`mode` 1).
 
-    The period d is drawn from `d1` to `d2`−1 pixels, the grid's offsets at random, its angle from `range(rotate)` degrees (1: not rotated).
-    With `max_epoch`, `at(epoch)` has the probability `prob·min(1, epoch/max_epoch)`.
-    `fill`: a number, or one per channel. For any dtype and size; `order` 'chw', 'hwc' or 'auto' as in `Hiding`. The defaults are for images of 224 pixels.
-    Chen et al. 2020, arXiv:2001.04086; documents 3.1.4."""
-    def __init__(self, d1: int = 96, d2: int = 224, rotate: int = 1, ratio: float = 0.5, mode: int = 0, prob: float = 1.,
-                 max_epoch: int | None = None, fill=0., order: str = 'auto'):
+    The period d is drawn from `d1` to `d2`−1 pixels, the grid's offsets at random, its angle from `range(rotate)`
+    degrees (1: not rotated). With `max_epoch`, `at(epoch)` has the probability `prob·min(1, epoch/max_epoch)`. `fill`:
+    a number, or one per channel. For any dtype and size; `order` 'chw', 'hwc' or 'auto' as in `Hiding`. The defaults
+    are for images of 224 pixels. Chen et al. 2020, arXiv:2001.04086; documents 3.1.4."""
+    def __init__(self, d1: int = 96, d2: int = 224, rotate: int = 1, ratio: float = 0.5, mode: int = 0,
+                 prob: float = 1., max_epoch: int | None = None, fill=0., order: str = 'auto'):
         if not (all(isinstance(d, int) for d in (d1, d2)) and 2 <= d1 < d2):
             raise PPClsError(f'GridMask: d1 {d1}, d2 {d2}; expected whole numbers of pixels, 2 ≤ d1 < d2')
         if not (isinstance(rotate, int) and rotate >= 1 and mode in (0, 1)):
-            raise PPClsError(f'GridMask: rotate {rotate}, mode {mode}; expected whole degrees, 1 or more, and mode 0 or 1')
+            raise PPClsError(f'GridMask: rotate {rotate}, mode {mode}; expected whole degrees, 1 or more, and mode 0 '
+                             'or 1')
         if not (all(isinstance(x, (int, float)) for x in (ratio, prob)) and 0 < ratio < 1 and 0 <= prob <= 1):
             raise PPClsError(f'GridMask: ratio {ratio}, prob {prob}; expected 0 < ratio < 1 and 0 ≤ prob ≤ 1')
         if not (max_epoch is None or isinstance(max_epoch, (int, float)) and max_epoch > 0):
-            raise PPClsError(f'GridMask: max_epoch {max_epoch}, expected a number of epochs above 0, or None for the same probability in all of them')
+            raise PPClsError(f'GridMask: max_epoch {max_epoch}, expected a number of epochs above 0, or None for the '
+                             'same probability in all of them')
         self._check(fill, order)
         store_attr()
     def at(self, epoch: int) -> 'GridMask':
@@ -67,4 +73,8 @@ class GridMask(Hiding):
         oy, ox, l = int(d*rng.random()), int(d*rng.random()), min(math.ceil(d*self.ratio), d-1)
         degrees = int(self.rotate*rng.random()) if self.rotate > 1 else 0
         if degrees == 0: self.boxes(view, _holes(h, w, d, l, oy, ox, self.mode))
-        else: self.cover(view, _turned(h, w, _holes(h, w, d, l, oy, ox, self.mode, math.ceil((math.hypot(h, w) - min(h, w))/2)), degrees))
+        else:
+            self.cover(
+                view,
+                _turned(h, w, _holes(h, w, d, l, oy, ox, self.mode, math.ceil((math.hypot(h, w) - min(h, w))/2)),
+                        degrees))

@@ -13,7 +13,8 @@ from .random_erasing import Hiding
 
 # %% ../../../nbs/02_augment/03_hide_and_seek.ipynb #4227030e
 def _patches(h, w, size, prob, rng):
-    "Rectangles (y0, y1, x0, x1) that hide each patch of `size` pixels with probability `prob`; those at the right and lower edge may reach beyond it."
+    """Rectangles (y0, y1, x0, x1) that hide each patch of `size` pixels with probability `prob`; those at the right and
+    lower edge may reach beyond it."""
     for y, row in enumerate(rng.random((-(-h//size), -(-w//size))).tolist()):
         start = None
         for x, drawn in enumerate(row + [1.]):
@@ -24,15 +25,18 @@ def _patches(h, w, size, prob, rng):
 
 # %% ../../../nbs/02_augment/03_hide_and_seek.ipynb #e36cb229
 class HideAndSeek(Hiding):
-    """Divide the image into patches of a size drawn from `grid_sizes` (pixels; 0: hide nothing) and fill each with `fill` with probability `hide_prob`.
+    """Divide the image into patches of a size drawn from `grid_sizes` (pixels; 0: hide nothing) and fill each with
+    `fill` with probability `hide_prob`.
 
-    `fill`: a number, or one per channel. For any dtype and size; `order` 'chw', 'hwc' or 'auto' as in `Hiding`. The default sizes are for images of 224 pixels.
-    Singh et al. 2018, arXiv:1811.02545; documents 3.1.4."""
+    `fill`: a number, or one per channel. For any dtype and size; `order` 'chw', 'hwc' or 'auto' as in `Hiding`. The
+    default sizes are for images of 224 pixels. Singh et al. 2018, arXiv:1811.02545; documents 3.1.4."""
     def __init__(self, grid_sizes=(0, 16, 32, 44, 56), hide_prob: float = 0.5, fill=0., order: str = 'auto'):
         grid_sizes = tuple(grid_sizes) if np.iterable(grid_sizes) else (grid_sizes,)
         if not grid_sizes or not all(isinstance(s, int) and s >= 0 for s in grid_sizes):
-            raise PPClsError(f'HideAndSeek: grid_sizes {grid_sizes}, expected whole numbers of pixels, 0 for nothing hidden')
-        if not (isinstance(hide_prob, (int, float)) and 0 <= hide_prob <= 1): raise PPClsError(f'HideAndSeek: hide_prob {hide_prob}, expected 0 to 1')
+            raise PPClsError(f'HideAndSeek: grid_sizes {grid_sizes}, expected whole numbers of pixels, 0 for nothing '
+                             'hidden')
+        if not (isinstance(hide_prob, (int, float)) and 0 <= hide_prob <= 1):
+            raise PPClsError(f'HideAndSeek: hide_prob {hide_prob}, expected 0 to 1')
         self._check(fill, order)
         store_attr()
     def hide(self, view, rng):

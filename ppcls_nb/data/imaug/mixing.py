@@ -20,45 +20,56 @@ def _take(x, order):
 
 # %% ../../../nbs/02_augment/08_mixing.ipynb #069caf70
 class Mixing(BasicRepr):
-    """Mixes each image of a batch with another one of it; a subclass says how, in `blend(images, order, lam, rng)`, which returns new images and the share of the first.
+    """Mixes each image of a batch with another one of it; a subclass says how, in `blend(images, order, lam, rng)`,
+    which returns new images and the share of the first.
 
-    `alpha` > 0: shares are drawn from Beta(alpha, alpha). The input is not changed; `rng` (None: a fresh one) is the only source of randomness."""
+    `alpha` > 0: shares are drawn from Beta(alpha, alpha). The input is not changed; `rng` (None: a fresh one) is the
+    only source of randomness."""
     def __init__(self, alpha: float = 0.2):
-        if not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf): raise PPClsError(f'{type(self).__name__}: alpha {alpha}, expected a number above 0, such as 0.2')
+        if not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
+            raise PPClsError(f'{type(self).__name__}: alpha {alpha}, expected a number above 0, such as 0.2')
         store_attr()
 
-    def blend(self, images, order, lam, rng): raise NotImplementedError(f'{type(self).__name__}.blend')
+    def blend(self, images, order, lam, rng):
+        raise NotImplementedError(f'{type(self).__name__}.blend')
 
     def mix(self, images, labels, rng=None):
         """Arrays or Paddle tensors: images (N, C, H, W), labels (N,) of ints → (images, labels_a, labels_b, lam).
 
         `lam`, a float, is the share of `labels_a` in every image of the batch; `labels_b` has the share 1 - lam."""
         if images.ndim != 4 or len(images) != len(labels):
-            raise PPClsError(f'{type(self).__name__}: images of shape {list(images.shape)} with {len(labels)} labels, expected (N, C, H, W) and N labels')
+            raise PPClsError(f'{type(self).__name__}: images of shape {list(images.shape)} with {len(labels)} labels, '
+                             'expected (N, C, H, W) and N labels')
         rng = rng or np.random.default_rng()
         order, lam = rng.permutation(len(images)), float(rng.beta(self.alpha, self.alpha))
         images, lam = self.blend(images, order, lam, rng)
         return images, labels, _take(labels, order), lam
 
     def __call__(self, batch, rng=None) -> list:
-        "The documents' way: a list of (image, label), images of one shape with channels first or last → a list of (image, label_a, label_b, lam)."
+        """The documents' way: a list of (image, label), images of one shape with channels first or last → a list of
+        (image, label_a, label_b, lam)."""
         shapes = {np.shape(img) for img, _ in batch}
-        if len(shapes) != 1: raise PPClsError(f'{type(self).__name__}: expected images of one shape, got {sorted(shapes) or "no images"}')
+        if len(shapes) != 1:
+            raise PPClsError(f'{type(self).__name__}: expected images of one shape, got '
+                             f'{sorted(shapes) or "no images"}')
         images, labels = np.stack([img for img, _ in batch]), np.array([int(label) for _, label in batch])
         last = images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3)
         mixed, a, b, lam = self.mix(images.transpose(0, 3, 1, 2) if last else images, labels, rng)
-        return [(img, la, lb, lam) for img, la, lb in zip(mixed.transpose(0, 2, 3, 1) if last else mixed, a.tolist(), b.tolist())]
+        return [(img, la, lb, lam)
+                for img, la, lb in zip(mixed.transpose(0, 2, 3, 1) if last else mixed, a.tolist(), b.tolist())]
 
 # %% ../../../nbs/02_augment/08_mixing.ipynb #715aeaf1
 class MixupOperator(Mixing):
-    "Mixup (Zhang et al. 2017, arXiv:1710.09412): each image becomes `lam` of itself and 1 - lam of another, pixel by pixel; images that are not of floats become float32."
+    """Mixup (Zhang et al. 2017, arXiv:1710.09412): each image becomes `lam` of itself and 1 - lam of another, pixel by
+    pixel; images that are not of floats become float32."""
     def blend(self, images, order, lam, rng):
         if 'float' not in str(images.dtype): images = images.astype('float32')
         return images + (_take(images, order) - images)*(1 - lam), lam
 
 # %% ../../../nbs/02_augment/08_mixing.ipynb #60ed0541
 class CutmixOperator(Mixing):
-    "Cutmix (Yun et al. 2019, arXiv:1905.04899): a rectangle of each image comes from another; `lam` is the share of pixels that are the image's own. The type of the images is kept."
+    """Cutmix (Yun et al. 2019, arXiv:1905.04899): a rectangle of each image comes from another; `lam` is the share of
+    pixels that are the image's own. The type of the images is kept."""
     def blend(self, images, order, lam, rng):
         height, width = images.shape[2:]
         h, w = round(height*math.sqrt(1 - lam)), round(width*math.sqrt(1 - lam))
@@ -71,11 +82,13 @@ class CutmixOperator(Mixing):
 
 # %% ../../../nbs/02_augment/08_mixing.ipynb #5b7ec057
 def soft_labels(labels_a, labels_b, lam: float, class_num: int):
-    "Labels (N,) of ints, twice → (N, class_num) float32, rows with `lam` at the first label and 1 - lam at the second; Paddle tensors on their device, or NumPy arrays."
+    """Labels (N,) of ints, twice → (N, class_num) float32, rows with `lam` at the first label and 1 - lam at the
+    second; Paddle tensors on their device, or NumPy arrays."""
     if isinstance(labels_a, np.ndarray):
         classes = np.arange(class_num)
         if labels_a.max(initial=0) >= class_num or labels_b.max(initial=0) >= class_num:
-            raise PPClsError(f'soft_labels: label {max(labels_a.max(), labels_b.max())} is out of range, expected 0…{class_num-1}')
+            raise PPClsError(f'soft_labels: label {max(labels_a.max(), labels_b.max())} is out of range, expected '
+                             f'0…{class_num-1}')
     else:
         import paddle
         classes = paddle.arange(class_num)

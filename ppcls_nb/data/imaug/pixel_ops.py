@@ -14,7 +14,8 @@ from ...basics import PPClsError, nearest
 # %% ../../../nbs/02_augment/05_pixel_ops.ipynb #077fc57e
 def posterize(img: np.ndarray, bits: int) -> np.ndarray:
     "Keep the upper `bits` bits of every byte, 0 (black) to 8 (all); Pillow's ImageOps.posterize."
-    if bits not in range(9): raise PPClsError(f'posterize: bits {bits}, expected a whole number from 0 to 8')
+    if bits not in range(9):
+        raise PPClsError(f'posterize: bits {bits}, expected a whole number from 0 to 8')
     return img & np.uint8(256 - 2**(8-int(bits)) if bits else 0)
 
 def invert(img: np.ndarray) -> np.ndarray:
@@ -74,7 +75,8 @@ def color(img: np.ndarray, factor: float) -> np.ndarray:
 _smooth = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)/13
 
 def sharpness(img: np.ndarray, factor: float) -> np.ndarray:
-    "Blend with a blurred copy: 0 blurred, 1 as it was, 2 sharper; the outermost pixels stay. Pillow's ImageEnhance.Sharpness."
+    """Blend with a blurred copy: 0 blurred, 1 as it was, 2 sharper; the outermost pixels stay. Pillow's
+    ImageEnhance.Sharpness."""
     smooth = cv2.filter2D(img, -1, _smooth)
     out = cv2.addWeighted(img, factor, smooth, 1-factor, -.49, dst=smooth)
     for edge in (0, -1): out[edge], out[:, edge] = img[edge], img[:, edge]
@@ -90,11 +92,13 @@ def _affine(img, matrix, fill):
     return cv2.warpAffine(img, m, img.shape[1::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderValue=fill)
 
 def shear_x(img: np.ndarray, factor: float, fill=GREY) -> np.ndarray:
-    "Row y comes from `factor`·y pixels further right, the rest is `fill`; Pillow's transform(AFFINE, (1, factor, 0, 0, 1, 0))."
+    """Row y comes from `factor`·y pixels further right, the rest is `fill`; Pillow's transform(AFFINE, (1, factor, 0,
+    0, 1, 0))."""
     return _affine(img, [[1, factor, 0], [0, 1, 0]], fill)
 
 def shear_y(img: np.ndarray, factor: float, fill=GREY) -> np.ndarray:
-    "Column x comes from `factor`·x pixels further down, the rest is `fill`; Pillow's transform(AFFINE, (1, 0, 0, factor, 1, 0))."
+    """Column x comes from `factor`·x pixels further down, the rest is `fill`; Pillow's transform(AFFINE, (1, 0, 0,
+    factor, 1, 0))."""
     return _affine(img, [[1, 0, 0], [factor, 1, 0]], fill)
 
 def rotate(img: np.ndarray, degrees: float, fill=GREY) -> np.ndarray:
@@ -110,22 +114,28 @@ def _shift(pixels, side):
     return slice(max(d, 0), side + min(d, 0)), max(-d, 0), max(d, 0)
 
 def translate_x(img: np.ndarray, pixels: float, fill=GREY) -> np.ndarray:
-    "Move left by `pixels`, rounded (negative: right), the rest is `fill`; Pillow's transform(AFFINE, (1, 0, pixels, 0, 1, 0))."
+    """Move left by `pixels`, rounded (negative: right), the rest is `fill`; Pillow's transform(AFFINE, (1, 0, pixels,
+    0, 1, 0))."""
     keep, left, right = _shift(pixels, img.shape[1])
     return cv2.copyMakeBorder(img[:, keep], 0, 0, left, right, cv2.BORDER_CONSTANT, value=fill)
 
 def translate_y(img: np.ndarray, pixels: float, fill=GREY) -> np.ndarray:
-    "Move up by `pixels`, rounded (negative: down), the rest is `fill`; Pillow's transform(AFFINE, (1, 0, 0, 0, 1, pixels))."
+    """Move up by `pixels`, rounded (negative: down), the rest is `fill`; Pillow's transform(AFFINE, (1, 0, 0, 0, 1,
+    pixels))."""
     keep, above, below = _shift(pixels, img.shape[0])
     return cv2.copyMakeBorder(img[keep], above, below, 0, 0, cv2.BORDER_CONSTANT, value=fill)
 
 # %% ../../../nbs/02_augment/05_pixel_ops.ipynb #cb10a6e6
 MOVES = {f.__name__: f for f in (shear_x, shear_y, translate_x, translate_y, rotate)}
-PIXEL_OPS = {f.__name__: f for f in (autocontrast, equalize, invert, posterize, solarize, color, contrast, brightness, sharpness)} | MOVES
+PIXEL_OPS = ({
+    f.__name__: f
+    for f in (autocontrast, equalize, invert, posterize, solarize, color, contrast, brightness, sharpness)} | MOVES)
 
 def pixel_op(img: np.ndarray, name: str, value=None, fill=GREY) -> np.ndarray:
-    "The operation `name` of `PIXEL_OPS`, with `value` where it takes one, and `fill` where it moves pixels; a new array. An unknown name: PPClsError."
-    if name not in PIXEL_OPS: raise PPClsError(nearest(name, PIXEL_OPS, 'pixel operation'))
+    """The operation `name` of `PIXEL_OPS`, with `value` where it takes one, and `fill` where it moves pixels; a new
+    array. An unknown name: PPClsError."""
+    if name not in PIXEL_OPS:
+        raise PPClsError(nearest(name, PIXEL_OPS, 'pixel operation'))
     if value is None: return PIXEL_OPS[name](img)
     return MOVES[name](img, value, fill) if name in MOVES else PIXEL_OPS[name](img, value)
 
@@ -133,4 +143,5 @@ def check_rgb(img, who: str):
     "PPClsError unless `img` is a uint8 array of shape (height, width, 3)."
     if getattr(img, 'dtype', None) != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
         got = f'{img.dtype} {img.shape}' if isinstance(img, np.ndarray) else type(img).__name__
-        raise PPClsError(f'{who}: expected uint8 (height, width, 3), got {got}; put it after decoding and before NormalizeImage and ToCHWImage')
+        raise PPClsError(f'{who}: expected uint8 (height, width, 3), got {got}; put it after decoding and before '
+                         'NormalizeImage and ToCHWImage')

@@ -11,36 +11,48 @@ from ...basics import PPClsError, nearest
 from .standard import CropImage, DecodeImage, NormalizeImage, RandCropImage, RandFlipImage, ResizeImage, ToCHWImage
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #d3886b17
-INTERPOLATIONS = dict(nearest=cv2.INTER_NEAREST, bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC, area=cv2.INTER_AREA, lanczos=cv2.INTER_LANCZOS4)
+INTERPOLATIONS = dict(nearest=cv2.INTER_NEAREST, bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC,
+                      area=cv2.INTER_AREA, lanczos=cv2.INTER_LANCZOS4)
 
 def interpolation_number(interpolation: int | str | None) -> int | None:
-    "OpenCV's number of an interpolation that is given as such a number (0…4), as a name of `INTERPOLATIONS`, or as None (the default, linear)."
+    """OpenCV's number of an interpolation that is given as such a number (0…4), as a name of `INTERPOLATIONS`, or as
+    None (the default, linear)."""
     if interpolation is None or interpolation in INTERPOLATIONS.values(): return interpolation
-    if not isinstance(interpolation, str): raise PPClsError(f'interpolation {interpolation}, expected 0…4 or one of {", ".join(INTERPOLATIONS)}')
-    if interpolation not in INTERPOLATIONS: raise PPClsError(nearest(interpolation, INTERPOLATIONS, 'interpolation'))
+    if not isinstance(interpolation, str):
+        raise PPClsError(f'interpolation {interpolation}, expected 0…4 or one of {", ".join(INTERPOLATIONS)}')
+    if interpolation not in INTERPOLATIONS:
+        raise PPClsError(nearest(interpolation, INTERPOLATIONS, 'interpolation'))
     return INTERPOLATIONS[interpolation]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #5cf80f67
 def train_ops(size=224, interpolation=None, before=(), after=(), mean=None, std=None) -> list:
-    """The documents' training pipeline (3.1.2): decode, random crop to `size`, random flip, `before`, normalize, `after`, channels first.
+    """The documents' training pipeline (3.1.2): decode, random crop to `size`, random flip, `before`, normalize,
+    `after`, channels first.
 
     `before` and `after`: further operations, on uint8 and on normalized images (height, width, 3).
     `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None."""
-    crop, normalize = RandCropImage(size, interpolation=interpolation_number(interpolation)), NormalizeImage(mean=mean, std=std, order='hwc')
+    crop = RandCropImage(size, interpolation=interpolation_number(interpolation))
+    normalize = NormalizeImage(mean=mean, std=std, order='hwc')
     return [DecodeImage(), crop, RandFlipImage(), *before, normalize, *after, ToCHWImage()]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #f30a228d
 def eval_ops(crop_size: int = 224, resize_short: int | None = None, interpolation=None, mean=None, std=None) -> list:
-    """The documents' evaluation pipeline: decode, short side to `resize_short` (None: crop_size × 256/224, rounded), the middle `crop_size`, normalize, channels first.
+    """The documents' evaluation pipeline: decode, short side to `resize_short` (None: crop_size × 256/224, rounded),
+    the middle `crop_size`, normalize, channels first.
 
-    `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None. A crop larger than the short side: PPClsError."""
+    `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None. A crop larger than the
+    short side: PPClsError."""
     short = round(crop_size*256/224) if resize_short is None else resize_short
-    if crop_size > short: raise PPClsError(f'eval_ops: crop_size {crop_size} does not fit into resize_short {short}')
+    if crop_size > short:
+        raise PPClsError(f'eval_ops: crop_size {crop_size} does not fit into resize_short {short}')
     resize = ResizeImage(resize_short=short, interpolation=interpolation_number(interpolation))
     return [DecodeImage(), resize, CropImage(crop_size), NormalizeImage(mean=mean, std=std, order='hwc'), ToCHWImage()]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #370adda8
 def test_size(train_size: int, scale: float = 1.15, multiple: int = 32) -> int:
-    "The size to evaluate at after training at `train_size`: `scale` times that (documents 3.2.3), rounded to a `multiple`, and never below `train_size`."
-    if train_size < 1 or scale < 1 or multiple < 1: raise PPClsError(f'test_size: train_size {train_size}, scale {scale}, multiple {multiple}; expected 1 or more of each')
+    """The size to evaluate at after training at `train_size`: `scale` times that (documents 3.2.3), rounded to a
+    `multiple`, and never below `train_size`."""
+    if train_size < 1 or scale < 1 or multiple < 1:
+        raise PPClsError(f'test_size: train_size {train_size}, scale {scale}, multiple {multiple}; expected 1 or more '
+                         'of each')
     return max(train_size, round(train_size*scale/multiple)*multiple)

@@ -17,16 +17,21 @@ RAND_OPS = ['identity', *sorted(PIXEL_OPS.keys() - {'invert'})]
 
 # %% ../../../nbs/02_augment/07_randaugment.ipynb #86930510
 class RandAugment(PixelPolicy):
-    """`num_layers` random operations of `RAND_OPS`, equally likely and with replacement, each at `magnitude` (0 to 10) tenths of its range; uint8 (height, width, 3).
+    """`num_layers` random operations of `RAND_OPS`, equally likely and with replacement, each at `magnitude` (0 to 10)
+    tenths of its range; uint8 (height, width, 3).
 
     `fillcolor`: what moves in from outside. Cubuk et al. 2019, arXiv:1909.13719."""
     def __init__(self, num_layers: int = 2, magnitude: float = 5, fillcolor=GREY):
-        if not isinstance(num_layers, int) or num_layers < 1: raise PPClsError(f'RandAugment: num_layers {num_layers}, expected a whole number from 1')
-        if not isinstance(magnitude, (int, float)) or not 0 <= magnitude <= 10: raise PPClsError(f'RandAugment: magnitude {magnitude}, expected a number from 0 to 10')
+        if not isinstance(num_layers, int) or num_layers < 1:
+            raise PPClsError(f'RandAugment: num_layers {num_layers}, expected a whole number from 1')
+        if not isinstance(magnitude, (int, float)) or not 0 <= magnitude <= 10:
+            raise PPClsError(f'RandAugment: magnitude {magnitude}, expected a number from 0 to 10')
         fillcolor = fill_colour(fillcolor, 'RandAugment')
         store_attr()
         self._ops = [(name, *strength(name, magnitude/10, signed=True)) for name in RAND_OPS]
     def draw(self, rng):
         dice = rng.random(2*self.num_layers).tolist()
         steps = [(*self._ops[int(die*len(self._ops))], side) for die, side in zip(dice[::2], dice[1::2])]
-        return [(name, middle + math.copysign(spread, side - .5) if spread else middle) for name, middle, spread, side in steps if name != 'identity']
+        return [(name, middle + math.copysign(spread, side - .5) if spread else middle)
+                for name, middle, spread, side in steps
+                if name != 'identity']

@@ -25,12 +25,15 @@ def _channel_axis(shape, order, who):
 # %% ../../../nbs/02_augment/01_random_erasing.ipynb #5a014ed0
 @lru_cache(maxsize=64)
 def _ink(fill, dtype, width, channels, by_pixel, who):
-    "A row of pixels (1, width, channels) of the tuple `fill`, stored pixel by pixel or as one pixel seen again and again."
-    if 1 < len(fill) < channels: raise PPClsError(f'{who}: {len(fill)} fill values for {channels} channels, expected 1 or {channels}')
+    """A row of pixels (1, width, channels) of the tuple `fill`, stored pixel by pixel or as one pixel seen again and
+    again."""
+    if 1 < len(fill) < channels:
+        raise PPClsError(f'{who}: {len(fill)} fill values for {channels} channels, expected 1 or {channels}')
     if dtype.kind in 'iu':
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         fill = tuple(map(round, fill))
-        if min(fill) < low or max(fill) > high: raise PPClsError(f'{who}: fill values {list(fill)} for {dtype} pixels, expected {low} to {high}')
+        if min(fill) < low or max(fill) > high:
+            raise PPClsError(f'{who}: fill values {list(fill)} for {dtype} pixels, expected {low} to {high}')
     ink = np.broadcast_to(np.array(fill[:channels], dtype), (1, width, channels))
     return np.require(ink, requirements='C') if by_pixel else ink
 
@@ -43,26 +46,35 @@ def _sheet(fill, dtype, shape, who):
     return sheet
 
 def _by_plane(view): return view.strides[1] == view.itemsize and view.strides[0] >= view.shape[1]*view.itemsize
-def _by_pixel(view): return view.strides[2] == view.itemsize and view.strides[1] == view.shape[2]*view.itemsize and view.strides[0] >= view.shape[1]*view.strides[1]
+def _by_pixel(view):
+    return (view.strides[2] == view.itemsize and view.strides[1] == view.shape[2]*view.itemsize
+            and view.strides[0] >= view.shape[1]*view.strides[1])
 
 # %% ../../../nbs/02_augment/01_random_erasing.ipynb #576e589b
 class Hiding(Painter):
-    """A painter that hides parts of the image: a subclass defines `hide(view, rng)`, which fills parts of `view`, (height, width, channels), by `boxes` or `cover`.
+    """A painter that hides parts of the image: a subclass defines `hide(view, rng)`, which fills parts of `view`,
+    (height, width, channels), by `boxes` or `cover`.
 
-    `fill`: a number or one per channel, in the image's own units (0 to 255 before NormalizeImage, where 0 is black; about −2 to 2 after it, where 0 is the mean colour).
-    `order`: 'hwc', 'chw' or 'auto' (the channels are the first axis where its length is 1 or 3, else the last). Any dtype; documents 3.1.4."""
+    `fill`: a number or one per channel, in the image's own units (0 to 255 before NormalizeImage, where 0 is black;
+    about −2 to 2 after it, where 0 is the mean colour). `order`: 'hwc', 'chw' or 'auto' (the channels are the first
+    axis where its length is 1 or 3, else the last). Any dtype; documents 3.1.4."""
     def __init__(self, fill=0., order: str = 'auto'): self._check(fill, order); store_attr()
     def _check(self, fill, order):
         who, values = type(self).__name__, list(fill) if np.iterable(fill) and not isinstance(fill, str) else [fill]
         try: self._fill = tuple(map(float, values))
         except (TypeError, ValueError): self._fill = ()
-        if not self._fill or not np.isfinite(self._fill).all(): raise PPClsError(f'{who}: fill {fill}, expected a number or one per channel')
-        if order not in ('auto', 'chw', 'hwc'): raise PPClsError(f"{who}: order '{order}', expected 'auto', 'chw' or 'hwc'")
+        if not self._fill or not np.isfinite(self._fill).all():
+            raise PPClsError(f'{who}: fill {fill}, expected a number or one per channel')
+        if order not in ('auto', 'chw', 'hwc'):
+            raise PPClsError(f"{who}: order '{order}', expected 'auto', 'chw' or 'hwc'")
         self._plain = self._fill[0] if len(set(self._fill)) == 1 else None
-    def hide(self, view: np.ndarray, rng: np.random.Generator): raise NotImplementedError(f'{type(self).__name__}.hide')
-    def paint(self, img, rng): self.hide(img if _channel_axis(img.shape, self.order, type(self).__name__) else img.transpose(1, 2, 0), rng)
+    def hide(self, view: np.ndarray, rng: np.random.Generator):
+        raise NotImplementedError(f'{type(self).__name__}.hide')
+    def paint(self, img, rng):
+        self.hide(img if _channel_axis(img.shape, self.order, type(self).__name__) else img.transpose(1, 2, 0), rng)
     def boxes(self, view, boxes):
-        "Fill rectangles (y0, y1, x0, x1): rows `y0` to `y1` and columns `x0` to `x1`, ends not included, none below 0; the right and lower edge cut off the rest."
+        """Fill rectangles (y0, y1, x0, x1): rows `y0` to `y1` and columns `x0` to `x1`, ends not included, none below
+        0; the right and lower edge cut off the rest."""
         by_pixel, plain = view.strides[1] > view.strides[2], self._plain if view.dtype.kind == 'f' else None
         if by_pixel or plain is None: ink = _ink(self._fill, view.dtype, *view.shape[1:], by_pixel, type(self).__name__)
         if by_pixel:
@@ -76,20 +88,27 @@ class Hiding(Painter):
         ready = min(view.shape[:2]) > 1 and view.dtype in (np.uint8, np.float32)
         if ready and _by_plane(view):
             colour = _ink(self._fill, view.dtype, *view.shape[1:], False, who)[0, 0].tolist()
-            for c, plane in zip(colour, view.transpose(2, 0, 1)): cv2.copyTo(_sheet((c,), view.dtype, (*view.shape[:2], 1), who), mask, plane)
+            for c, plane in zip(colour, view.transpose(2, 0, 1)):
+                cv2.copyTo(_sheet((c,), view.dtype, (*view.shape[:2], 1), who), mask, plane)
         elif ready and _by_pixel(view): cv2.copyTo(_sheet(self._fill, view.dtype, view.shape, who), mask, view)
-        else: np.copyto(view, _ink(self._fill, view.dtype, *view.shape[1:], True, who), where=mask[..., None].astype(bool))
+        else:
+            np.copyto(view, _ink(self._fill, view.dtype, *view.shape[1:], True, who), where=mask[...,
+                                                                                                 None].astype(bool))
 
 # %% ../../../nbs/02_augment/01_random_erasing.ipynb #e323a876
 class RandomErasing(Hiding):
-    """With probability `EPSILON`, fill a rectangle of `sl` to `sh` of the area and height:width `r1` to 1/`r1` with `mean` (a number, or one per channel).
+    """With probability `EPSILON`, fill a rectangle of `sl` to `sh` of the area and height:width `r1` to 1/`r1` with
+    `mean` (a number, or one per channel).
 
     For any dtype; `order` 'chw', 'hwc' or 'auto' (channels are the first axis of length 1 or 3, else the last).
     Zhong et al. 2017, arXiv:1708.04896, algorithm 1; documents 3.1.4."""
-    def __init__(self, EPSILON: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float = 0.3, mean=(0., 0., 0.), order: str = 'auto'):
+    def __init__(self, EPSILON: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float = 0.3, mean=(0., 0., 0.),
+                 order: str = 'auto'):
         mean = list(mean) if np.iterable(mean) and not isinstance(mean, str) else mean
-        if not (all(isinstance(x, (int, float)) for x in (EPSILON, sl, sh, r1)) and 0 <= EPSILON <= 1 and 0 < sl <= sh < 1 and 0 < r1 <= 1):
-            raise PPClsError(f'RandomErasing: EPSILON {EPSILON}, sl {sl}, sh {sh}, r1 {r1}; expected 0 ≤ EPSILON ≤ 1, 0 < sl ≤ sh < 1, 0 < r1 ≤ 1')
+        if not (all(isinstance(x, (int, float))
+                    for x in (EPSILON, sl, sh, r1)) and 0 <= EPSILON <= 1 and 0 < sl <= sh < 1 and 0 < r1 <= 1):
+            raise PPClsError(f'RandomErasing: EPSILON {EPSILON}, sl {sl}, sh {sh}, r1 {r1}; expected 0 ≤ EPSILON ≤ 1, '
+                             '0 < sl ≤ sh < 1, 0 < r1 ≤ 1')
         self._check(mean, order)
         store_attr()
     def hide(self, view, rng):

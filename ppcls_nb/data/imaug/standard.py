@@ -28,17 +28,20 @@ def _jpeg_header(data):
     return 0, 0, 0
 
 def _header(data):
-    "(width, height, where a JPEG file says so, else 0) of the bytes of a JPEG or PNG file, before EXIF turns it; zeros for other formats. PPClsError for a JPEG that has no end."
+    """(width, height, where a JPEG file says so, else 0) of the bytes of a JPEG or PNG file, before EXIF turns it;
+    zeros for other formats. PPClsError for a JPEG that has no end."""
     if data[:2] == b'\xff\xd8':
         w, h, at = _jpeg_header(data)
-        if data.rfind(b'\xff\xd9', at) < 0: raise PPClsError(f'a JPEG file without its end, an incomplete copy perhaps ({len(data)} bytes)')
+        if data.rfind(b'\xff\xd9', at) < 0:
+            raise PPClsError(f'a JPEG file without its end, an incomplete copy perhaps ({len(data)} bytes)')
         return w, h, at
     if data[12:16] == b'IHDR' and len(data) > 24: return *struct.unpack_from('>II', data, 16), 0
     return 0, 0, 0
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #a495b6b4
 def _by_pillow(data):
-    "The bytes of a GIF (its first frame), WebP or AVIF file → RGB, turned as EXIF says; None for anything else or damaged."
+    """The bytes of a GIF (its first frame), WebP or AVIF file → RGB, turned as EXIF says; None for anything else or
+    damaged."""
     Image.init()
     try:
         with Image.open(io.BytesIO(data), formats=[f for f in ('GIF', 'WEBP', 'AVIF') if f in Image.OPEN]) as img:
@@ -50,18 +53,21 @@ _MORE_ROWS = 4                                                            # that
 
 def _plain(data, at):
     "Is this a JPEG file that simplejpeg decodes as OpenCV does? `at`: where the segment with its size is."
-    return at and data[at+1] in (0xc0, 0xc1) and data[at+4] == 8 and data[at+9] in (1, 3) and data.find(b'Exif\0', 0, at) < 0
+    return (at and data[at + 1] in (0xc0, 0xc1) and data[at + 4] == 8 and data[at + 9] in (1, 3)
+            and data.find(b'Exif\0', 0, at) < 0)
 
 def _top_rows(data, at, rows, to_rgb, fast):
     "The first `rows` rows, or some more, of a plain JPEG file; None where the file is damaged."
     cut = rows + _MORE_ROWS < _uint16(data, at+5)[0]
     if cut: data = data[:at+5] + struct.pack('>H', rows + _MORE_ROWS) + data[at+7:]
-    try: return simplejpeg.decode_jpeg(data, 'RGB' if to_rgb else 'BGR', fastdct=fast, fastupsample=fast, strict=not cut)
+    try:
+        return simplejpeg.decode_jpeg(data, 'RGB' if to_rgb else 'BGR', fastdct=fast, fastupsample=fast, strict=not cut)
     except ValueError: return None
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #867c13d1
 class DecodeImage(BasicRepr):
-    """The bytes of an image file → uint8 (height, width, 3), RGB or, with `to_rgb=False`, BGR; (3, height, width) with `channel_first`.
+    """The bytes of an image file → uint8 (height, width, 3), RGB or, with `to_rgb=False`, BGR; (3, height, width) with
+    `channel_first`.
 
     Turned as its EXIF orientation says; transparency and colour profiles are dropped, 16 bits become 8.
     What cannot be decoded, is incomplete or has more than `max_pixels` (JPEG, PNG): PPClsError.
@@ -71,32 +77,44 @@ class DecodeImage(BasicRepr):
     `to_np` is accepted for the documents' recipes; the result is a NumPy array either way."""
     fresh, max_pixels = True, 178_956_970                                 # the second is Pillow's limit
     _reduced = {1: 0, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-    def __init__(self, to_rgb: bool = True, to_np: bool = False, channel_first: bool = False, reduce_to: int | None = None, fast: bool = False):
-        if reduce_to is not None and reduce_to < 1: raise PPClsError(f'DecodeImage: reduce_to {reduce_to}, expected the pixels that the short side keeps')
-        if fast and not simplejpeg: raise PPClsError('DecodeImage: fast needs simplejpeg, which is not installed: pip install ppcls_nb[jpeg]')
+
+    def __init__(self, to_rgb: bool = True, to_np: bool = False, channel_first: bool = False,
+                 reduce_to: int | None = None, fast: bool = False):
+        if reduce_to is not None and reduce_to < 1:
+            raise PPClsError(f'DecodeImage: reduce_to {reduce_to}, expected the pixels that the short side keeps')
+        if fast and not simplejpeg:
+            raise PPClsError('DecodeImage: fast needs simplejpeg, which is not installed: pip install ppcls_nb[jpeg]')
         store_attr()
     def __call__(self, data: bytes, rng=None) -> np.ndarray:
         img = self.part(data)
         return img.transpose(2, 0, 1) if self.channel_first else img
     def part(self, data, box=lambda w, h: (0, 0, w, h)):
-        "The part of the image, RGB or BGR (height, width, 3), whose (x, y, width, height) the function `box` of the image's width and height names."
-        if isinstance(data, str): raise PPClsError("DecodeImage wants bytes, got text; open the file with mode 'rb'")
+        """The part of the image, RGB or BGR (height, width, 3), whose (x, y, width, height) the function `box` of the
+        image's width and height names."""
+        if isinstance(data, str):
+            raise PPClsError("DecodeImage wants bytes, got text; open the file with mode 'rb'")
         w, h, at = _header(data)
-        if w*h > self.max_pixels: raise PPClsError(f'an image of {w} x {h} pixels, expected at most {self.max_pixels:,}')
+        if w*h > self.max_pixels:
+            raise PPClsError(f'an image of {w} x {h} pixels, expected at most {self.max_pixels:,}')
         by = next((k for k in (8, 4, 2) if -(-min(w, h)//k) >= self.reduce_to), 1) if at and self.reduce_to else 1
         x, y, w, h = box(w, h) if (plain := simplejpeg and by == 1 and _plain(data, at)) else (0, 0, 0, 0)
         img = _top_rows(data, at, y + h, self.to_rgb, self.fast) if plain else None
         if img is None: img = self._decode(data, by)
-        if img is None: raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes)')
+        if img is None:
+            raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes)')
         if not plain: x, y, w, h = box(*img.shape[1::-1])
         return img[y:y+h, x:x+w]
     def join(self, op):
         "The operation that decodes and crops where `op` crops at random, else None."
-        return _DecodeCrop(self, op) if simplejpeg and type(self) is DecodeImage and type(op) is RandCropImage and not self.channel_first else None
+        if simplejpeg and type(self) is DecodeImage and type(op) is RandCropImage and not self.channel_first:
+            return _DecodeCrop(self, op)
+        return None
     def _decode(self, data, by):
         turned_webp = data[12:16] == b'VP8X' and int.from_bytes(data[20:21], 'big') & 8
         if data and not turned_webp:
-            try: img = cv2.imdecode(np.frombuffer(data, np.uint8), (cv2.IMREAD_COLOR_RGB if self.to_rgb else cv2.IMREAD_COLOR) | self._reduced[by])
+            try:
+                img = cv2.imdecode(np.frombuffer(data, np.uint8),
+                                   (cv2.IMREAD_COLOR_RGB if self.to_rgb else cv2.IMREAD_COLOR) | self._reduced[by])
             except cv2.error: img = None
             if img is not None: return img
         img = _by_pillow(data)
@@ -106,17 +124,21 @@ class DecodeImage(BasicRepr):
 def _wh(size, what):
     "An int or (width, height) → (width, height), checked."
     w, h = (size, size) if isinstance(size, int) else (int(n) for n in size)
-    if min(w, h) < 1: raise PPClsError(f'{what}: size {size}, expected 1 or more')
+    if min(w, h) < 1:
+        raise PPClsError(f'{what}: size {size}, expected 1 or more')
     return w, h
 
-def _resize(img, wh, interpolation): return cv2.resize(img, wh, interpolation=cv2.INTER_LINEAR if interpolation is None else interpolation)
+def _resize(img, wh, interpolation):
+    return cv2.resize(img, wh, interpolation=cv2.INTER_LINEAR if interpolation is None else interpolation)
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #3d366168
 class ResizeImage(BasicRepr):
-    "Scale to exactly `size`, an int or (width, height), or so that the short side has `resize_short` pixels; `interpolation` is OpenCV's number (None: linear)."
+    """Scale to exactly `size`, an int or (width, height), or so that the short side has `resize_short` pixels;
+    `interpolation` is OpenCV's number (None: linear)."""
     fresh = True
     def __init__(self, size=None, resize_short: int | None = None, interpolation: int | None = None):
-        if (size is None) == (resize_short is None): raise PPClsError('ResizeImage: expected either size or resize_short')
+        if (size is None) == (resize_short is None):
+            raise PPClsError('ResizeImage: expected either size or resize_short')
         self._wh = _wh(size or resize_short, 'ResizeImage')
         store_attr()
     def __call__(self, img, rng=None):
@@ -132,17 +154,20 @@ class CropImage(BasicRepr):
     def __init__(self, size): self._wh = _wh(size, 'CropImage'); store_attr()
     def __call__(self, img, rng=None):
         (w, h), (img_h, img_w) = self._wh, img.shape[:2]
-        if w > img_w or h > img_h: raise PPClsError(f'CropImage: {w} x {h} does not fit into {img_w} x {img_h}; resize first')
+        if w > img_w or h > img_h:
+            raise PPClsError(f'CropImage: {w} x {h} does not fit into {img_w} x {img_h}; resize first')
         x, y = (img_w-w)//2, (img_h-h)//2
         return img[y:y+h, x:x+w]
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #910ce67a
 class RandCropImage(BasicRepr):
-    "A random part of the image, `scale` of its area (default 0.08 to 1) and `ratio` width:height (default 3/4 to 4/3), resized to `size`, an int or (width, height)."
+    """A random part of the image, `scale` of its area (default 0.08 to 1) and `ratio` width:height (default 3/4 to
+    4/3), resized to `size`, an int or (width, height)."""
     fresh = True
     def __init__(self, size, scale=None, ratio=None, interpolation: int | None = None):
         scale, ratio = list(scale or (0.08, 1.)), list(ratio or (3/4, 4/3))
-        if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]): raise PPClsError(f'RandCropImage: scale {scale} and ratio {ratio}, expected 0 < low ≤ high (scale ≤ 1)')
+        if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+            raise PPClsError(f'RandCropImage: scale {scale} and ratio {ratio}, expected 0 < low ≤ high (scale ≤ 1)')
         self._wh = _wh(size, 'RandCropImage')
         store_attr()
     def box(self, img_w, img_h, rng):
@@ -163,16 +188,20 @@ class _DecodeCrop(BasicRepr):
     def __init__(self, decode, crop): store_attr()
     def __call__(self, data, rng=None):
         rng = rng or np.random.default_rng()
-        return _resize(self.decode.part(data, lambda w, h: self.crop.box(w, h, rng)), self.crop._wh, self.crop.interpolation)
+        return _resize(self.decode.part(data, lambda w, h: self.crop.box(w, h, rng)), self.crop._wh,
+                       self.crop.interpolation)
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #3e0d6961
 class RandFlipImage(BasicRepr):
     "Mirror the image with probability 1/2; `flip_code` 1 left-right, 0 upside down, -1 both (OpenCV's codes)."
     fresh = True
     def __init__(self, flip_code: int = 1):
-        if flip_code not in (-1, 0, 1): raise PPClsError(f'RandFlipImage: flip_code {flip_code}, expected 1 (left-right), 0 (upside down) or -1 (both)')
+        if flip_code not in (-1, 0, 1):
+            raise PPClsError(f'RandFlipImage: flip_code {flip_code}, expected 1 (left-right), 0 (upside down) or -1 '
+                             '(both)')
         store_attr()
-    def __call__(self, img, rng=None): return cv2.flip(img, self.flip_code) if (rng or np.random.default_rng()).random() < .5 else img
+    def __call__(self, img, rng=None):
+        return cv2.flip(img, self.flip_code) if (rng or np.random.default_rng()).random() < .5 else img
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #4aa7ffdb
 def _number(x) -> float:
@@ -180,32 +209,38 @@ def _number(x) -> float:
     try:
         num, *dens = map(float, str(x).split('/'))
         return num/math.prod(dens)
-    except (ValueError, ZeroDivisionError): raise PPClsError(f"NormalizeImage: scale '{x}', expected a number or a fraction such as '1./255.'") from None
+    except (ValueError, ZeroDivisionError):
+        raise PPClsError(f"NormalizeImage: scale '{x}', expected a number or a fraction such as '1./255.'") from None
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #a8f7d1e1
 class NormalizeImage(BasicRepr):
     """`(img*scale - mean)/std` per channel, as float32; `order` says where the channels are: 'chw', or '' or 'hwc'.
 
-    Defaults: `scale` 1/255 (a number, or a text like '1./255.'), ImageNet's `mean` and `std`. The input is not changed. `out`: a place for a uint8 image's
-    result, float32 (channels, height, width); what is returned is then a view of it, as always (height, width, channels)."""
+    Defaults: `scale` 1/255 (a number, or a text like '1./255.'), ImageNet's `mean` and `std`. The input is not changed.
+    `out`: a place for a uint8 image's result, float32 (channels, height, width); what is returned is then a view of it,
+    as always (height, width, channels)."""
     fresh = fills = True
     def __init__(self, scale=None, mean=None, std=None, order: str = 'chw'):
         mean, std = list(mean or (0.485, 0.456, 0.406)), list(std or (0.229, 0.224, 0.225))
-        if order not in ('chw', 'hwc', ''): raise PPClsError(f"NormalizeImage: order '{order}', expected 'chw', 'hwc' or ''")
-        if len(mean) != len(std) or 0 in std: raise PPClsError(f'NormalizeImage: mean {mean}, std {std}; expected as many of each, and no 0 in std')
+        if order not in ('chw', 'hwc', ''):
+            raise PPClsError(f"NormalizeImage: order '{order}', expected 'chw', 'hwc' or ''")
+        if len(mean) != len(std) or 0 in std:
+            raise PPClsError(f'NormalizeImage: mean {mean}, std {std}; expected as many of each, and no 0 in std')
         store_attr()
         self._mul = (1/255 if scale is None else _number(scale))/np.array(std, np.float64)
         self._add = -np.array(mean, np.float64)/std
         self._tables = (np.arange(256)*self._mul[:, None] + self._add[:, None]).astype(np.float32)
     def __call__(self, img, rng=None, out=None):
-        if img.dtype == np.uint8 and self.order != 'chw' and img.shape[-1] == len(self._mul): return self._look_up(img, out)
+        if img.dtype == np.uint8 and self.order != 'chw' and img.shape[-1] == len(self._mul):
+            return self._look_up(img, out)
         shape = (-1, 1, 1) if self.order == 'chw' else (-1,)
         out = np.multiply(img, self._mul.reshape(shape), dtype=np.float32, casting='unsafe')
         out += self._add.astype(np.float32).reshape(shape)
         return out
     def _look_up(self, img, planes):
         shape = img.shape[2], *img.shape[:2]
-        if planes is None or planes.shape != shape or planes.dtype != np.float32 or not planes.flags.c_contiguous: planes = np.empty(shape, np.float32)
+        if planes is None or planes.shape != shape or planes.dtype != np.float32 or not planes.flags.c_contiguous:
+            planes = np.empty(shape, np.float32)
         for plane, table, result in zip(cv2.split(img), self._tables, planes): cv2.LUT(plane, table, dst=result)
         return planes.transpose(1, 2, 0)
 

@@ -1,0 +1,168 @@
+"""Forward and training step of our networks against the official ones (paddleclas 2.6.0), on the same Paddle, with the
+same weights.
+
+python benchmarks/official_speed.py [NETWORK ...] [--batch 4] [--size 224] [--rounds 8] [--official DIR] [--control]
+[--cpu-time]
+
+Both run in one process and in turns: a round is one step of ours, two of theirs, one of ours (A B B A), the next begins
+with theirs (B A A B), so that whatever else the machine does hits both; half of the rounds with our network built
+first. Printed: the median over the rounds of official time / our time (above 1: ours is faster) and its quartiles.
+Before anything is timed, both get equal weights and must give equal outputs. `--control` times ours against a copy of
+ours, which shows how far from 1 a ratio gets by chance; `--cpu-time` counts the processor time of this process instead
+of the time on the wall, for a machine that has other things to do (best with OMP_NUM_THREADS=1: waiting threads count
+too). The official package is installed into DIR, or into a temporary folder, without its dependencies; what it imports
+for other purposes is replaced by empty modules."""
+import argparse, gc, importlib, logging, statistics, subprocess, sys, tempfile, time, types
+from pathlib import Path
+
+import ppcls_nb  # before paddle: sets the threads
+import paddle
+from ppcls_nb.models.registry import build_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
+from official import fill
+
+REQUIREMENT = 'paddleclas==2.6.0'
+FAMILIES = dict(ResNet50_vd='resnet_vd', MobileNetV3_large_x1_0='mobilenet_v3', DenseNet121='densenet',
+                HRNet_W18_C='hrnet')
+CLASSES = 1000
+
+
+class Empty(types.ModuleType):
+    "A module in which every name is an empty class and every submodule exists."
+    __path__ = []
+
+    def __getattr__(self, name):
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def import_with_stand_ins(name):
+    "Import `name`; modules that are not installed become `Empty`, one by one as they are asked for."
+    while True:
+        try: return importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            if e.name.split('.')[0] in ('ppcls', 'paddle'):
+                raise
+            sys.modules[e.name] = Empty(e.name)
+
+
+def official_networks(folder):
+    "The module of the official networks, installed into `folder` unless it is there."
+    root = Path(folder)/'paddleclas'
+    if not root.is_dir():
+        subprocess.run([
+            sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target',
+            str(folder), REQUIREMENT], check=True)
+    sys.path.insert(0, str(root))
+    logger = import_with_stand_ins('ppcls.utils.logger')
+    logger._logger = logging.getLogger('official')
+    return import_with_stand_ins('ppcls.arch.backbone')
+
+
+def relative_error(a, b): return ((a - b).norm()/b.norm()).item()
+
+
+def wait():
+    "Until the device has finished; on a CPU it always has."
+    if paddle.device.get_device().startswith('gpu'): paddle.device.cuda.synchronize()
+
+
+def seconds(step, clock):
+    wait()
+    since = clock()
+    step()
+    wait()
+    return clock() - since
+
+
+def evaluation(model, x, y):
+    "A step without gradients."
+    def _step():
+        with paddle.no_grad(): model(x)
+    model.eval()
+    return _step
+
+
+def training(model, x, y):
+    "A step of cross entropy and momentum."
+    optimizer = paddle.optimizer.Momentum(1e-3, parameters=model.parameters())
+    def _step():
+        paddle.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    model.train()
+    return _step
+
+
+def compare(ours, theirs, rounds, clock):
+    """(our seconds, ratios theirs/ours of the rounds) of two steps run in turns, after two each to warm up; no garbage
+    is collected meanwhile."""
+    times, ratios = [], []
+    for step in (ours, theirs, theirs, ours): step()
+    gc.collect(); gc.disable()
+    for i in range(rounds):
+        # A B B A, then B A A B: each comes first as often
+        first, second = ((ours, theirs) if i % 2 else (theirs, ours))
+        a, b, c, d = (seconds(step, clock) for step in (first, second, second, first))
+        us, them = (a + d, b + c) if first is ours else (b + c, a + d)
+        times.append(us/2); ratios.append(them/us)
+    gc.enable()
+    return statistics.median(times), ratios
+
+
+def measure(name, builders, args, clock):
+    """Step kind → our times, and → ratios. Half of the rounds with our network built first, half with theirs: what is
+    built first has its memory elsewhere, which alone makes a percent or two."""
+    times, ratios = {}, {}
+    for swapped in (False, True):
+        paddle.seed(0)
+        with paddle.utils.unique_name.guard(): built = [build() for build in (builders[::-1] if swapped else builders)]
+        ours, theirs = built[::-1] if swapped else built
+        for model in (ours, theirs): fill(model, 1.0)
+        x, y = paddle.randn([args.batch, 3, args.size, args.size]), paddle.randint(0, CLASSES, [args.batch])
+        with paddle.no_grad(): error = relative_error(ours(x), theirs(x))
+        if not error < 1e-4: sys.exit(f'{name}: outputs differ by {error:.1e} with equal weights; nothing to compare')
+        for kind, step in dict(forward=evaluation, training=training).items():
+            steps = [step(model, x, y) for model in built]
+            took, ratio = compare(*(steps[::-1] if swapped else steps), max(args.rounds//2, 2), clock)
+            times.setdefault(kind, []).append(took)
+            ratios.setdefault(kind, []).extend(ratio)
+        del built, ours, theirs, steps, model
+        gc.collect()
+    return times, ratios
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('networks', nargs='*', metavar='NETWORK', help=f'of {", ".join(FAMILIES)} (default: all)')
+    for name, default in dict(batch=4, size=224, rounds=8).items():
+        parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--official', metavar='DIR', help='folder to install the official package into, or where it is')
+    parser.add_argument('--control', action='store_true', help='ours against ours')
+    parser.add_argument('--cpu-time', action='store_true', help='processor time instead of wall time')
+    args = parser.parse_args()
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    if unknown := [n for n in args.networks if n not in FAMILIES]:
+        parser.error(f'{unknown[0]}: choose of {", ".join(FAMILIES)}')
+
+    with tempfile.TemporaryDirectory() as temporary:
+        official = None if args.control else official_networks(args.official or temporary)
+        what = f'{"control: ours against ours" if args.control else f"{REQUIREMENT} time / our time"}{" (processor time)"*args.cpu_time}'
+        print(f'paddle {paddle.__version__}, {paddle.device.get_device()}, {ppcls_nb.set_threads()} threads, batch '
+              f'{args.batch}, {args.size} px; '
+              f'{what}, median of {args.rounds} rounds (quartiles)')
+        for name in args.networks or FAMILIES:
+            importlib.import_module(f'ppcls_nb.models.{FAMILIES[name]}')
+            builders = [
+                lambda: build_model(name, CLASSES), lambda: build_model(name, CLASSES)
+                if args.control else getattr(official, name)(class_num=CLASSES)]
+            times, ratios = measure(name, builders, args, clock)
+            for kind in times:
+                low, middle, high = statistics.quantiles(ratios[kind], n=4)
+                print(f'{name:24s} {kind:9s} {1000*statistics.median(times[kind]):7.0f} ms   ratio {middle:.3f} '
+                      f'({low:.3f} … {high:.3f})', flush=True)
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,222 @@
+"""The search behind the cpu profile of the tutorials: trials on a fifth of the training list that is held out, never on
+the validation list.
+
+python benchmarks/tutorial_search.py DATA OUT [--fold 0] [--trials NAME ...] [--table FILE.csv]
+
+DATA is a folder of flowers102 or flowers102_64. Each fold holds out another fifth of the images of each class of
+train_list.txt; the rest trains, and the student of a distillation also sees the unlabelled extra images. A trial is a
+role of the tutorials with settings of its own (TRIALS below); a student names the trial that trained its teacher, and a
+trial with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that is
+finished is not repeated. `--table` writes what all finished trials reached, with the machine, as CSV."""
+import argparse
+import csv
+import shutil
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+
+import ppcls_nb  # before paddle: chooses threads and MKL's path
+from ppcls_nb.basics import PPClsError, atomic_path, nearest
+from ppcls_nb.recipe.build import Profile, Trainer
+from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.course.timing import machine_facts
+from ppcls_nb.train import load_run
+
+FOLDS = 5
+LR = 'LEARNING_RATE.params.lr'
+PARAMS = 'ARCHITECTURE.params'
+SHARP = 'ARCHITECTURE.teacher_sharpening'
+
+# What all trials share. It is written out here, so that a later change of the profile does not change what they were.
+COMMON = {
+    LR: 0.02,
+    PARAMS: {'bn_momentum': 0.99},
+    'OPTIMIZER.regularizer.factor': 0.00001,
+    'TRAIN.num_workers': 0,
+    'VALID.num_workers': 0,
+    'VALID.batch_size': 64,
+}
+LAYERS = {'_ef.*': 0.2, '_ef.*.[5-9]..*': 0.4, '_ef.*.1[0-9]..*': 0.6, '_ef.*.2[0-9]..*': 0.6}
+NO_DROP = {'bn_momentum': 0.97, 'dropout': 0.0, 'drop_connect': 0.0}
+
+DECODE, FLIP, CHW = {'DecodeImage': {}}, {'RandFlipImage': {'flip_code': 1}}, {'ToCHWImage': {}}
+NORMALIZE = {'NormalizeImage': dict(scale='1./255.', mean=[0.5]*3, std=[0.5]*3, order='')}
+
+
+def crops(size, low, *more):
+    "Training operations for `size` pixels: crops of at least the share `low` of the image, and `more` at the end."
+    crop = {'RandCropImage': dict(size=size, scale=[low, 1.0], interpolation=2)}
+    return [DECODE, crop, FLIP, NORMALIZE, *more, CHW]
+
+
+def middle(size):
+    "Validation operations for `size` pixels."
+    resize = {'ResizeImage': dict(resize_short=size, interpolation=2)}
+    return [DECODE, resize, {'CropImage': dict(size=size)}, NORMALIZE, CHW]
+
+
+def trial(role, network, size, low=0.3, more=(), **changes):
+    "A trial of `role` at `size` pixels, with crops as in `crops` and `changes` in the recipe."
+    images = {'TRAIN.transforms': crops(size, low, *more), 'VALID.transforms': middle(size)}
+    return {'role': role, 'ARCHITECTURE.name': network, 'image_shape': [3, size, size], **images, **changes}
+
+
+def server(epochs=20):
+    "The teacher, EfficientNet-Lite2 at 96 pixels."
+    return trial('server_random_erasing', 'EfficientNetLite2', 96, more=[{'RandomErasing': {'EPSILON': 0.5}}],
+                 pretrained_model='EfficientNet_Lite2_imagenet', epochs=epochs, valid_interval=5,
+                 **{'ARCHITECTURE.lr_mult': LAYERS})
+
+
+def finetune(lr):
+    "The finetuned server network at 64 pixels."
+    return trial('server_finetune', 'EfficientNetLite2', 64, pretrained_model='EfficientNet_Lite2_imagenet', epochs=8,
+                 valid_interval=2, **{LR: lr, PARAMS: {'bn_momentum': 0.97}})
+
+
+def mobile(role, size, epochs=20, valid_interval=5, **changes):
+    "EfficientNet-Lite0 on the labels."
+    start = {} if 'start' in changes else {'pretrained_model': 'EfficientNet_Lite0_imagenet'}
+    return trial(role, 'EfficientNetLite0', size, epochs=epochs, valid_interval=valid_interval, **start, **changes)
+
+
+def student(teacher='server_96', **changes):
+    "EfficientNet-Lite0 at 48 pixels, taught by the trial `teacher`, of 96 pixels."
+    start = {} if 'start' in changes else {'pretrained_model': 'EfficientNet_Lite0_imagenet'}
+    settings = {LR: 0.05, 'distill': {'kind': 'ce'}, 'epochs': 6, 'valid_interval': 3}
+    answers = {'ARCHITECTURE.teacher_answers': 'stored', 'ARCHITECTURE.teacher_transforms': middle(96)}
+    return trial('mobile_distilled', 'EfficientNetLite2_distill_EfficientNetLite0', 48, teacher=teacher,
+                 **{**settings, **answers, **start, **changes})
+
+
+SHARP_NO_DROP = {SHARP: 0.5, PARAMS: NO_DROP, 'low': 0.5}
+PROFILE_MOBILE = {PARAMS: {'bn_momentum': 0.97}}
+TRIALS = {
+    'server_96': server(),
+    'server_96_12_epochs': server(12),
+    'finetune_64': finetune(0.02),
+    'finetune_64_lr.01': finetune(0.01),
+    'finetune_64_lr.005': finetune(0.005),
+    'mobile_64': mobile('mobile_finetune', 64),
+    'mobile_64_bn.9': mobile('mobile_finetune', 64, **{PARAMS: {'bn_momentum': 0.9, 'drop_connect': 0.0}}),
+    'mobile_48': mobile('mobile_finetune', 48),
+    'alone_48': mobile('mobile_alone', 48, 50, 10),
+    'alone_48_warm': mobile('mobile_alone', 48, 50, 10, start='mobile_48'),
+    'distilled_48': student(),
+    'distilled_48_sharp_nodrop': student(**SHARP_NO_DROP),
+    'distilled_48_warm': student(start='mobile_48'),
+    'distilled_48_warm_sharp': student(start='mobile_48', **SHARP_NO_DROP),
+    'mobile_48_12_epochs': mobile('mobile_finetune', 48, 12, 4, **PROFILE_MOBILE),
+    'alone_48_profile': mobile('mobile_alone', 48, 42, 14, start='mobile_48_12_epochs', **PROFILE_MOBILE),
+    'distilled_48_profile': student('server_96_12_epochs', start='mobile_48_12_epochs', epochs=5, valid_interval=5,
+                                    **SHARP_NO_DROP),
+}
+
+
+def hold_out(info, fold: int, folder: Path):
+    """`info` with lists in `folder`, in which the images number `fold`, `fold` + 5, … of each class of the training
+    list are the validation list."""
+    rows = {name: (info.lists/f'{name}_list.txt').read_text().splitlines() for name in ('train', 'extra')}
+    seen, parts = defaultdict(int), {'train': [], 'val': []}
+    for row in rows['train']:
+        label = row.rsplit(' ', 1)[1]
+        parts['val' if seen[label] % FOLDS == fold else 'train'].append(row)
+        seen[label] += 1
+    parts.update(extra=rows['extra'], train_extra=parts['train'] + rows['extra'])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in parts.items():
+        with atomic_path(folder/f'{name}_list.txt') as tmp:
+            tmp.write_text('\n'.join(lines) + '\n')
+    info.lists, info.counts = folder, {name: len(lines) for name, lines in parts.items()}
+    return info
+
+
+def copy_once(source: Path, target: Path):
+    "Copy the folder `source`, if there is one, to `target`, if there is none."
+    if source.is_dir() and not target.exists():
+        shutil.copytree(source, target)
+
+
+def trial_recipe(name: str, profile, info, folder: Path):
+    "The recipe of the trial `name`, whose teacher and start are other trials in `folder`."
+    changes = dict(TRIALS[name])
+    role, teacher, start = (changes.pop(key, None) for key in ('role', 'teacher', 'start'))
+    conf = profile.recipe(role, info, **changes)
+    first = str(folder/start/'last') if start else conf.pretrained_model
+    conf.pretrained_model = [str(folder/teacher/'last'), first] if teacher else first
+    return conf
+
+
+def run_trial(name: str, profile, info, folder: Path):
+    "Train the trial `name` in `folder/name`, after those that it needs."
+    if name not in TRIALS:
+        raise PPClsError(nearest(name, TRIALS, 'trial'))
+    if (folder/name/'predictions.npz').is_file():
+        return
+    teacher = TRIALS[name].get('teacher')
+    for needed in filter(None, (teacher, TRIALS[name].get('start'))):
+        run_trial(needed, profile, info, folder)
+    conf = trial_recipe(name, profile, info, folder)
+    own, common = folder/name/'teacher_answers', folder/f'answers-{teacher}'
+    if teacher:
+        copy_once(common, own)
+    Trainer.from_config(conf, run=folder/name).fit(conf.epochs)
+    if teacher:
+        copy_once(own, common)
+
+
+def table(out: Path) -> list:
+    "A row for each finished trial of each fold."
+    machine, rows = machine_facts(), []
+    for fold in sorted(out.glob('fold-*')):
+        for name, settings in TRIALS.items():
+            try:
+                run = load_run(fold/name)
+            except PPClsError:
+                continue
+            if run.predictions is None:
+                continue
+            last = next(r for r in reversed(run.rows) if 'valid_total' in r)
+            rows.append({
+                'trial': name,
+                'role': settings['role'],
+                'fold': fold.name.removeprefix('fold-'),
+                'steps': run.steps(),
+                'correct': run.correct(),
+                'images': run.total(),
+                'loss': round(last['valid_loss'], 4),
+                'minutes': round(run.seconds()/60, 1),
+                'processor': machine['processor'],
+                'paddle': machine['paddle'],
+                'date': date.today().isoformat(),
+            })
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('data')
+    parser.add_argument('out', type=Path)
+    parser.add_argument('--fold', type=int, default=0, choices=range(FOLDS),
+                        help='which fifth is held out, and the seed (%(default)s)')
+    parser.add_argument('--trials', nargs='*', default=list(TRIALS), metavar='NAME', help='default: all of them')
+    parser.add_argument('--table', type=Path, help='write this CSV file')
+    args = parser.parse_args()
+    profile = Profile('search', seed=args.fold, common=COMMON)
+    folder = args.out/f'fold-{args.fold}'
+    info = hold_out(prepare_data(args.data, args.out/'data', {}), args.fold, folder/'lists')
+    for name in args.trials:
+        run_trial(name, profile, info, folder)
+    rows = table(args.out)
+    for row in rows:
+        print(f"{row['trial']:28} fold {row['fold']}  {row['steps']:5} steps  {row['correct']}/{row['images']}  loss "
+              f"{row['loss']:.3f}  {row['minutes']:5.1f} min")
+    if args.table and rows:
+        with atomic_path(args.table) as tmp, open(tmp, 'w', newline='') as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == '__main__':
+    main()
