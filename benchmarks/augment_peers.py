@@ -80,9 +80,9 @@ class Ours:
     def stages(self, pipeline, epoch, batches, clock):
         """Stage → µs an image, median over the batches: the operations one by one, each on what the one before has just
         left in the cache."""
-        from ppcls_nb.data.transform import Painter, joined
+        from ppcls_nb.data.transform import InPlaceOp, joined
         dataset, laps = self.dataset(pipeline), collections.defaultdict(list)
-        ops = [(type(op).__name__ if op is not mirror else 'mirror', op.paint if isinstance(op, Painter) else op)
+        ops = [(type(op).__name__ if op is not mirror else 'mirror', op.paint if isinstance(op, InPlaceOp) else op)
                for op in joined(dataset.ops(epoch))]
         for indices in batches:
             spent, samples, since = collections.Counter(), [], clock()

@@ -14,7 +14,7 @@ import argparse, os, sys, tempfile, time
 from pathlib import Path
 
 import cv2, numpy as np
-from ppcls_nb.data.lists import SUFFIXES
+from ppcls_nb.data.folders import SUFFIXES
 from ppcls_nb.data.duplicates import References, _look, mirrored, same_photo
 
 POOL, VALID = 4_000_000, 50_000

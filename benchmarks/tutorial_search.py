@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 import ppcls_nb  # before paddle: chooses threads and MKL's path
-from ppcls_nb.basics import PPClsError, atomic_path, nearest
+from ppcls_nb.basics import PPClsError, atomic_path, suggest
 from ppcls_nb.recipe.build import Profile, Trainer
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.course.timing import machine_facts
@@ -150,7 +150,7 @@ def trial_recipe(name: str, profile, info, folder: Path):
 def run_trial(name: str, profile, info, folder: Path):
     "Train the trial `name` in `folder/name`, after those that it needs."
     if name not in TRIALS:
-        raise PPClsError(nearest(name, TRIALS, 'trial'))
+        raise PPClsError(suggest(name, TRIALS, 'trial'))
     if (folder/name/'predictions.npz').is_file():
         return
     teacher = TRIALS[name].get('teacher')

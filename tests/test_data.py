@@ -8,7 +8,8 @@ import cv2, numpy as np, pytest
 import ppcls_nb
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data import flowers102
-from ppcls_nb.data.datasets import ListDataset, class_counts, read_list, subset
+from ppcls_nb.data.datasets import ListDataset, class_counts, subset
+from ppcls_nb.data.lists import read_list
 from ppcls_nb.data.download import download, unpack
 from ppcls_nb.data.flowers102 import FILES, data_folder, download_flowers102, find_flowers102, make_lists
 from ppcls_nb.data.imaug import build_ops

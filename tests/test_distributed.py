@@ -15,7 +15,7 @@ from ppcls_nb.data.imaug import build_ops
 from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.train import Callback, CELoss, Data, Trainer, load_run, load_state, standard_callbacks
-from ppcls_nb.train.callbacks.optimization import EMA, Accumulate
+from ppcls_nb.train.callbacks.optimization import EMA, GradientAccumulation
 from ppcls_nb.train.distributed import Distributed, gather, init_distributed
 from ppcls_nb.train.optim import Cosine, Momentum
 
@@ -89,7 +89,7 @@ def together(root, out):
     paddle.distributed.barrier()
     trainer(root, out/'half').fit(4)
     trainer(root, out/('half_elsewhere' if rank == 0 else 'on_no_disk')).fit(4)      # only rank 0 finds the state
-    trainer(root, out/'accumulated', [Accumulate(2)]).fit(2)
+    trainer(root, out/'accumulated', [GradientAccumulation(2)]).fit(2)
 
     t = trainer(root, None, [ema := EMA(.9)], bn=True)
     # statistics, too, are rank 0's from the start
@@ -184,7 +184,7 @@ def test_two_processes_have_the_losses_and_counts_of_one_with_the_double_batch(d
 
 
 def test_accumulated_batches_of_two_processes(data, two, tmp_path):
-    trainer(data, tmp_path/'one', [Accumulate(2)]).fit(2)
+    trainer(data, tmp_path/'one', [GradientAccumulation(2)]).fit(2)
     same_run(tmp_path/'one', two[0]/'accumulated', COUNTS)
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import cv2, numpy as np, pytest
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.data.datasets import read_list
+from ppcls_nb.data.lists import read_list
 from ppcls_nb.data.imagenet import prepare_imagenet
 from ppcls_nb.data.imaug import DecodeImage
-from ppcls_nb.data.lists import FolderDataset, check_list, find_images, make_list_files, split_images
+from ppcls_nb.data.folders import FolderDataset, find_images, make_list_files, split_images
+from ppcls_nb.data.checks import check_list
 
 
 def photo(path, value=0):

@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ppcls_nb.course import execute, timing
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.course.execute import RunResult, Screen, run_notebook
+from ppcls_nb.course.execute import RunResult, Console, run_notebook
 from ppcls_nb.course.notebooks import Course, main, run_course, seed_folders
 from ppcls_nb.course.timing import Progress, Steps, earlier_runs, read_bar, record_time, time_left
 
@@ -57,7 +57,7 @@ def test_course_refuses_before_the_first_notebook_runs(write, tmp_path, log):
     write('course/01_bad', 'print("ran")')
     (tmp_path/'cpu.yaml').write_text('rate: 3\n')
     with pytest.raises(PPClsError, match="01_bad.ipynb: unknown parameter 'rate'"):
-        run_course(tmp_path/'course', tmp_path/'cpu.yaml', tmp_path/'out', screen=Screen(log))
+        run_course(tmp_path/'course', tmp_path/'cpu.yaml', tmp_path/'out', screen=Console(log))
     assert not (tmp_path/'out').exists()
     assert log.getvalue() == ''
 
@@ -85,7 +85,7 @@ def test_a_kernelspec_of_another_environment_is_not_used(write, tmp_path, monkey
 def test_cell_timeout_keeps_the_notebook_and_says_where(write, tmp_path, log):
     path = write('slow', 'import os, pathlib; pathlib.Path("pid").write_text(str(os.getpid()))',
                  'import time; time.sleep(100)')
-    result = run_notebook(path, tmp_path/'out.ipynb', cell_timeout=2, screen=Screen(log))
+    result = run_notebook(path, tmp_path/'out.ipynb', cell_timeout=2, screen=Console(log))
     assert result.status == 'timeout'
     assert 'slow.ipynb: timeout in cell In [3]' in log.getvalue()
     assert '│ import time; time.sleep(100)' in log.getvalue()
@@ -97,7 +97,7 @@ def test_cell_timeout_keeps_the_notebook_and_says_where(write, tmp_path, log):
 
 def test_kernel_that_never_answers_is_tried_again_then_given_up(write, tmp_path, log, monkeypatch):
     monkeypatch.setattr(execute, 'kernel_command', lambda: [sys.executable, '-c', 'import time; time.sleep(100)'])
-    result = run_notebook(write('a', 'print(1)'), tmp_path/'out.ipynb', kernel_timeout=1, screen=Screen(log))
+    result = run_notebook(write('a', 'print(1)'), tmp_path/'out.ipynb', kernel_timeout=1, screen=Console(log))
     assert result.status == 'no kernel'
     assert "didn't respond in 1 seconds" in result.error
     assert 'attempt 1 of 2' in log.getvalue()
@@ -107,7 +107,7 @@ def test_kernel_that_never_answers_is_tried_again_then_given_up(write, tmp_path,
 
 def test_kernel_that_cannot_start_says_why(write, tmp_path, log, monkeypatch):
     monkeypatch.setattr(execute, 'kernel_command', lambda: [sys.executable, '-m', 'no_such_kernel'])
-    assert run_notebook(write('a', 'print(1)'), tmp_path/'out.ipynb', screen=Screen(log)).status == 'no kernel'
+    assert run_notebook(write('a', 'print(1)'), tmp_path/'out.ipynb', screen=Console(log)).status == 'no kernel'
     assert log.getvalue().count('No module named no_such_kernel') == 1
 
 
@@ -116,14 +116,14 @@ def test_kernel_that_starts_at_the_second_attempt_is_fine(write, tmp_path, log, 
     first = next(commands)
     monkeypatch.setattr(execute, 'kernel_command', lambda: first if 'attempt 1' not in log.getvalue() else second)
     second = next(commands)
-    result = run_notebook(write('a', 'print("once")'), tmp_path/'out.ipynb', screen=Screen(log))
+    result = run_notebook(write('a', 'print("once")'), tmp_path/'out.ipynb', screen=Console(log))
     assert result.ok
     assert log.getvalue().count('once') == 1
 
 
 def test_only_the_start_of_a_kernel_is_tried_again(write, tmp_path, log):
     path = write('dies', 'open("count", "a").write("x")', 'import os; os.abort()')
-    result = run_notebook(path, tmp_path/'out.ipynb', screen=Screen(log))
+    result = run_notebook(path, tmp_path/'out.ipynb', screen=Console(log))
     assert result.status == 'died'
     assert (tmp_path/'count').read_text() == 'x'
     assert 'dies.ipynb: died in cell In [3]' in log.getvalue()
@@ -133,7 +133,7 @@ def test_only_the_start_of_a_kernel_is_tried_again(write, tmp_path, log):
 
 def test_failing_cell_is_printed_and_the_notebook_kept(write, tmp_path, log):
     path = write('bad', 'print("before")', 'x = {}\nx["colour"]', 'print("after")')
-    result = run_notebook(path, tmp_path/'deep'/'out.ipynb', screen=Screen(log))
+    result = run_notebook(path, tmp_path/'deep'/'out.ipynb', screen=Console(log))
     text = log.getvalue()
     assert result.status == 'failed'
     assert 'before\n─' in text
@@ -147,7 +147,7 @@ def test_failing_cell_is_printed_and_the_notebook_kept(write, tmp_path, log):
 
 def test_own_errors_are_one_line(write, tmp_path, log):
     path = write('own', 'from ppcls_nb.basics import PPClsError\nraise PPClsError("a.txt line 3: no label")')
-    result = run_notebook(path, tmp_path/'out.ipynb', screen=Screen(log))
+    result = run_notebook(path, tmp_path/'out.ipynb', screen=Console(log))
     assert result.error == 'PPClsError: a.txt line 3: no label'
     assert 'Traceback' not in log.getvalue()
 
@@ -161,7 +161,7 @@ def test_braces_in_paths_are_only_braces(write, tmp_path):
 def test_timings_hold_every_run_and_how_it_ended(write, tmp_path, log):
     course = write('course/00_a', 'if steps == 2: raise ValueError').parent
     for steps in (1, 2):
-        run_course(course, output=tmp_path/'out', parameters={'steps': steps}, report=False, screen=Screen(log))
+        run_course(course, output=tmp_path/'out', parameters={'steps': steps}, report=False, screen=Console(log))
     ledger = json.loads((tmp_path/'out'/'timings.json').read_text())
     assert [r['status'] for r in ledger['notebooks']['00_a']] == ['ok', 'failed']
     assert all(0 < r['seconds'] < 60 for r in ledger['notebooks']['00_a'])
@@ -173,7 +173,7 @@ def test_paths_reach_the_notebook_absolute(write, tmp_path, log, monkeypatch):
     write('course/00_a', 'print([output, data])', parameters='output = data = ""\noutput = ""\ndata = ""')
     (tmp_path/'mine').mkdir()
     monkeypatch.chdir(tmp_path)
-    run_course('course', output='out', parameters={'data': 'mine'}, report=False, screen=Screen(log))
+    run_course('course', output='out', parameters={'data': 'mine'}, report=False, screen=Console(log))
     assert str([str(tmp_path/'out'), str(tmp_path/'mine')]) in log.getvalue()
 
 
@@ -186,7 +186,7 @@ def test_progress_bar_is_seen_while_the_cell_runs(write, tmp_path):
             return super().write(text)
     seen = Terminal()
     run_notebook(write('bar', 'from tqdm import tqdm\nimport time\nfor _ in tqdm(range(4)): time.sleep(0.4)'),
-                 tmp_path/'out.ipynb', screen=Screen(seen))
+                 tmp_path/'out.ipynb', screen=Console(seen))
     assert '\r' in seen.getvalue()
     assert '100%' in seen.getvalue()
     assert seen.times[-1] - seen.times[0] > 1
@@ -239,7 +239,7 @@ def test_bars_leave_no_trace_in_the_saved_notebook(write, tmp_path, log):
     bar = ('from tqdm import tqdm\n'
            'for n in tqdm(range(3), "scratch", leave=False, mininterval=0): print("epoch", n, flush=True)')
     failing = 'import sys; print("one", flush=True); print("two", file=sys.stderr, flush=True); print("three"); 1/0'
-    result = run_notebook(write('bar', bar, failing), tmp_path/'out.ipynb', screen=Screen(log))
+    result = run_notebook(write('bar', bar, failing), tmp_path/'out.ipynb', screen=Console(log))
     first, second, error = outputs(result.out)
     assert (first.name, first.text) == ('stdout', 'epoch 0\nepoch 1\nepoch 2\n')
     assert second.text == 'one\ntwo\nthree\n'
@@ -391,12 +391,12 @@ def test_a_lesson_gets_the_profiles_name_and_not_its_contents(write, tmp_path, l
     own.parent.mkdir()
     own.write_text('profile: tiny\nseed: 0\ncommon: {epochs: 1}\nrecipes: {a: {b: 1}}\n')
     mine.write_text(own.read_text().replace('tiny', 'mine'))
-    run_course(lesson, own, tmp_path/'out', report=False, screen=Screen(log))
+    run_course(lesson, own, tmp_path/'out', report=False, screen=Console(log))
     assert "['tiny', None, None, None]" in log.getvalue()
     injected = nbformat.read(tmp_path/'out'/'notebooks'/'00_a.ipynb', as_version=4).cells[2].source
     assert 'epochs' not in injected
     assert 'output = ' in injected
-    run_course(lesson, mine, tmp_path/'out', {'recipes': {'a': {'c': 2}}}, report=False, screen=Screen(log))
+    run_course(lesson, mine, tmp_path/'out', {'recipes': {'a': {'c': 2}}}, report=False, screen=Console(log))
     assert str([str(mine), None, None, {'a': {'c': 2}}]) in log.getvalue()
 
 
@@ -428,7 +428,7 @@ def seeded(write, tmp_path):
 
     def run(*options, seeds=3):
         log = io.StringIO()
-        run_course(course, None, tmp_path/'out', dict(options), screen=Screen(log), seeds=seeds)
+        run_course(course, None, tmp_path/'out', dict(options), screen=Console(log), seeds=seeds)
         return log.getvalue()
     run.course, run.output = course, tmp_path/'out'
     return run

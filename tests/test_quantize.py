@@ -2,7 +2,7 @@
 import numpy as np, paddle, pytest
 pytest.importorskip('onnxruntime')
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.data.datasets import read_list
+from ppcls_nb.data.lists import read_list
 from ppcls_nb.data.imaug.presets import eval_ops
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.deploy.export import export_model, onnx_session, read_export

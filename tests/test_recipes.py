@@ -113,7 +113,7 @@ def test_a_step_of_every_family(name, four):
     assert math.isfinite(t.loss_value.item())
     assert t.images.shape == [4, 3, size, size]
     assert t.model.class_num == 4
-    assert t.reference_name == ('mixed labels' if conf.use_mix else 'labels')
+    assert t.metric_target_name == ('mixed labels' if conf.use_mix else 'labels')
     assert np.isfinite(first.numpy()).all()
     assert (first.numpy() != before).any()
 

@@ -11,7 +11,7 @@ from ppcls_nb.data.imaug import build_mix, build_ops
 from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.train import Data, Mix, Trainer, load_run, load_state, standard_callbacks
-from ppcls_nb.train.callbacks.optimization import EMA, Accumulate, Clip, EarlyStopping
+from ppcls_nb.train.callbacks.optimization import EMA, GradientAccumulation, GradientClip, EarlyStopping
 from ppcls_nb.train.optim import Cosine, Momentum
 
 SCRIPT = '''
@@ -129,8 +129,8 @@ def everything(data, run, epochs=EPOCHS):
     schedule = Cosine(0.1, epochs, -(-len(pair.train)//PARTS), warmup_epoch=2)
     callbacks = [
         *standard_callbacks(run, dict(lr=0.1), bar=False, save_interval=5), mix,
-        Accumulate(PARTS),
-        Clip(norm=1.),
+        GradientAccumulation(PARTS),
+        GradientClip(norm=1.),
         EMA(0.98),
         EarlyStopping(1000)]
     return Trainer(net, pair, mix.loss, Momentum(net.parameters(), schedule, weight_decay=1e-4), callbacks, topk=(1, 2))

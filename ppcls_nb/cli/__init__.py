@@ -11,7 +11,7 @@ import argparse, io, os, sys
 from contextlib import redirect_stderr
 from dataclasses import fields
 from importlib import import_module
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 
 # %% ../../nbs/09_cli/00_cli.ipynb #4da6842c
 COMMANDS = {}
@@ -57,7 +57,7 @@ def main(argv=None) -> int:
     parser = make_parser()
     try:
         if argv and not argv[0].startswith('-') and argv[0] not in COMMANDS:
-            raise PPClsError(nearest(argv[0], COMMANDS, 'command'))
+            raise PPClsError(suggest(argv[0], COMMANDS, 'command'))
         args = parser.parse_args(argv)
         if not args.command:
             parser.print_help()
@@ -105,7 +105,7 @@ def list_(args):
     zoo = _zoo()
     all_names, what = (zoo.list_pretrained, 'weights') if args.pretrained else (zoo.list_models, 'network')
     if not (names := all_names(args.pattern)):
-        raise PPClsError(nearest(args.pattern, all_names(), what))
+        raise PPClsError(suggest(args.pattern, all_names(), what))
     print(*names, sep='\n')
 
 # %% ../../nbs/09_cli/00_cli.ipynb #f2a27448
@@ -120,7 +120,7 @@ def info(args):
     zoo = _zoo()
     networks, tags = zoo.list_models(), zoo.list_pretrained()
     if args.name not in (*networks, *tags):
-        raise PPClsError(nearest(args.name, {*networks, *tags}, 'network or weights'))
+        raise PPClsError(suggest(args.name, {*networks, *tags}, 'network or weights'))
     if args.name in networks:
         facts = zoo.model_info(args.name)
         _lines({
@@ -146,7 +146,7 @@ SHARE = dict(type=float, metavar='SHARE')
          option('--overwrite', action='store_true', help='replace lists that differ'))
 def lists(args):
     "Split a folder of images into train_list.txt and val_list.txt, the same share of every class."
-    _quiet('data.lists').make_list_files(args.folder, args.val, args.test, args.seed, args.out, args.overwrite)
+    _quiet('data.folders').make_list_files(args.folder, args.val, args.test, args.seed, args.out, args.overwrite)
 
 @command(
     'imagenet', option('root', metavar='FOLDER', help='with the official archives, or with train/ and val/'),
@@ -172,7 +172,7 @@ def imagenet(args):
          option('--same-bytes', action='store_true', help='find copies under other names, too'))
 def check(args):
     "Find everything that is wrong with list files; exit code 1 if anything is."
-    tools, decode = _quiet('data.lists'), args.decode and _quiet('data.imaug').DecodeImage()
+    tools, decode = _quiet('data.checks'), args.decode and _quiet('data.imaug').DecodeImage()
     reports = [tools.check_list(f, args.data_dir, args.classes, not args.unlabelled, decode) for f in args.lists]
     total = sum(reports, tools.ListReport())
     if len(args.lists) > 1 and total.images:

@@ -8,7 +8,7 @@ __all__ = ['FLAG', 'KNOWN', 'export', 'find_export', 'predict']
 # %% ../../nbs/09_cli/04_export.ipynb #4db5a169
 import sys
 from pathlib import Path
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from . import _lines, _quiet, command, option, yes_no
 from .train import ASKED, class_names, image_files, load_predictor, run_weights, tell
 
@@ -17,7 +17,8 @@ def _origin(args, net, file) -> dict:
     "What an export's record says about where its weights are from."
     about = {'weights': str(file or args.params or args.model), 'loaded': str(net.load_report)}
     run = Path(file).parent if file else None
-    if run and (run/'config.yaml').is_file(): about['data'] = _quiet('recipe.build').load_config(run/'config.yaml').data_name
+    if run and (run/'config.yaml').is_file():
+        about['data'] = _quiet('recipe.build').load_config(run/'config.yaml').data_name
     return {k: v for k, v in about.items() if v}
 
 @command(
@@ -90,7 +91,7 @@ def _open(args, **options):
     predict, models = _quiet('deploy.predict'), _quiet('models')
     folder, program, params = find_export(args.model, args.params)
     if args.model_name and args.model_name not in models.list_models():
-        raise PPClsError(nearest(args.model_name, models.list_models(), 'network'))
+        raise PPClsError(suggest(args.model_name, models.list_models(), 'network'))
     if not program:
         p = predict.Predictor(folder, args.engine, args.threads, batch=args.batch_size, **options)
         if args.model_name not in (None, p.record.network):

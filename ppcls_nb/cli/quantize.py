@@ -16,7 +16,7 @@ from .train import data_settings, image_files, load_predictor, run_weights
 def labelled_files(places, root=None, class_num: int | None = None) -> tuple:
     """(image files, labels or None) that `places` mean, as `image_files` understands them; labels where all are lists
     with a label in every line."""
-    read, files, labels = _quiet('data.datasets').read_list, [], []
+    read, files, labels = _quiet('data.lists').read_list, [], []
     for place in map(Path, places):
         if place.suffix.lower() != '.txt': return image_files(places, root), None
         paths, found = read(place, root, labelled=False)

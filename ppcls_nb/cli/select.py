@@ -90,7 +90,7 @@ def select(args):
     if args.reference_dir and not args.remove_duplicates_of:
         raise PPClsError('--reference-dir: is for --remove-duplicates-of LIST, which is missing')
     out, lib, files = Path(args.out), _quiet('distill.select'), pool_of(args.pool, args.data_dir)
-    if args.labelled: _quiet('data.datasets').read_list(args.labelled, args.labelled_dir, labelled=False)
+    if args.labelled: _quiet('data.lists').read_list(args.labelled, args.labelled_dir, labelled=False)
     import paddle
     if args.use_gpu is False: paddle.set_device('cpu')
     net, ops, _ = load_predictor(args.model, args.params)

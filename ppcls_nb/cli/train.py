@@ -10,7 +10,7 @@ __all__ = ['RECIPE', 'ASKED', 'data_settings', 'open_recipe', 'first_process', '
 import csv, io, json, os, sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from ..basics import PPClsError, aside, atomic_path, nearest
+from ..basics import PPClsError, next_free_path, atomic_path, suggest
 from . import _lines, _quiet, command, option, yes_no
 
 # %% ../../nbs/09_cli/03_train.ipynb #906cee50
@@ -23,7 +23,7 @@ RECIPE = (option('-o', '--override', nargs='+', action='extend', default=[], met
 def data_settings(source, conf) -> dict:
     """The keys of a recipe that point `conf` at the data in a folder (or at 'petals', 'flowers102', 'auto', see
     `prepare_data`); lists are made where a folder has none."""
-    datasets = _quiet('data.datasets')
+    datasets = _quiet('data.lists')
     prepare = _quiet('data.prepare')
     root = Path(os.path.abspath(Path(source).expanduser()))
     found = _quiet('data.flowers102').data_folder(root)
@@ -32,7 +32,7 @@ def data_settings(source, conf) -> dict:
         root, lists = Path(os.path.abspath(info.root)), Path(os.path.abspath(info.lists))
     else:
         lists = root = found or root
-        if not (root/'train_list.txt').is_file(): _quiet('data.lists').make_list_files(root)
+        if not (root/'train_list.txt').is_file(): _quiet('data.folders').make_list_files(root)
     named = lambda part, usual: lists/Path(conf[part].get('file_list', usual)).name
     files = {
         part: own if (own := named(part, usual)).is_file() else lists/usual
@@ -82,7 +82,7 @@ def _plan(t, conf, run):
 def _set_aside(run: Path):
     "Rename a run folder to the first free NAME.old-N."
     if not run.exists(): return
-    run.rename(old := aside(run))
+    run.rename(old := next_free_path(run))
     print(f'{run}: moved to {old.name}')
 
 def _kept_epochs(run: Path) -> int:
@@ -174,7 +174,7 @@ def class_names(conf, run=None, file=None):
     places = ([Path(file)] if file else [
         Path(d)/'classes.txt' for d in (run, conf and Path(conf.VALID.file_list).parent) if d])
     if not (found := next((p for p in places if file or p.is_file()), None)): return None
-    lines = [line for _, line in _quiet('data.datasets').list_lines(found)]
+    lines = [line for _, line in _quiet('data.lists').list_lines(found)]
     numbered = [line.split(maxsplit=1) for line in lines]
     if all(len(p) == 2 and p[0] == str(n) for n, p in enumerate(numbered)):
         return [name for _, name in numbered]
@@ -230,7 +230,7 @@ def _foreign(name, weights):
     classifier how many classes."""
     models = _quiet('models')
     if name not in models.list_models():
-        raise PPClsError(nearest(name, models.list_models(), 'network'))
+        raise PPClsError(suggest(name, models.list_models(), 'network'))
     tools = _quiet('models.weights')
     arrays, head = tools.read_arrays(tools.find_weights(weights)), models.create_model(name).classifier
     bias = arrays.get(f'{head if isinstance(head, str) else head[0]}.bias')
@@ -260,7 +260,7 @@ def load_predictor(model, weights=None, classes=None):
         record = models.weights_info(model)
         net, ops = models.create_model(record.arch, pretrained=model, class_num=record.class_num), record.eval_ops()
     else:
-        tag = nearest(model, models.list_pretrained(), 'weights')
+        tag = suggest(model, models.list_pretrained(), 'weights')
         raise PPClsError(f'{model}: no run folder and no weights in one, and as a tag: {tag}; for a file from '
                          'elsewhere name the network, -m NAME -p FILE')
     if not net.load_report.complete:
@@ -288,9 +288,9 @@ def image_files(places, root=None) -> list:
 
     Paths of a list are relative to `root` (default: the list's folder). A folder without images, or a list with a line
     that names none, is a PPClsError."""
-    suffixes, files = _quiet('data.lists').SUFFIXES, []
+    suffixes, files = _quiet('data.folders').SUFFIXES, []
     for place in map(Path, places):
-        if place.suffix.lower() == '.txt': inside, _ = _quiet('data.datasets').read_list(place, root, labelled=False)
+        if place.suffix.lower() == '.txt': inside, _ = _quiet('data.lists').read_list(place, root, labelled=False)
         elif not place.is_dir(): inside = [place]
         else:
             inside = sorted(p for p in place.rglob('*') if p.suffix.lower() in suffixes and not p.name.startswith('.'))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATA_WORDS', 'read_profile', 'parse_parameters', 'expected_seconds', 'course_notebooks', 'Course', 'seed_folders',
-           'seed_courses', 'run_course', 'write_course_report', 'main', 'RunResult', 'Screen', 'VenvKernel',
+           'seed_courses', 'run_course', 'write_course_report', 'main', 'RunResult', 'Console', 'VenvKernel',
            'check_parameters', 'declared_parameters', 'read_notebook', 'run_notebook', 'machine_facts']
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #3fec32f3
@@ -16,14 +16,14 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..basics import PPClsError, nearest
-from .execute import RunResult, Screen, VenvKernel, check_parameters, declared_parameters
+from ..basics import PPClsError, suggest
+from .execute import RunResult, Console, VenvKernel, check_parameters, declared_parameters
 from .execute import read_notebook, run_notebook
 from .report import write_report
 from .timing import Progress, clock, earlier_runs, machine_facts, read_timings, record_time
 
 _all_ = [
-    'RunResult', 'Screen', 'VenvKernel', 'check_parameters', 'declared_parameters', 'read_notebook', 'run_notebook',
+    'RunResult', 'Console', 'VenvKernel', 'check_parameters', 'declared_parameters', 'read_notebook', 'run_notebook',
     'machine_facts']
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #add32c7d
@@ -32,7 +32,7 @@ def read_profile(file) -> dict:
     file = Path(file)
     if not file.is_file():
         others = [p.name for p in file.parent.glob('*.yaml')]
-        raise PPClsError(f"{file}: {nearest(file.name, others, 'profile') if others else 'no such profile file'}")
+        raise PPClsError(f"{file}: {suggest(file.name, others, 'profile') if others else 'no such profile file'}")
     try: values = yaml.safe_load(file.read_text(encoding='utf-8')) or {}
     except yaml.YAMLError as e:
         raise PPClsError(f'{file}: not YAML: {e}') from e
@@ -166,7 +166,7 @@ def results(self: Course) -> list:
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #733a7ca0
 @patch
-def run(self: Course, progress: Progress, screen: Screen, kernel_timeout: int = 60, cell_timeout: int = 3600) -> list:
+def run(self: Course, progress: Progress, screen: Console, kernel_timeout: int = 60, cell_timeout: int = 3600) -> list:
     """Run the notebooks in order, up to the first failure; returns a `RunResult` for each.
 
     The times are added to `timings.json`."""
@@ -204,7 +204,7 @@ def quick(self: Course) -> dict:
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #202fdade
 def run_course(paths, profile=None, output='output/tutorial', parameters: dict = None, kernel_timeout: int = 60,
-               cell_timeout: int = 3600, report: bool = True, screen: Screen = None, seeds: int = 1) -> list:
+               cell_timeout: int = 3600, report: bool = True, screen: Console = None, seeds: int = 1) -> list:
     """Run the notebooks of `paths` (files and folders) in order with the values of the file `profile`, then
     `parameters`.
 
@@ -218,7 +218,7 @@ def run_course(paths, profile=None, output='output/tutorial', parameters: dict =
         course.check()
     work, results, told = expected_seconds(profile, notebooks), [], []
     waiting = [seed for seed, course in courses.items() if seeds == 1 or not course.complete()]
-    with screen or Screen() as screen:
+    with screen or Console() as screen:
         for n, (seed, course) in enumerate(courses.items(), 1):
             title = f'[seed {n} of {seeds}] ' if seeds > 1 else ''
             page = course.output/'report.html' if report and n == 1 else None

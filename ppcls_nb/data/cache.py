@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 from ..basics import PPClsError, atomic_path
-from .datasets import read_list
+from .lists import read_list
 from .imaug.standard import DecodeImage
 
 # %% ../../nbs/02_augment/10_cache.ipynb #a1cb3f83

@@ -16,8 +16,10 @@ from pathlib import Path
 import cv2, numpy as np
 from tqdm import tqdm
 from ..basics import PPClsError, atomic_path
-from .datasets import BadImage, read_list
-from .lists import _entries, _few
+from .datasets import BadImage
+from .lists import read_list
+from .lists import list_entries
+from ..basics import first_few
 
 # %% ../../nbs/05_distill/01_duplicates.ipynb #5e0502d5
 # pixels that SIFT sees, points kept, pixels of the small image, fewer points than this: look at the small image

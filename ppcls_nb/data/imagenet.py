@@ -11,9 +11,11 @@ from collections import Counter
 from pathlib import Path
 import scipy.io
 from tqdm import tqdm
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .download import unpack
-from .lists import _few, _listable, _text, _write, find_images
+from ..basics import first_few
+from .lists import is_listable, list_text, write_lists
+from .folders import find_images
 from .prepare import DataInfo
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #a709c303
@@ -148,7 +150,7 @@ def _by_folders(root: Path, folder: Path) -> list:
     names, rows = find_images(folder)
     base = folder.relative_to(root).as_posix()
     if odd := [n for n in names if not WNID.fullmatch(n)]:
-        raise PPClsError(f'{folder}: {_few(odd)}: expected folders named by wnid as n01440764; for classes of your '
+        raise PPClsError(f'{folder}: {first_few(odd)}: expected folders named by wnid as n01440764; for classes of your '
                          'own there is make_list_files')
     return [(f'{base}/{p}', names[label]) for p, label in rows]
 
@@ -177,7 +179,7 @@ def _val(root: Path):
         raise PPClsError(f"{root}: nothing tells the classes of the validation images; expected {_wanted(DEVKIT)}, "
                          "or Kaggle's LOC_val_solution.csv, or folders val/n01440764, …")
     if lost := [n for n in names if _number(n) not in classes]:
-        raise PPClsError(f'{root}: {source} has no class for {_few(lost)}')
+        raise PPClsError(f'{root}: {source} has no class for {first_few(lost)}')
     return [(f'{folder.relative_to(root).as_posix()}/{n}', classes[_number(n)]) for n in names], source
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #d5c112cc
@@ -188,14 +190,14 @@ def _numbers(names, numbering: str, root: Path, synsets):
     words = read_synsets(file) if file else {}
     if numbering == 'own': return {w: i for i, w in enumerate(names)}, len(names), words
     if numbering != 'imagenet':
-        raise PPClsError(nearest(numbering, ('own', 'imagenet'), 'numbering'))
+        raise PPClsError(suggest(numbering, ('own', 'imagenet'), 'numbering'))
     if not file:
         raise PPClsError(f"{root}: numbering 'imagenet' needs the {FULL['classes']:,} wnids; expected "
                          "LOC_synset_mapping.txt, the development kit or synsets=file")
     if len(words) != FULL['classes']:
         raise PPClsError(f"{file}: has {len(words):,} classes, numbering 'imagenet' needs all {FULL['classes']:,}")
     if odd := [w for w in names if w not in words]:
-        raise PPClsError(f'{file}: does not have {_few(odd)}')
+        raise PPClsError(f'{file}: does not have {first_few(odd)}')
     place = {w: i for i, w in enumerate(words)}
     return {w: place[w] for w in names}, len(words), words
 
@@ -230,10 +232,10 @@ def prepare_imagenet(root, lists=None, classes=None, full: bool | None = None, n
     root, parts = Path(root).expanduser(), (parts,) if isinstance(parts, str) else tuple(parts)
     lists = Path(lists or root)
     if not root.is_dir():
-        raise PPClsError(f'{root}: no such folder; put {_few(ARCHIVES)} from {SITE} there')
+        raise PPClsError(f'{root}: no such folder; put {first_few(ARCHIVES)} from {SITE} there')
     for p in parts:
         if p not in ('train', 'val'):
-            raise PPClsError(nearest(p, ('train', 'val'), 'part'))
+            raise PPClsError(suggest(p, ('train', 'val'), 'part'))
     chosen = None if classes is None else set(read_synsets(classes) if isinstance(classes, (str, Path)) else classes)
     _unpack_all(root, parts, chosen)
     rows, source = {'train': _train(root)} if 'train' in parts else {}, ''
@@ -256,23 +258,23 @@ def _names(root: Path, rows: dict, chosen) -> set:
     names = chosen or next(iter(have.values()))
     for part, there in have.items():
         if lost := sorted(chosen - there if chosen else ()):
-            raise PPClsError(f'{root}: no {part} images of {_few(lost)}')
+            raise PPClsError(f'{root}: no {part} images of {first_few(lost)}')
     if 'train' in have and not chosen and _place(root, 'val').is_dir() and any(p.is_dir()
                                                                                for p in _place(root, 'val').iterdir()):
         if extra := sorted(have.get('val', set()) - names):
-            raise PPClsError(f"{_place(root, 'val')}: {_few(extra)} has no training images")
+            raise PPClsError(f"{_place(root, 'val')}: {first_few(extra)} has no training images")
     return names
 
 def _listed(root, lists, rows, label, words, class_num, source, overwrite) -> DataInfo:
     "Write the lists and say so."
-    if bad := [p for rs in rows.values() for p, _ in rs if not _listable(p)]:
-        raise PPClsError(f'{root}: {_few(map(ascii, bad))} cannot stand in a list; rename it')
+    if bad := [p for rs in rows.values() for p, _ in rs if not is_listable(p)]:
+        raise PPClsError(f'{root}: {first_few(map(ascii, bad))} cannot stand in a list; rename it')
     name = 'imagenet' + f'-{len(label)}'*(len(label) != FULL['classes'])
-    texts = {lists/f'{part}_list.txt': _text(rs) for part, rs in rows.items()}
+    texts = {lists/f'{part}_list.txt': list_text(rs) for part, rs in rows.items()}
     texts[lists/'synsets.txt'] = ''.join(f'{i} {w} {words.get(w, "")}'.rstrip() + '\n'
                                          for w, i in sorted(label.items()))
     if lists == root: texts[root/'about.json'] = json.dumps({'name': name}) + '\n'
-    _write(texts, overwrite)
+    write_lists(texts, overwrite)
     counts = {part: len(rs) for part, rs in rows.items()}
     why = (f"{name}: {len(label):,} classes, " + ', '.join(f'{n:,} {part}' for part, n in counts.items()) +
            f'; classes of validation images from {source}'*bool(source))
@@ -289,5 +291,5 @@ def _short(root: Path, rows):
     have = Counter(wnid for _, wnid in rows)
     short = [f'{wnid} ({have[wnid]:,} of {n:,})' for wnid, _, n in sorted(_meta(kit).values()) if 0 < have[wnid] < n]
     if short:
-        print(f'  fewer training images than in ImageNet-1k: {_few(short)}; remove the folder of a class to have it '
+        print(f'  fewer training images than in ImageNet-1k: {first_few(short)}; remove the folder of a class to have it '
               'unpacked again')

@@ -10,7 +10,7 @@ import inspect, json, os, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 import cv2
-from ..basics import PPClsError, atomic_path, nearest
+from ..basics import PPClsError, atomic_path, suggest
 from .flowers102 import data_folder, download_flowers102, find_flowers102, flower_names, make_lists
 from .petals import make_petals, petals_key
 
@@ -71,7 +71,7 @@ def prepare_data(data: str = 'auto', root='data', petals: dict | None = None) ->
     known = [k for k in inspect.signature(make_petals).parameters if k != 'root']
     for k in settings:
         if k not in known:
-            raise PPClsError('petals: ' + nearest(k, known, 'setting'))
+            raise PPClsError('petals: ' + suggest(k, known, 'setting'))
     def drawn(why):
         key = petals_key(**{k: v for k, v in settings.items() if k != 'progress'})
         return _info(make_petals(root/f'petals-{key}', **settings), f'petals (drawn, not photographs): {why}', root)
@@ -85,7 +85,7 @@ def prepare_data(data: str = 'auto', root='data', petals: dict | None = None) ->
                 raise
             return drawn(f'no flowers102 in PPCLS_DATA or {root}/flowers102, and {e}')
     if not Path(data).expanduser().is_dir():
-        raise PPClsError(nearest(data, ('auto', 'flowers102', 'petals'), 'data') + '; nor is it a folder')
+        raise PPClsError(suggest(data, ('auto', 'flowers102', 'petals'), 'data') + '; nor is it a folder')
     found = data_folder(data)
     if not found:
         raise PPClsError(f'{data}: holds no data in the layout of flowers102 (jpg/, setid.mat, imagelabels.mat)')

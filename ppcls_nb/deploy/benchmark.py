@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 import numpy as np, paddle, pandas as pd
 from tqdm import tqdm
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .engine_choice import available_engines, remember_engine, remembered_engine, usual_engine
 from .export import Exported, read_export
 from .predict import Predictor
@@ -220,7 +220,7 @@ def benchmark(folder, engines=None, batches=(1, 8), threads: int | None = None, 
     record, names = read_export(folder), list(engines or usual_variants())
     for name in names:
         if name not in VARIANTS:
-            raise PPClsError(nearest(name, VARIANTS, 'engine'))
+            raise PPClsError(suggest(name, VARIANTS, 'engine'))
     for what, values in (('batch', batches), ('threads', [threads] if threads is not None else []),
                          ('rounds', [rounds]), ('runs', [runs])):
         if not all(isinstance(v, int) and v > 0 for v in values):

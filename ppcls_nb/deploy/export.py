@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import cv2, numpy as np, paddle, yaml
 from .. import __version__
-from ..basics import PPClsError, aside, nearest
+from ..basics import PPClsError, next_free_path, suggest
 from ..data.imaug import OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops
 from ..data.transform import transform
 from ..models.inference import evaluating, save_inference, usual_threads
@@ -82,7 +82,7 @@ def atomic_folder(folder, ours):
         yield new
         check()
         new.chmod(folder.stat().st_mode if folder.is_dir() else folder.parent.stat().st_mode)
-        old = aside(folder) if folder.is_dir() else None
+        old = next_free_path(folder) if folder.is_dir() else None
         if old: folder.rename(old)
         try: new.rename(folder)
         except OSError:
@@ -298,7 +298,7 @@ def read_export(folder, verify: bool = True) -> Exported:
     needed = ('network', 'class_num', 'image_shape', 'preprocess', 'files')
     for key in found:
         if key not in (*known, 'format'):
-            raise PPClsError(f'{folder/RECORD}: {nearest(key, known, "key")}')
+            raise PPClsError(f'{folder/RECORD}: {suggest(key, known, "key")}')
     if lacking := [k for k in needed if not found.get(k)]:
         raise PPClsError(f"{folder/RECORD}: key '{lacking[0]}' is missing")
     record = Exported(**{k: found[k] for k in known if k in found}, folder=folder)

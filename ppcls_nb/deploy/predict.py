@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2, numpy as np, paddle
 from fastcore.basics import patch
 from scipy.special import softmax
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from ..data.datasets import BadImage
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
@@ -174,7 +174,7 @@ class Predictor:
     def __init__(self, source, engine: str = 'auto', threads: int | None = None, verify: bool = True,
                  batch: int | None = None, **options):
         if engine not in ENGINES:
-            raise PPClsError(nearest(engine, ENGINES, 'engine'))
+            raise PPClsError(suggest(engine, ENGINES, 'engine'))
         if threads is not None and threads < 1:
             raise PPClsError(f'threads {threads}: expected 1 or more')
         self.record = source if isinstance(source, Exported) else read_export(source, verify)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np, paddle
 from paddle import nn
 from tqdm import tqdm
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .export import PARTS, Exported, atomic_folder, export_model, read_export, to_onnx
 from .predict import Predictor, image_batches
 
@@ -95,7 +95,7 @@ def calibrate(file, batches, method: str = 'minmax') -> dict:
     float32, by one of `METHODS`."""
     q = _package()
     if method not in METHODS:
-        raise PPClsError(nearest(method, METHODS, 'calibration method'))
+        raise PPClsError(suggest(method, METHODS, 'calibration method'))
     import onnx
     name = onnx.load(str(file)).graph.input[0].name
     with tempfile.TemporaryDirectory() as tmp, _calm():
@@ -236,7 +236,7 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
     a warning. `runs`: pairs of runs for the speed, 0 for none. An image that cannot be read is a `BadImage`; a folder
     that is no export, or quantized, a `PPClsError`. Source: documents 5.3."""
     if method not in METHODS:
-        raise PPClsError(nearest(method, METHODS, 'calibration method'))
+        raise PPClsError(suggest(method, METHODS, 'calibration method'))
     record, count = read_export(source), min(count, 32) if method == 'entropy' else count
     seen, tests, labels, same = _chosen(images, tests, labels, count, seed)
     if not tests:

@@ -9,13 +9,13 @@ __all__ = ['NORMS', 'head_of', 'last_batch_norm', 'freeze_but_classifier', 'Fix'
 import numpy as np, paddle
 from paddle import nn
 from tqdm import tqdm
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from ..data.datasets import ImageDataset
 from ..data.imaug.presets import eval_ops, test_size
 from ..data.loader import make_loader
 from ..models.inference import evaluating
 from ..models.layers import is_weight, scale_lr
-from ..train.callbacks.run_folder import FiniteLoss, RunFolder
+from ..train.callbacks.run_folder import NaNMonitor, RunFolder
 from ..train.losses import CELoss
 from ..train.optim import build_optimizer, build_schedule
 from ..train.trainer import Callback, Data, Trainer
@@ -68,7 +68,7 @@ def freeze_but_classifier(model, batch_norm: bool | str = False) -> list:
     kept, layers = [head_of(model)[0]], dict(model.named_sublayers())
     if batch_norm: kept.append(last_batch_norm(model) if batch_norm is True else batch_norm)
     if kept[-1] not in layers:
-        raise PPClsError(nearest(kept[-1], [n for n, m in layers.items() if isinstance(m, NORMS)], 'batch norm'))
+        raise PPClsError(suggest(kept[-1], [n for n, m in layers.items() if isinstance(m, NORMS)], 'batch norm'))
     learning = [p for name in kept for p in layers[name].parameters() if is_weight(p)]
     scale_lr(model.parameters(), 0)
     scale_lr(learning, 1)
@@ -177,5 +177,5 @@ def fix_train(model, train, valid=None, trained_at: int = 224, size: int | None 
     optimizer = build_optimizer('Momentum', trains.parameters(), build_schedule('Cosine', epochs,
                                                                                 len(data.train), lr=lr),
                                 dict(function='L2', factor=l2), momentum=0.9)
-    return Trainer(trains, data, CELoss(epsilon), optimizer, [fix, FiniteLoss(), *callbacks], seed,
+    return Trainer(trains, data, CELoss(epsilon), optimizer, [fix, NaNMonitor(), *callbacks], seed,
                    (1, min(5, classes)), epochs).fit(epochs)

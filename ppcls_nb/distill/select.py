@@ -17,10 +17,11 @@ from fastcore.basics import patch
 from scipy.special import softmax as softmax_of
 from tqdm import tqdm
 from ..basics import PPClsError, atomic_path
-from ..data.datasets import ImageDataset, read_list
-from ..data.lists import _listable
+from ..data.datasets import ImageDataset
+from ..data.lists import read_list
+from ..data.lists import is_listable
 from ..data.loader import make_loader
-from .ssld import Frozen
+from .ssld import TeacherNetwork
 
 # %% ../../nbs/05_distill/02_select.ipynb #65f99a56
 def fingerprint(teacher) -> str:
@@ -235,16 +236,16 @@ def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: i
     probabilities; `name` tells it from others (default: `fingerprint`). `files`: a list, or anything that can be
     iterated over twice (`ListedFiles`); an image that cannot be read is left out and entered into failed.csv. `dtype`:
     'float16' (error at most p/2048 or 3e-8) or 'float32'; `top`: store that many best classes only. `engine`: for a
-    network, see `Frozen.prepare`. Process `rank` of `ranks` does every ranks-th shard. `mirror`: store the mean of the
-    probabilities of the image and of its mirror image, at twice the time. PPClsError: an empty pool, no readable image,
-    a folder of another teacher, other ops or another list. Source: documents 3.2.2."""
+    network, see `TeacherNetwork.prepare`. Process `rank` of `ranks` does every ranks-th shard. `mirror`: store the mean
+    of the probabilities of the image and of its mirror image, at twice the time. PPClsError: an empty pool, no readable
+    image, a folder of another teacher, other ops or another list. Source: documents 3.2.2."""
     if dtype not in DTYPES:
         raise PPClsError(f'dtype {dtype}: expected one of {", ".join(DTYPES)}')
     if min(batch_size, shard_size, 1 if top is None else top) < 1:
         raise PPClsError(f'batch_size {batch_size}, shard_size {shard_size}, top {top}: expected 1 or more')
     if not 0 <= rank < ranks:
         raise PPClsError(f'rank {rank} of {ranks}: expected 0…{ranks - 1}')
-    folder, frozen = Path(folder), Frozen(teacher) if isinstance(teacher, paddle.nn.Layer) else None
+    folder, frozen = Path(folder), TeacherNetwork(teacher) if isinstance(teacher, paddle.nn.Layer) else None
     n, checksum = _checked(files)
     wanted = dict(teacher=name or fingerprint(teacher), ops=[_told(op) for op in ops], images=n, list=checksum,
                   batch_size=batch_size, shard_size=shard_size, dtype=dtype, top=top, softmax=softmax, mirror=mirror)

@@ -9,7 +9,7 @@ __all__ = ['FeatureNet', 'LoadReport', 'Network', 'Weights', 'build_model', 'cou
 
 # %% ../../nbs/03_models/49_models.ipynb #41aa6ac6
 from functools import partial
-from ..basics import nearest
+from ..basics import suggest
 from .flops import count_flops
 from .network import FeatureNet, Network
 from .registry import Weights, build_model, list_models, published, register_model, register_weights, set_lr_mult_list
@@ -30,5 +30,5 @@ def __getattr__(name):
     """Every network is a function of this module too: `ResNet50_vd(class_num=102)` is `create_model('ResNet50_vd',
     class_num=102)`."""
     if name.startswith('_') or name not in list_models():
-        raise AttributeError(f"module 'ppcls_nb.models': {nearest(name, list_models(), 'name')}")
+        raise AttributeError(f"module 'ppcls_nb.models': {suggest(name, list_models(), 'name')}")
     return partial(create_model, name)

@@ -12,7 +12,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 from paddle.regularizer import L2Decay
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .small_conv import Conv2D, in_cnhw
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d7660857
@@ -22,7 +22,7 @@ def get_act(name: str = None):
     "The function for an activation's `name` (None: none); a wrong name is a `PPClsError` that suggests the nearest."
     if name is None: return None
     if name not in ACTIVATIONS:
-        raise PPClsError(nearest(name, ACTIVATIONS, 'activation'))
+        raise PPClsError(suggest(name, ACTIVATIONS, 'activation'))
     return ACTIVATIONS[name]
 
 # %% ../../nbs/03_models/00a_layers.ipynb #90f4afef

@@ -10,7 +10,7 @@ import re
 from fnmatch import fnmatchcase
 from itertools import groupby
 import pandas as pd
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .layers import is_weight, scale_lr
 
 # %% ../../nbs/03_models/40_lr_mult.ipynb #fcee89a4
@@ -32,7 +32,7 @@ def set_lr_mult(model, mults: dict) -> pd.DataFrame:
     params = _weights(model)
     for pattern in mults:
         if not any(fnmatchcase(n, pattern) for n in params):
-            raise PPClsError(nearest(pattern, _prefixes(model), 'parameter pattern'))
+            raise PPClsError(suggest(pattern, _prefixes(model), 'parameter pattern'))
     for pattern, mult in mults.items(): scale_lr([p for n, p in params.items() if fnmatchcase(n, pattern)], mult)
     return lr_table(model)
 

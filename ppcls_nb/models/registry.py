@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 import pandas as pd
-from ..basics import PPClsError, fact_rows, nearest
+from ..basics import PPClsError, fact_rows, suggest
 from ..data.imaug import presets
 from .layers import scale_lr
 
@@ -38,7 +38,7 @@ def list_models(pattern: str = '*') -> list:
 def model_class(name: str) -> tuple:
     "(class, arguments) of the network `name`."
     if name not in _MODELS:
-        raise PPClsError(nearest(name, _MODELS, 'network'))
+        raise PPClsError(suggest(name, _MODELS, 'network'))
     return _MODELS[name]
 
 # %% ../../nbs/03_models/01_registry.ipynb #abc4fb0b

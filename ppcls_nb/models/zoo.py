@@ -12,7 +12,7 @@ import html, json, math
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 import paddle, pandas as pd
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from . import build_model
 from .flops import flops_table
 from ..basics import fact_rows
@@ -137,7 +137,7 @@ def within(table: pd.DataFrame, limits: dict) -> pd.DataFrame:
     numbers = [c for c in table if c not in TEXT]
     for c, limit in limits.items():
         if c not in numbers:
-            raise PPClsError(nearest(c, numbers, 'column of the zoo'))
+            raise PPClsError(suggest(c, numbers, 'column of the zoo'))
         if isinstance(limit, bool) or not isinstance(limit, (int, float)):
             raise PPClsError(f'{c}={limit!r}: a number is expected')
         table = table[table[c] >= limit if c in ('top1', 'top5') else table[c] <= limit]

@@ -18,7 +18,7 @@ import paddle
 import yaml
 from fastcore.basics import patch
 from omegaconf import OmegaConf
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from ..data.datasets import BadImage, ListDataset
 from ..data.imaug import build_mix, build_ops, eval_ops, train_ops
 from ..data.imaug.presets import interpolation_number
@@ -32,11 +32,11 @@ from ..models import create_model, list_pretrained, set_lr_mult, weights_info
 from .schema import AMPConf, network_names
 from .load import CONFIGS, Config, find_config, list_configs, load_config, pairs, require
 from ..train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
-from ..train.callbacks.optimization import EMA, Accumulate, Clip, EarlyStopping
+from ..train.callbacks.optimization import EMA, GradientAccumulation, GradientClip, EarlyStopping
 from ..train.distributed import Distributed, init_distributed
 from ..train.callbacks.precision import AMP
 from ..train.schedules import scaled_lr
-from ..train.callbacks.monitors import Scalars, Timer
+from ..train.callbacks.monitors import ScalarLogger, Timer
 
 _all_ = ['CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config', 'require', 'Trainer']
 
@@ -278,13 +278,13 @@ def amp_of_recipe(conf) -> AMP | None:
 def callbacks_of_recipe(conf) -> list:
     "The callbacks that a recipe switches on, and a `Timer`."
     found = [Timer(), amp_of_recipe(conf)]
-    if conf.accumulate > 1: found.append(Accumulate(conf.accumulate))
-    if conf.clip: found.append(Clip(conf.clip.norm, conf.clip.value))
+    if conf.accumulate > 1: found.append(GradientAccumulation(conf.accumulate))
+    if conf.clip: found.append(GradientClip(conf.clip.norm, conf.clip.value))
     if conf.use_ema: found.append(EMA(conf.ema_decay))
     if conf.early_stopping:
         require(conf, 'early_stopping.patience')
         found.append(EarlyStopping(conf.early_stopping.patience, conf.early_stopping.min_delta))
-    if conf.vdl_dir: found.append(Scalars(conf.vdl_dir))
+    if conf.vdl_dir: found.append(ScalarLogger(conf.vdl_dir))
     if paddle.distributed.get_world_size() > 1: found.append(Distributed(conf.use_sync_bn))
     return [cb for cb in found if cb]
 
@@ -341,7 +341,7 @@ class Profile:
         Later ones win: `common`, `recipes[role]`, `overrides`. A role in `pretrained_model` stands for its run's last
         weights."""
         if role not in ROLES:
-            raise PPClsError(nearest(role, ROLES, 'role'))
+            raise PPClsError(suggest(role, ROLES, 'role'))
         always = {'seed': self.seed, 'save_interval': 0}
         conf = load_config(f'quick_start/{ROLES[role]}', always, self.common, self.recipes.get(role) or {}, overrides)
         given = conf.pretrained_model
@@ -367,7 +367,7 @@ def find_profile(profile: str, folder='profiles') -> Path:
     others = [p.stem for p in path.parent.glob('*.yaml')]
     if not others:
         raise PPClsError(f'{path}: no such profile file')
-    raise PPClsError(nearest(path.stem, others, 'profile'))
+    raise PPClsError(suggest(path.stem, others, 'profile'))
 
 def merge_overrides(below: dict, above: dict, deep: bool = False) -> dict:
     """`above` (a mapping, or a list of 'KEY=VALUE') laid over `below`, key by key; `deep`: their values are such
@@ -386,7 +386,7 @@ def load_profile(profile: str, folder='profiles', **given) -> Profile:
     values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
     for key in [*values, *given]:
         if key not in known:
-            raise PPClsError(f'{path}: {nearest(key, known, "key")}')
+            raise PPClsError(f'{path}: {suggest(key, known, "key")}')
     if values.get('profile') != path.stem:
         raise PPClsError(f"{path}: its profile is '{values.get('profile')}', expected '{path.stem}', the name of the "
                          "file")

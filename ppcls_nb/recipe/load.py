@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .schema import Config, OLD_NETWORKS, SECTIONS, check_functions, check_keys, check_names, modernize, value_at
 
 # %% ../../nbs/08_recipe/01_load.ipynb #f481f751
@@ -75,7 +75,7 @@ def find_config(name) -> Path:
     if (CONFIGS/f'{wanted}.yaml').is_file() and not Path(wanted).is_absolute(): return CONFIGS/f'{wanted}.yaml'
     hits = [n for n in list_configs() if n.split('/')[-1] == wanted]
     if not hits:
-        raise PPClsError(nearest(wanted, list_configs(), 'recipe (no such file either)'))
+        raise PPClsError(suggest(wanted, list_configs(), 'recipe (no such file either)'))
     if len(hits) > 1:
         raise PPClsError(f"recipe '{wanted}': there are two or more, {', '.join(hits)}; write the folder, too")
     return CONFIGS/f'{hits[0]}.yaml'

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr', 'OPTIMIZERS',
            'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state',
-           'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress',
-           'RunFolder', 'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog',
-           'PeakMemory', 'Scalars', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference',
-           'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam',
-           'plot_grad_cam', 'Distributed', 'init_distributed']
+           'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'NaNMonitor', 'History', 'Progress',
+           'RunFolder', 'standard_callbacks', 'AMP', 'GradientAccumulation', 'GradientClip', 'EMA', 'EarlyStopping',
+           'CSVLog', 'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run', 'compare', 'load_run',
+           'paired_difference', 'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions',
+           'grad_cam', 'plot_grad_cam', 'Distributed', 'init_distributed']
 
 # %% ../../nbs/04_train/09_train.ipynb #52934335
 from .losses import CELoss, DIVERGENCES, JSDivLoss, divergence
@@ -19,10 +19,10 @@ from .metrics import Evaluation, TopK, evaluate
 from .checkpoint import load_state, save_state, save_weights
 from .trainer import Callback, CancelFit, Data, Trainer
 from .callbacks.mix import Mix
-from .callbacks.run_folder import FiniteLoss, History, Progress, RunFolder, standard_callbacks
+from .callbacks.run_folder import NaNMonitor, History, Progress, RunFolder, standard_callbacks
 from .callbacks.precision import AMP
-from .callbacks.optimization import Accumulate, Clip, EMA, EarlyStopping
-from .callbacks.monitors import CSVLog, PeakMemory, Scalars, Timer
+from .callbacks.optimization import GradientAccumulation, GradientClip, EMA, EarlyStopping
+from .callbacks.monitors import CSVLog, MemoryMonitor, ScalarLogger, Timer
 from .lr_finder import lr_find
 from .runs import Run, compare, load_run, paired_difference, plot_curves
 from .interpret import Interpretation, calibration, confusion_matrix
@@ -33,8 +33,8 @@ from .distributed import Distributed, init_distributed
 _all_ = [
     'CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr', 'OPTIMIZERS',
     'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights',
-    'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'FiniteLoss', 'History', 'Progress', 'RunFolder',
-    'standard_callbacks', 'AMP', 'Accumulate', 'Clip', 'EMA', 'EarlyStopping', 'CSVLog', 'PeakMemory', 'Scalars',
-    'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation',
-    'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam', 'Distributed',
-    'init_distributed']
+    'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'NaNMonitor', 'History', 'Progress', 'RunFolder',
+    'standard_callbacks', 'AMP', 'GradientAccumulation', 'GradientClip', 'EMA', 'EarlyStopping', 'CSVLog',
+    'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference',
+    'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam',
+    'Distributed', 'init_distributed']

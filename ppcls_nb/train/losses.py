@@ -9,7 +9,7 @@ __all__ = ['DIVERGENCES', 'CELoss', 'divergence', 'JSDivLoss']
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 
 # %% ../../nbs/04_train/00_losses.ipynb #f07e1c9e
 def over_heads(loss, output, target, aux_weight):
@@ -55,7 +55,7 @@ def divergence(student, teacher, kind: str = 'js', temperature: float = 1.):
     2015, arXiv 1503.02531), so that gradients keep their size. Works on log-probabilities throughout: no epsilon, no
     overflow."""
     if kind not in DIVERGENCES:
-        raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
+        raise PPClsError(suggest(kind, DIVERGENCES, 'divergence'))
     if student.shape != teacher.shape:
         raise PPClsError(f"the student's logits are {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}: a "
                          "row for each image and a column for each class were expected in both")
@@ -79,7 +79,7 @@ class JSDivLoss(nn.Layer):
     def __init__(self, kind='js', temperature=1., aux_weight=0.3):
         super().__init__()
         if kind not in DIVERGENCES:
-            raise PPClsError(nearest(kind, DIVERGENCES, 'divergence'))
+            raise PPClsError(suggest(kind, DIVERGENCES, 'divergence'))
         if temperature <= 0:
             raise PPClsError(f'temperature is {temperature}: a positive number was expected')
         self.kind, self.temperature, self.aux_weight = kind, temperature, aux_weight

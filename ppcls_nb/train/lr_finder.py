@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from paddle import nn
 from paddle.optimizer.lr import LambdaDecay, LRScheduler
 from ..basics import PPClsError
-from .callbacks.optimization import Accumulate
+from .callbacks.optimization import GradientAccumulation
 from .metrics import TopK
 from .trainer import EVENTS, Callback, CancelFit, Trainer
 
@@ -135,13 +135,14 @@ def lr_find(t: Trainer, low: float = 1e-6, high: float = 1., steps: int = 100, e
 
     Ends early when the smoothed loss exceeds `explode` times its lowest value; runs in one process and in full
     precision. `callbacks` take part (default: those of `t` that define `before_step` or `after_backward`, and
-    `Accumulate`)."""
+    `GradientAccumulation`)."""
     if not 0 < low < high or steps < 10:
         raise PPClsError(f'lr_find: low={low}, high={high}, steps={steps}; expected 0 < low < high and at least 10 '
                          'steps')
     if t.ranks > 1:
         raise PPClsError(f'lr_find: this is one of {t.ranks} processes; look for the rate in one')
-    shapes = lambda cb: hasattr(cb, 'before_step') or hasattr(cb, 'after_backward') or isinstance(cb, Accumulate)
+    shapes = lambda cb: hasattr(cb, 'before_step') or hasattr(cb, 'after_backward') or isinstance(
+        cb, GradientAccumulation)
     chosen = [cb for cb in t.ordered if shapes(cb)] if callbacks is None else list(callbacks)
     watch = _Watch(explode)
     with untouched(t):

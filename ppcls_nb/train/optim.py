@@ -11,7 +11,7 @@ from inspect import signature
 import paddle
 from paddle.incubate.optimizer import LarsMomentumOptimizer
 from paddle.regularizer import L1Decay, L2Decay
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 from .schedules import Cosine, SCHEDULES, build_schedule, scaled_lr
 
 _all_ = ['Cosine', 'SCHEDULES', 'build_schedule', 'scaled_lr']
@@ -44,7 +44,7 @@ def _decay(function, regularizer, spared) -> dict:
     "The arguments that tell `OPTIMIZERS[function]` of the decay; `spared` are the names of parameters without."
     kind, factor = (regularizer.get('function'), regularizer.get('factor')) if regularizer else ('L2', 0.)
     if kind not in REGULARIZERS:
-        raise PPClsError(f"OPTIMIZER.regularizer.function: {nearest(kind, REGULARIZERS, 'regularizer')}")
+        raise PPClsError(f"OPTIMIZER.regularizer.function: {suggest(kind, REGULARIZERS, 'regularizer')}")
     try: factor = float(factor)
     except (TypeError, ValueError):
         raise PPClsError(f'OPTIMIZER.regularizer.factor is {factor!r}: a number such as 0.0001 was expected') from None
@@ -59,19 +59,19 @@ def _decay(function, regularizer, spared) -> dict:
     return dict(lars_weight_decay=factor, exclude_from_weight_decay=list(spared))
 
 # %% ../../nbs/04_train/01_optim.ipynb #3792dd33
-ELSEWHERE = {
+RESERVED_ARGS = {
     'learning_rate', 'parameters', 'weight_decay', 'lamb_weight_decay', 'apply_decay_param_fun',
     'exclude_from_weight_decay_fn', 'grad_clip', 'name', 'lr_ratio', 'kwargs'}
 
 def _check_params(function, params):
     "Refuse `params` that `OPTIMIZERS[function]` does not take."
-    valid = set(signature(OPTIMIZERS[function]).parameters) - ELSEWHERE
+    valid = set(signature(OPTIMIZERS[function]).parameters) - RESERVED_ARGS
     for name in params:
         if 'weight_decay' in name:
             raise PPClsError(f'OPTIMIZER.params of {function}: {name} is written as regularizer: {{function: L2, '
                              f'factor: {params[name]}}}')
         if name not in valid:
-            raise PPClsError(f"OPTIMIZER.params of {function}: {nearest(name, valid, 'parameter')}")
+            raise PPClsError(f"OPTIMIZER.params of {function}: {suggest(name, valid, 'parameter')}")
 
 # %% ../../nbs/04_train/01_optim.ipynb #679f6fca
 def build_optimizer(function: str, parameters, lr, regularizer=None, no_weight_decay: bool = False, grad_clip=None,
@@ -82,7 +82,7 @@ def build_optimizer(function: str, parameters, lr, regularizer=None, no_weight_d
     `lr` is a number or a schedule, `no_weight_decay` spares biases and normalization, `grad_clip` is one of Paddle's
     such as `paddle.nn.ClipGradByGlobalNorm(1.)`."""
     if function not in OPTIMIZERS:
-        raise PPClsError(f"OPTIMIZER.function: {nearest(function, OPTIMIZERS, 'optimizer')}")
+        raise PPClsError(f"OPTIMIZER.function: {suggest(function, OPTIMIZERS, 'optimizer')}")
     _check_params(function, params)
     trainable = [p for p in parameters if not p.stop_gradient]
     if not trainable:

@@ -10,7 +10,7 @@ __all__ = ['SCHEDULES', 'Cosine', 'CosineWarmup', 'Piecewise', 'Polynomial', 'Li
 from inspect import signature
 from numbers import Real
 from paddle.optimizer.lr import CosineAnnealingDecay, ExponentialDecay, LinearWarmup, LRScheduler, PiecewiseDecay, PolynomialDecay, StepDecay
-from ..basics import PPClsError, nearest
+from ..basics import PPClsError, suggest
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #112f73e4
 def warmed(lr, epochs, steps_per_epoch, warmup_epoch, decay) -> LRScheduler:
@@ -89,11 +89,11 @@ def build_schedule(function: str, epochs: int, steps_per_epoch: int, **params) -
     """The schedule that a recipe's `LEARNING_RATE: {function, params}` means for this length of training; to be stepped
     after every batch."""
     if function not in SCHEDULES:
-        raise PPClsError(f"LEARNING_RATE.function: {nearest(function, SCHEDULES, 'schedule')}")
+        raise PPClsError(f"LEARNING_RATE.function: {suggest(function, SCHEDULES, 'schedule')}")
     valid = [n for n in signature(SCHEDULES[function]).parameters if n not in ('epochs', 'steps_per_epoch')]
     for name in params:
         if name not in valid:
-            raise PPClsError(f"LEARNING_RATE.params of {function}: {nearest(name, valid, 'parameter')}")
+            raise PPClsError(f"LEARNING_RATE.params of {function}: {suggest(name, valid, 'parameter')}")
     for name, value in params.items():
         if name != 'decay_epochs' and not isinstance(value, Real):
             raise PPClsError(f'LEARNING_RATE.params.{name} is {value!r}: a number was expected')

@@ -57,7 +57,7 @@ class Trainer:
         self.network, self.context, self.scaler, self.accumulate = model, nullcontext, None, 1
         self.rank, self.ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         self.epoch = self.epochs = self.step = self.updates = 0
-        self.history, self.valid, self.metric, self.reference_name = [], None, TopK(topk), 'labels'
+        self.history, self.valid, self.metric, self.metric_target_name = [], None, TopK(topk), 'labels'
 
     def __call__(self, event):
         for listener in self.listeners[event]: listener(self)

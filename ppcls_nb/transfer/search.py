@@ -22,7 +22,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from tqdm import tqdm
-from ..basics import PPClsError, atomic_path, nearest
+from ..basics import PPClsError, atomic_path, suggest
 from ..train.checkpoint import RunLock
 from ..train.trainer import Callback
 from .gp_sampler import GPSampler
@@ -81,14 +81,14 @@ def _parameter(name, given) -> Parameter:
     if isinstance(given, list): given = {'values': given}
     if not isinstance(given, dict): raise PPClsError(f'space: {name}: {given!r}, expected a list of values, or {{low, high, log}}')
     for k in given:
-        if k not in (valid := ('key', 'values', 'choices', 'low', 'high', 'log')): raise PPClsError(f'space: {name}: {nearest(k, valid, "word")}')
+        if k not in (valid := ('key', 'values', 'choices', 'low', 'high', 'log')): raise PPClsError(f'space: {name}: {suggest(k, valid, "word")}')
     choices = given.get('choices', known.get('choices') if 'key' not in given else None)
     if 'low' in given or 'high' in given: return Parameter(_range(name, given), given.get('key', known.get('key', name)))
     values = [_number(v) for v in given.get('values', list(choices or ()))]
     if not values: raise PPClsError(f'space: {name}: there is no value to try')
     if len(set(map(repr, values))) < len(values): raise PPClsError(f'space: {name}: a value is there twice')
     for v in values:
-        if choices and v not in choices: raise PPClsError(f'space: {name}: {nearest(v, choices, "choice")}')
+        if choices and v not in choices: raise PPClsError(f'space: {name}: {suggest(v, choices, "choice")}')
         if not isinstance(v, (str, int, float, type(None))): raise PPClsError(f'space: {name}: {v!r} is not a single value; give it a name, {{choices: {{NAME: {{KEY: VALUE}}}}}}')
     return Parameter(CategoricalDistribution(values), given.get('key', known.get('key', name)), choices)
 
@@ -148,7 +148,7 @@ def tickets_of(space: Space, method: str, trials: int | None = None, seed: int =
     """The settings of each trial of a search, {} where the sampler is to decide. `trials`: None is the whole grid, else
     20."""
     if method not in METHODS:
-        raise PPClsError(f"search: {nearest(method, METHODS, 'method')}")
+        raise PPClsError(f"search: {suggest(method, METHODS, 'method')}")
     size = space.size
     if method == 'grid' and size is None:
         raise PPClsError('search: a grid needs a list of values for each parameter, not {low, high}; take bayes or '
@@ -180,7 +180,7 @@ def _pruner(pruning) -> BasePruner:
         None: NopPruner,
         'none': NopPruner}
     if pruning not in named:
-        raise PPClsError(f"search: {nearest(pruning, ('median', 'halving', 'none'), 'pruning')}")
+        raise PPClsError(f"search: {suggest(pruning, ('median', 'halving', 'none'), 'pruning')}")
     return named[pruning]()
 
 def _storage(folder: Path, storage, rescued=None):

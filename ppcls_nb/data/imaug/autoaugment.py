@@ -10,7 +10,7 @@ __all__ = ['RANGES', 'ENHANCEMENTS', 'IMAGENET', 'CIFAR10', 'SVHN', 'POLICIES', 
 import math
 import numpy as np
 from fastcore.basics import BasicRepr, store_attr
-from ...basics import PPClsError, nearest
+from ...basics import PPClsError, suggest
 from .pixel_ops import GREY, MOVES, PIXEL_OPS, check_rgb, pixel_op
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #aef80c9e
@@ -150,7 +150,7 @@ def _step(text, row):
     except ValueError:
         raise PPClsError(f"AutoAugment: '{row}', expected rows such as 'posterize 0.4 8, rotate 0.6 9'") from None
     if name not in PIXEL_OPS:
-        raise PPClsError(f"AutoAugment: '{row}': " + nearest(name, PIXEL_OPS, 'pixel operation'))
+        raise PPClsError(f"AutoAugment: '{row}': " + suggest(name, PIXEL_OPS, 'pixel operation'))
     if not (0 <= p <= 1 and 0 <= level <= 9):
         raise PPClsError(f"AutoAugment: '{row}', expected a probability from 0 to 1 and a level from 0 to 9 after "
                          f"'{name}'")
@@ -164,7 +164,7 @@ def read_policy(policy) -> list:
     …], …]. Bad rows: PPClsError."""
     if isinstance(policy, str):
         if policy.lower() not in POLICIES:
-            raise PPClsError('AutoAugment: ' + nearest(policy, POLICIES, 'policy'))
+            raise PPClsError('AutoAugment: ' + suggest(policy, POLICIES, 'policy'))
         policy = POLICIES[policy.lower()].strip().splitlines()
     if not isinstance(policy, (list, tuple)) or not policy:
         raise PPClsError(f'AutoAugment: policy {policy}, expected a name or a list of rows')

@@ -9,7 +9,7 @@ __all__ = ['GREY', 'MOVES', 'PIXEL_OPS', 'posterize', 'invert', 'solarize', 'bri
 # %% ../../../nbs/02_augment/05_pixel_ops.ipynb #35d86ad6
 import math
 import cv2, numpy as np
-from ...basics import PPClsError, nearest
+from ...basics import PPClsError, suggest
 
 # %% ../../../nbs/02_augment/05_pixel_ops.ipynb #077fc57e
 def posterize(img: np.ndarray, bits: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def pixel_op(img: np.ndarray, name: str, value=None, fill=GREY) -> np.ndarray:
     """The operation `name` of `PIXEL_OPS`, with `value` where it takes one, and `fill` where it moves pixels; a new
     array. An unknown name: PPClsError."""
     if name not in PIXEL_OPS:
-        raise PPClsError(nearest(name, PIXEL_OPS, 'pixel operation'))
+        raise PPClsError(suggest(name, PIXEL_OPS, 'pixel operation'))
     if value is None: return PIXEL_OPS[name](img)
     return MOVES[name](img, value, fill) if name in MOVES else PIXEL_OPS[name](img, value)
 

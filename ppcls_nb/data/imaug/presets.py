@@ -7,11 +7,11 @@ __all__ = ['INTERPOLATIONS', 'interpolation_number', 'train_ops', 'eval_ops', 't
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #c22ea3de
 import cv2
-from ...basics import PPClsError, nearest
+from ...basics import PPClsError, suggest
 from .standard import CropImage, DecodeImage, NormalizeImage, RandCropImage, RandFlipImage, ResizeImage, ToCHWImage
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #d3886b17
-INTERPOLATIONS = dict(nearest=cv2.INTER_NEAREST, bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC,
+INTERPOLATIONS = dict(suggest=cv2.INTER_NEAREST, bilinear=cv2.INTER_LINEAR, bicubic=cv2.INTER_CUBIC,
                       area=cv2.INTER_AREA, lanczos=cv2.INTER_LANCZOS4)
 
 def interpolation_number(interpolation: int | str | None) -> int | None:
@@ -21,7 +21,7 @@ def interpolation_number(interpolation: int | str | None) -> int | None:
     if not isinstance(interpolation, str):
         raise PPClsError(f'interpolation {interpolation}, expected 0…4 or one of {", ".join(INTERPOLATIONS)}')
     if interpolation not in INTERPOLATIONS:
-        raise PPClsError(nearest(interpolation, INTERPOLATIONS, 'interpolation'))
+        raise PPClsError(suggest(interpolation, INTERPOLATIONS, 'interpolation'))
     return INTERPOLATIONS[interpolation]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #5cf80f67

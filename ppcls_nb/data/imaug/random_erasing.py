@@ -11,7 +11,7 @@ from functools import lru_cache
 import cv2, numpy as np
 from fastcore.basics import store_attr
 from ...basics import PPClsError
-from ..transform import Painter
+from ..transform import InPlaceOp
 
 # %% ../../../nbs/02_augment/01_random_erasing.ipynb #603d8de9
 def _channel_axis(shape, order, who):
@@ -51,7 +51,7 @@ def _by_pixel(view):
             and view.strides[0] >= view.shape[1]*view.strides[1])
 
 # %% ../../../nbs/02_augment/01_random_erasing.ipynb #576e589b
-class Hiding(Painter):
+class Hiding(InPlaceOp):
     """A painter that hides parts of the image: a subclass defines `hide(view, rng)`, which fills parts of `view`,
     (height, width, channels), by `boxes` or `cover`.
 

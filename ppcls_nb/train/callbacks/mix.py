@@ -40,7 +40,7 @@ class Mix(Callback):
 
     def before_fit(self, t):
         self.class_num = self.class_num or t.data.class_num
-        t.reference_name = 'mixed labels'
+        t.metric_target_name = 'mixed labels'
 
     def before_step(self, t):
         t.images, t.target = self(t.images, t.labels,

@@ -9,7 +9,7 @@ __all__ = ['LEVELS', 'DTYPES', 'AMP']
 from contextlib import contextmanager, nullcontext
 from functools import partial
 import paddle
-from ...basics import PPClsError, nearest
+from ...basics import PPClsError, suggest
 from ..trainer import Callback
 
 # %% ../../../nbs/04_train/05a_precision.ipynb #ad36593e
@@ -24,9 +24,9 @@ class AMP(Callback):
     order = -40
     def __init__(self, level='O1', dtype='float16', init_loss_scaling=2.**16, use_dynamic_loss_scaling=True):
         if level not in LEVELS:
-            raise PPClsError(f"AMP: {nearest(level, LEVELS, 'level')}")
+            raise PPClsError(f"AMP: {suggest(level, LEVELS, 'level')}")
         if dtype not in DTYPES:
-            raise PPClsError(f"AMP: {nearest(dtype, DTYPES, 'dtype')}")
+            raise PPClsError(f"AMP: {suggest(dtype, DTYPES, 'dtype')}")
         if not init_loss_scaling > 0:
             raise PPClsError(f'AMP: init_loss_scaling is {init_loss_scaling}, a number above 0 was expected, such as '
                              '65536')
