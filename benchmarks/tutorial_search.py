@@ -17,7 +17,8 @@ from pathlib import Path
 
 import ppcls_nb  # before paddle: chooses threads and MKL's path
 from ppcls_nb.basics import PPClsError, atomic_path, suggest
-from ppcls_nb.recipe.build import Profile, Trainer
+from ppcls_nb.recipe.build import Trainer
+from ppcls_nb.course.profiles import Profile
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.course.timing import machine_facts
 from ppcls_nb.train import load_run
