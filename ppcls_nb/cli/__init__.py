@@ -99,8 +99,9 @@ def dashed(argument: str) -> str:
 def overview() -> str:
     "What `ppcls --help` prints."
     rows = [f'  {name:<16}{summary}' for name, (_, summary) in COMMANDS.items()]
-    return '\n'.join(['usage: ppcls COMMAND ...', '', 'Image classification on PaddlePaddle.', '', 'commands:', *rows, '',
-                      'ppcls COMMAND --help explains a command; ppcls --version prints the version.'])
+    head = ['usage: ppcls COMMAND ...', '', 'Image classification on PaddlePaddle.', '', 'commands:']
+    tail = ['', 'ppcls COMMAND --help explains a command; ppcls --version prints the version.']
+    return '\n'.join(head + rows + tail)
 
 # %% ../../nbs/09_cli/00_cli.ipynb #f0845f10
 def run_command(argv: list) -> int:

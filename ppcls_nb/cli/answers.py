@@ -20,7 +20,8 @@ PREDICT_OPTIONS = (
     option('-i', '--i', '--image-file', dest='images', nargs='+', required=True, metavar='IMAGE', help=IMAGES_HELP),
     LIST_OPTION,
     number('--topk', '--top-k', help='classes to name'),
-    option('--classes', metavar='FILE', help='names of the classes, a line each (those of the run or the exported network)'),
+    option('--classes', metavar='FILE',
+           help='names of the classes, a line each (those of the run or the exported network)'),
     number('--num-workers', help='threads that read images'),
     *OUTPUT_OPTIONS)
 
@@ -36,7 +37,7 @@ def format_prediction(label: int, name: str, score: float) -> str:
     return f'{label} {name} {score:.4f}' if name else f'{label} {score:.4f}'
 
 def write_predictions(rows: list, failed: dict, json=None, csv=None):
-    "Write rows (file, [(label, name, score), …]) and the `failed` {file: reason} as JSON and CSV, where a file is named."
+    "Write rows (file, [(label, name, score), …]) and the `failed` {file: reason} to the files `json` and `csv`, if any."
     if json:
         predictions = [dict(file=file, top=[dict(label=k, name=name, score=score) for k, name, score in top])
                        for file, top in rows]

@@ -93,7 +93,8 @@ def benchmark(folders, batch=(1, 8), threads=None, engines=None, runs=50, rounds
             table = library.benchmark(record.folder, engines, batch, count, rounds, -(-runs//rounds), seconds,
                                       bar=sys.stderr.isatty())
             size = ' × '.join(map(str, record.image_shape))
-            print_table(table, f'{record.network}, {size}, {record.folder}, {describe_threads(int(table.threads.iloc[0]))}')
+            used = describe_threads(int(table.threads.iloc[0]))
+            print_table(table, f'{record.network}, {size}, {record.folder}, {used}')
             print_auto(record, table, remember)
             tables.append(table.assign(folder=str(record.folder)))
     table = pd.concat(tables, ignore_index=True)

@@ -64,7 +64,7 @@ def check(lists, data_dir=None, classes=None, unlabelled=False, decode=False, sa
 @command('prepare',
          option('lists', nargs='+', metavar='LIST', help='list files of the images to copy'),
          option('--data-dir', required=True, metavar='DIR', help='folder that the paths are relative to'),
-         option('--out', required=True, metavar='DIR', help='folder for the copies and lists; train with data_dir: DIR'),
+         option('--out', required=True, metavar='DIR', help='folder for copies and lists; train with data_dir: DIR'),
          number('--short', help='short side of the copies in pixels'),
          number('--quality', help='quality of the JPEG files'),
          option('--lossless', action='store_true', help='PNG instead'),

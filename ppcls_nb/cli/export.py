@@ -115,7 +115,8 @@ def open_predictor(model, params, model_name, engine, threads, batch_size, **opt
         return predictor
     if not model_name:
         read_export(folder)      # raises: there is no record
-    return open_foreign(program, weights, weights_info(model_name).eval_ops(), model_name, engine, threads=threads, **options)
+    operations = weights_info(model_name).eval_ops()
+    return open_foreign(program, weights, operations, model_name, engine, threads=threads, **options)
 
 # %% ../../nbs/09_cli/04_export.ipynb #b4ac2344
 def print_speed(predictor, files, batch_size: int, warmup: int = 10, runs: int = 50):
@@ -126,7 +127,7 @@ def print_speed(predictor, files, batch_size: int, warmup: int = 10, runs: int =
     images = np.resize(first[1], (batch_size, *first[1].shape[1:]))
     times = time_runs(predictor.logits, images, warmup, runs)
     print(f"{predictor.engine}, batch of {batch_size}: median {times['median']:.2f} ms, p90 {times['p90']:.2f}, "
-          f"p99 {times['p99']:.2f}; {times['images/s']:.1f} images/s (network alone; {runs} runs after {warmup} to warm up)")
+          f"p99 {times['p99']:.2f}; {times['images/s']:.1f} images/s (network alone; {runs} runs, {warmup} to warm up)")
 
 DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False)
 
@@ -134,7 +135,8 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          *PREDICT_OPTIONS,
          option('-m', '--m', '--model-file', '-d', '--d', '--model-dir', dest='model', required=True, metavar='DIR',
                 help='a folder that ppcls export wrote, or the program in it'),
-         option('-p', '--p', '--params-file', dest='params', metavar='FILE', help='the weights, where the program is named'),
+         option('-p', '--p', '--params-file', dest='params', metavar='FILE',
+                help='the weights, where the program is named'),
          option('--engine', metavar='ENGINE',
                 help='auto, paddle (prediction engine), training (training engine), onnx or openvino (%(default)s)'),
          number('-b', '--batch-size', help='images at a time'),

@@ -44,14 +44,15 @@ def print_plan(model, data, val, seed, skip_bad, pretrained, similar, given):
     plan = library.make_plan(len(images.train[0]), images.class_num, *network, similar, given)
     print(library.plan_text(plan))
 
-NUMBER_OPTIONS = [option(f"--{name.replace('_', '-')}", type=kind, metavar='N', help=f'{meaning} (by the number of images)')
-                  for name, (kind, meaning) in NUMBERS.items()]
+NUMBER_OPTIONS = [
+    option(f"--{name.replace('_', '-')}", type=kind, metavar='N', help=f'{meaning} (by the number of images)')
+    for name, (kind, meaning) in NUMBERS.items()]
 
 @command('finetune',
          option('model', metavar='MODEL',
                 help="a network, which takes its official weights, or a weights' tag (ppcls list --pretrained)"),
          option('data', metavar='DATA',
-                help='a folder for each class, a folder with train_list.txt (and val_list.txt), or the layout of flowers102'),
+                help='folder with one folder a class, with train_list.txt (and val_list.txt), or in the layout of flowers102'),
          option('--out', '--output', dest='out', metavar='DIR', help='run folder (output/finetune/MODEL-DATA)'),
          option('--weights', metavar='FILE', help='weights for a network MODEL; none: a random start'),
          *NUMBER_OPTIONS,

@@ -11,18 +11,20 @@ from ..deploy.mobile import device_benchmark, to_lite, to_ort
 
 # %% ../../nbs/09_cli/10_mobile.ipynb #6168f673
 @command('lite',
-         option('folder', metavar='DIR', help='an exported network with inference.pdmodel: FLAGS_enable_pir_api=0 ppcls export …'),
-         option('--out', '-o', '--output', dest='out', required=True, metavar='FILE', help='the file to write, NAME.nb'),
+         option('folder', metavar='DIR',
+                help='an exported network with inference.pdmodel: FLAGS_enable_pir_api=0 ppcls export …'),
+         option('--out', '-o', '--output', dest='out', required=True, metavar='FILE', help='file to write, NAME.nb'),
          option('--target', metavar='CPU', help='arm or x86 (%(default)s)'),
          option('--python', metavar='FILE', help='a Python that has the package paddlelite ($PPCLS_LITE_PYTHON)'),
-         option('--check', type=BOOL['type'], metavar='BOOL', help='compare its x86 form with Paddle first (%(default)s)'))
+         option('--check', type=BOOL['type'], metavar='BOOL',
+                help='compare its x86 form with Paddle first (%(default)s)'))
 def lite(folder, out, target='arm', python=None, check=True):
     "Convert an exported network to Paddle-Lite's one file for a phone."
     print(to_lite(folder, out, target, python, check))
 
 @command('ort',
          option('folder', metavar='DIR', help='an exported network with inference.onnx: ppcls export --onnx'),
-         option('--out', '-o', '--output', dest='out', required=True, metavar='FILE', help='the file to write, NAME.ort'),
+         option('--out', '-o', '--output', dest='out', required=True, metavar='FILE', help='file to write, NAME.ort'),
          option('--target', metavar='CPU', help='arm or amd64 (%(default)s)'))
 def ort(folder, out, target='arm'):
     "Convert an exported network to ONNX Runtime's form for phones."
@@ -33,7 +35,8 @@ def ort(folder, out, target='arm'):
          option('binary', metavar='BENCHMARK_BIN', help="Paddle-Lite's program for the phone's processor"),
          option('models', metavar='DIR', help='a folder of networks: NAME.nb, or folders with model and params'),
          option('result', metavar='FILE', help='text file for the times that the phone reports'),
-         option('optimize', nargs='?', type=BOOL['type'], metavar='BOOL', help='optimize on the phone first (%(default)s)'),
+         option('optimize', nargs='?', type=BOOL['type'], metavar='BOOL',
+                help='optimize on the phone first (%(default)s)'),
          option('--adb', metavar='FILE', help='the program adb (%(default)s)'),
          number('--warmup', help='runs before the measured ones'),
          number('--repeats', help='measured runs'))

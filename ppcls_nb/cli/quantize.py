@@ -37,14 +37,15 @@ def labelled_files(sources, root=None, class_num: int | None = None) -> tuple:
 
 # %% ../../nbs/09_cli/08_quantize.ipynb #14bac554
 def qat_recipe(run, weights, data, epochs: int, lr):
-    "The recipe of the folder `run`, to train its `weights` for `epochs` more at the rate `lr` (None: a 20th of its own)."
+    "The recipe of `run`, to train its `weights` for `epochs` more at the rate `lr` (None: a 20th of its own)."
     conf = load_config(Path(run)/'config.yaml')
     if conf.use_distillation:
         raise PPClsError(f'{run}: a run of distillation; --qat needs one with labels, so finetune its student first '
                          '(ppcls finetune)')
     own = conf.LEARNING_RATE.params.get('lr')
     if not lr and not own:
-        raise PPClsError(f'{run}: its schedule {conf.LEARNING_RATE.function} has no rate of its own; give one, --lr RATE')
+        schedule = conf.LEARNING_RATE.function
+        raise PPClsError(f'{run}: its schedule {schedule} has no rate of its own; give one, --lr RATE')
     settings = data_settings(data, conf) if data else {}
     conf = load_config(Path(run)/'config.yaml', settings, {'pretrained_model': str(weights), 'epochs': epochs})
     conf.LEARNING_RATE.function, conf.LEARNING_RATE.params = 'Cosine', {'lr': lr or own/20}
@@ -79,8 +80,8 @@ def quantize_run(run, out, epochs, lr, weights, data, classes, **settings):
 def quantize_export(folder, out, images, test, data_dir, **settings):
     "Quantize an exported network after training, with `images` for calibration; returns the report."
     if (Path(folder)/'config.yaml').is_file():
-        raise PPClsError(f'{folder}: a run folder; export it first (ppcls export -m {folder} --out DIR), or train it for 8 '
-                         'bits with --qat EPOCHS')
+        raise PPClsError(f'{folder}: a run folder; export it first (ppcls export -m {folder} --out DIR), or train it for '
+                         '8 bits with --qat EPOCHS')
     class_num = read_export(folder).class_num
     if not images:
         raise PPClsError('quantize: --images is missing; expected a few hundred representative images')
@@ -117,8 +118,8 @@ def quantize(source, out, images=None, test=None, data_dir=None, method='minmax'
     "Write an exported network with 8-bit integers, and report what that cost; exit code 1 if it is slower or worse."
     if min(count, batch_size) < 1 or runs < 0 or (qat is not None and qat < 1):
         raise PPClsError('quantize: --count, --batch-size and --qat: expected 1 or more, --runs 0 or more')
-    settings = dict(method=method, count=count, seven_bits=seven_bits, max_drop=max_drop, batch_size=batch_size, runs=runs,
-                    bar=sys.stderr.isatty())
+    settings = dict(method=method, count=count, seven_bits=seven_bits, max_drop=max_drop, batch_size=batch_size,
+                    runs=runs, bar=sys.stderr.isatty())
     if qat:
         report = quantize_run(source, out, qat, lr, weights, data, classes, **settings)
     else:

@@ -20,7 +20,8 @@ from ..recipe.load import find_config, load_config
 from ..recipe.schema import keys_that_may_change, without_keys
 from ..recipe.trained import open_recipe
 from ..transfer import search as study_tools
-from ..transfer.search import Diverged, MedianPruner, Report, Space, best_trial, importances, load_search, results
+from ..transfer.search import Diverged, MedianPruner, Report, Space
+from ..transfer.search import best_trial, importances, load_search, results
 
 # %% ../../nbs/09_cli/06_search.ipynb #bd1e229d
 @dataclass
@@ -73,8 +74,8 @@ def common_settings(conf) -> dict:
     return without_keys(OmegaConf.to_container(conf), keys_that_may_change('search'))
 
 def search_recipe(source, override=(), data=None, space=None, folder='output/search', pruning='median', **settings):
-    """Search `space` (None: the documents' 196 settings) around recipe `source`; other arguments and the result are those
-    of `ppcls_nb.transfer.search.search`."""
+    """Search `space` (None: the documents' 196 settings) around recipe `source`; other arguments and the result are
+    those of `ppcls_nb.transfer.search.search`."""
     space, override = Space(space), list(override)
     check_space(source, override, space)
     conf = open_recipe(source, override, data)
@@ -100,14 +101,14 @@ def describe_range(distribution) -> str:
          option('--trials', type=int, metavar='N', help='of all workers together (20; a grid: all)'),
          option('--out', '--output', dest='out', metavar='DIR',
                 help="folder of the search (the recipe's model_save_dir, and in it NAME-search)"),
-         option('--pruning', metavar='METHOD', help='median, halving or none: when to stop bad trials early (%(default)s)'),
+         option('--pruning', metavar='METHOD', help='median, halving or none: how bad trials are stopped (%(default)s)'),
          number('--workers', help='processes on this machine'),
          option('--storage', metavar='URL', help='a database for the study, such as mysql://… (a journal in DIR)'),
          number('--seed', help='of the search'))
-def search(config, override=(), data=None, space=None, method='bayes', trials=None, out=None, pruning='median', workers=1,
-           storage=None, seed=0):
-    """Search learning rate, weight decay, label smoothing and mixup, or your own space; the same command continues where
-    it was stopped, and joins in from another machine."""
+def search(config, override=(), data=None, space=None, method='bayes', trials=None, out=None, pruning='median',
+           workers=1, storage=None, seed=0):
+    """Search learning rate, weight decay, label smoothing and mixup, or your own space; the same command continues
+    where it was stopped, and joins in from another machine."""
     conf = open_recipe(config, override, data)
     folder = Path(out or Path(conf.model_save_dir)/f'{find_config(config).stem}-search')
     space = Space(space)
@@ -119,8 +120,8 @@ def search(config, override=(), data=None, space=None, method='bayes', trials=No
         'folder': folder})
     sys.stdout.flush()
     try:
-        study = search_recipe(config, override, data, space, folder, pruning, method=method, trials=trials, storage=storage,
-                              workers=workers, seed=seed, bar=sys.stderr.isatty())
+        study = search_recipe(config, override, data, space, folder, pruning, method=method, trials=trials,
+                              storage=storage, workers=workers, seed=seed, bar=sys.stderr.isatty())
     except KeyboardInterrupt:
         print(f'\nstopped; {folder} keeps {len(results(load_search(folder, storage)))} of {total} trials, and the same '
               'command continues from there', file=sys.stderr)
@@ -153,4 +154,4 @@ def print_best(study, folder, space, config, override=(), data=None):
         'matters most': name and f'{name} ({fraction:.0%} of the variance)',
         'files': f"{folder/'results.csv'}, results.json, search.png",
         'train again': train_command(config, override, data, space, best),
-        'note': 'the validation list has chosen this number, so it is too high; judge by images that were in neither list'})
+        'note': 'the validation list has chosen this number, so it is too high; judge by images of neither list'})

@@ -64,7 +64,7 @@ SELECT_OPTIONS = (
     option('--out', required=True, metavar='DIR', help='folder for soft labels, selection.csv and train_list.txt'),
     option('--labelled', metavar='LIST', help='list file of the labelled images, to be merged with the chosen ones'),
     option('--labelled-dir', metavar='DIR', help="folder that its paths are relative to (the list's)"),
-    option('--remove-duplicates-of', metavar='LIST', help='leave out what resembles an image of this (validation) list'),
+    option('--remove-duplicates-of', metavar='LIST', help='leave out what resembles an image of this list'),
     option('--reference-dir', metavar='DIR', help="folder that its paths are relative to (the list's)"),
     option('--rank', type=rank_of, metavar='RANK',
            help="an image competes in its best class: argmax; in its P best: a number; in all: any (%(default)s)"),
@@ -76,7 +76,7 @@ SELECT_OPTIONS = (
     number('-b', '--batch-size', help='images at a time'),
     number('--shard-size', help='images of a file; an interruption loses at most one file'),
     number('--num-workers', help='threads that read images'),
-    option('--use-gpu', type=BOOL['type'], metavar='BOOL', help='False: on the CPU (default: a GPU where there is one)'))
+    option('--use-gpu', type=BOOL['type'], metavar='BOOL', help='False: use the CPU (default: a GPU if there is one)'))
 
 def check_select_options(k, min_score, labelled, labelled_dir, remove_duplicates_of, reference_dir):
     "Raise a PPClsError for values of the options that make no sense."

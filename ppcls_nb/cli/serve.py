@@ -22,7 +22,7 @@ def require_packages(*packages):
 
 @command('serve',
          option('folder', metavar='DIR', help='a folder that ppcls export wrote'),
-         option('--host', metavar='ADDRESS', help='where to listen; 0.0.0.0: on all addresses of this machine (%(default)s)'),
+         option('--host', metavar='ADDRESS', help='where to listen; 0.0.0.0: all addresses of this machine (%(default)s)'),
          number('-p', '--port', help='0: a free one'),
          option('--engine', metavar='ENGINE', help='auto, paddle, training, onnx or openvino (%(default)s)'),
          option('--threads', type=int, metavar='N', help='of the network (OMP_NUM_THREADS, or all cores)'),
@@ -45,7 +45,8 @@ def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, work
     from ppcls_nb.deploy.serve import Limits
     limits = Limits(int(max_body*2**20), max_images, int(max_pixels*1e6), max_requests, max_queue, deadline)
     unanswered = server.serve(folder, host, port, grace, lambda line: print(line, flush=True), limits=limits,
-                              max_batch=max_batch, max_wait=max_wait/1000, workers=workers, engine=engine, threads=threads)
+                              max_batch=max_batch, max_wait=max_wait/1000, workers=workers, engine=engine,
+                              threads=threads)
     if unanswered:
         os._exit(1)      # a network that hangs would keep the process
     return 0
@@ -65,8 +66,8 @@ def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, dat
     require_packages('httpx')
     from ppcls_nb.deploy.client import ServiceClient
     if topk < 1 or batch_size < 1 or retries < 0 or not timeout > 0:
-        raise PPClsError(f'--topk {topk}, --batch-size {batch_size}, --timeout {timeout:g}, --retries {retries}: expected '
-                         '1 or more, 1 or more, seconds, 0 or more')
+        raise PPClsError(f'--topk {topk}, --batch-size {batch_size}, --timeout {timeout:g}, --retries {retries}: '
+                         'expected 1 or more, 1 or more, seconds, 0 or more')
     files, failed = image_files(images, data_dir), {}
     with ServiceClient(url, timeout, retries) as service:
         return print_predictions(service.stream(files, topk, batch_size, failed), failed, json, csv)

@@ -26,7 +26,7 @@ RECIPE_OPTIONS = (
     option('-o', '--override', nargs='+', action='extend', metavar='KEY=VALUE',
            help='change keys of the recipe, such as TRAIN.batch_size=64'),
     option('--data', metavar='DIR',
-           help='images with train_list.txt and val_list.txt, in the layout of flowers102, or with a folder for each class'))
+           help='folder with train_list.txt and val_list.txt, in the layout of flowers102, or with one folder a class'))
 
 # %% ../../nbs/09_cli/03_train.ipynb #35c791db
 def print_plan(trainer, conf, run: Path):
@@ -115,7 +115,8 @@ def compare_with_log(run: Path, weights: Path, metric):
     if row:
         same = (row['valid_total'], row['valid_top1_correct']) == (metric.total, metric.correct[1])
         verdict = 'the same' if same else 'which differs: other images, operations or settings'
-        print(f"the training log has {row['valid_top1_correct']}/{row['valid_total']} in epoch {row['epoch']}, {verdict}")
+        correct = f"{row['valid_top1_correct']}/{row['valid_total']}"
+        print(f"the training log has {correct} in epoch {row['epoch']}, {verdict}")
 
 # %% ../../nbs/09_cli/03_train.ipynb #a0e5ec69
 @command('eval',
@@ -161,7 +162,8 @@ MODEL_HELP = 'a run folder or weights in one; a tag of official weights; or, wit
 @command('infer',
          *PREDICT_OPTIONS,
          option('-m', '--m', '--model', dest='model', required=True, metavar='MODEL', help=MODEL_HELP),
-         option('-p', '--p', '--params-file', dest='params', metavar='FILE', help='weights from elsewhere for the network -m'),
+         option('-p', '--p', '--params-file', dest='params', metavar='FILE',
+                help='weights from elsewhere for the network -m'),
          number('-b', '--batch-size', help='images at a time'),
          option('--use-gpu', type=BOOL['type'], metavar='BOOL', help='(default: a GPU where there is one)'))
 def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_workers=0, batch_size=32, use_gpu=None,
@@ -172,7 +174,8 @@ def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_w
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params, classes)
     if names and len(names) != network.class_num:
-        raise PPClsError(f'{classes or "classes.txt"}: {len(names)} names for a network with {network.class_num} classes')
+        source = classes or 'classes.txt'
+        raise PPClsError(f'{source}: {len(names)} names for a network with {network.class_num} classes')
     names = names or ['']*network.class_num
     failed = {}
     found = predict_files(network, operations, files, topk, batch_size, num_workers, failed)

@@ -40,8 +40,8 @@ def divide_list(folder: Path, out: Path, val: float, seed: int):
 
 # %% ../../nbs/01_data/08b_resolve.ipynb #d90b84d1
 def resolve_data(source, out=None, val: float = 0.2, seed: int = 0) -> DataInfo:
-    """The images that `source` means: a `DataInfo`; a folder with train_list.txt and val_list.txt, or the first alone; a
-    folder in the layout of flowers102, or with a folder for each class, or with train/ and val/ of such folders; or a
+    """The images that `source` means: a `DataInfo`; a folder with train_list.txt and val_list.txt, or the first alone;
+    a folder in the layout of flowers102, or with a folder for each class, or with train/ and val/ of such folders; or a
     name that `prepare_data` knows.
 
     Lists that have to be made are written into the folder `out` (default: that of the images); `val` of the images of

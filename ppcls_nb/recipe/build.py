@@ -75,7 +75,7 @@ def sources_of(conf) -> list:
     if len(given) > networks or too_few:
         expected = '1 network'
         if teachers:
-            expected = (f"{networks} networks, expected those of {', '.join(teachers)} in this order, and then, or not, the "
+            expected = (f"{networks} networks, expected those of {', '.join(teachers)} in this order, and optionally the "
                         f"student's, {student}")
         raise PPClsError(f'pretrained_model lists {len(given)} weights for {expected}')
     return given + [None]*(networks - len(given))
@@ -194,8 +194,8 @@ def build_teacher(conf, name: str, source, params):
                          'before the student\'s')
     model = create_model(name, pretrained=resolve_pretrained(source), class_num=conf.classes_num, **(params or {}))
     if not model.load_report.complete:
-        raise PPClsError(f'pretrained_model: the teacher {name} was not loaded completely; its classes must be those of '
-                         f'the student, {conf.classes_num}, so train it on them first; {model.load_report}')
+        raise PPClsError(f'pretrained_model: the teacher {name} was not loaded completely; its classes must be those '
+                         f'of the student, {conf.classes_num}, so train it on them first; {model.load_report}')
     return model
 
 def teacher_of_recipe(conf, models: list) -> Teacher | None:
@@ -270,16 +270,16 @@ def build_mixing(conf) -> Mix | None:
         raise PPClsError("use_mix is True and TRAIN.mix is empty: write what to mix with, mix: [{MixupOperator: "
                          "{alpha: 0.2}}] beside the transforms, or use_mix: False")
     if conf.TRAIN.mix and not conf.use_mix:
-        raise PPClsError('TRAIN.mix is given but use_mix is not True, so nothing would be mixed: write use_mix: True at '
-                         'the top of the recipe, or remove mix')
+        raise PPClsError('TRAIN.mix is given but use_mix is not True, so nothing would be mixed: write use_mix: True '
+                         'at the top of the recipe, or remove mix')
     if not conf.use_mix:
         return None
     return Mix(build_mix(OmegaConf.to_container(conf.TRAIN.mix)), conf.classes_num, conf.ls_epsilon)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #eb4e1d9a
 def optimizer_of_recipe(conf, model, batches: int):
-    """The optimizer and schedule of a recipe for `model`, with `batches` training batches an epoch. A number of steps in
-    the recipe is only compared with the real one."""
+    """The optimizer and schedule of a recipe for `model`, with `batches` training batches an epoch. A number of steps
+    in the recipe is only compared with the real one."""
     require(conf, 'LEARNING_RATE.function', 'OPTIMIZER.function')
     params = OmegaConf.to_container(conf.LEARNING_RATE.params)
     steps = -(-batches//conf.accumulate)
@@ -290,8 +290,8 @@ def optimizer_of_recipe(conf, model, batches: int):
         params['lr'] = scaled_lr(params['lr'], conf.TRAIN.batch_size*conf.accumulate, base=conf.lr_scaling)
     schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, steps, **params)
     optimizer = conf.OPTIMIZER
-    return build_optimizer(optimizer.function, model.parameters(), schedule, optimizer.regularizer, conf.no_weight_decay,
-                           **optimizer.params)
+    return build_optimizer(optimizer.function, model.parameters(), schedule, optimizer.regularizer,
+                           conf.no_weight_decay, **optimizer.params)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #49ff67ae
 def amp_of_recipe(conf) -> AMP | None:

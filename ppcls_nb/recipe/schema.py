@@ -60,7 +60,7 @@ class OptimizerConf(FunctionConf):
 @dataclass
 class ArchitectureConf:
     "The network, and how a teacher is asked."
-    name: str = key(MISSING, 'the network; `A_distill_S` is teacher and student, `A+B_distill_S` two teachers and a student')
+    name: str = key(MISSING, 'the network; `A_distill_S`: teacher and student, `A+B_distill_S`: two teachers and a student')
     params: dict[str, Any] = key({}, "the network's arguments, such as `lr_mult_list`")
     teacher_params: Any = key(None, 'arguments of the teacher: one for all, or a list with one for each')
     teacher_size: Any = key(None, 'pixels that the teacher sees: one for all, or a list; none: those of the student')
@@ -80,8 +80,8 @@ class ReaderConf:
     file_list: str = key(MISSING, 'list file with lines of `path label`', may_change=('search',))
     data_dir: str = key(MISSING, 'folder that the paths are relative to', may_change=('search',))
     shuffle_seed: int = key(0, 'another order of the images')
-    transforms: list[Any] = key([], "operations and their arguments, from the bytes of a file to an array; empty: those of "
-                                "the weights' record, or the standard ones at `image_shape`")
+    transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of the "
+                                "weights' record, or the standard ones at `image_shape`")
     mix: list[Any] | None = key(None, 'operations that mix training batches; with `use_mix: True`')
     skip_bad: bool = key(False, 'leave damaged images out, with a warning, instead of stopping at the first')
 
@@ -109,31 +109,31 @@ class EarlyStoppingConf:
     min_delta: float = key(0., 'how much better the best has to become')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #2c7ece4c
-PRETRAINED_HELP = ("official weights by name, a file, its prefix or a folder; for a distillation a list in the order of the "
-                   "name, the teachers' and then the student's, which may be left out")
-LEAKAGE_HELP = ('what a distillation looks for in its training list before it starts: `same` files as in the validation list, '
-                '`near` duplicates of its images too, or `off`; `auto` is `near` for short lists and `same` for long ones')
-FIX_HELP = ('the Fix strategy: `True` trains the classifier alone, `batch_norm` the last batch norm too (documents 3.2.3)')
+PRETRAINED_HELP = ("official weights by name, a file, its prefix or a folder; for a distillation a list in the order of "
+                   "the name, the teachers' and then the student's, which may be left out")
+LEAKAGE_HELP = ('what a distillation looks for in its training list before it starts: `same`, files of the validation '
+                'list; `near`, their near-duplicates too; `off`; `auto`: `near` for short lists, `same` for long ones')
+FIX_HELP = 'the Fix strategy (documents 3.2.3): `True` trains the classifier alone, `batch_norm` the last one too'
 
 @dataclass
 class Config:
     "A recipe."
     ARCHITECTURE: ArchitectureConf = key(ArchitectureConf, 'the network')
-    LEARNING_RATE: FunctionConf = key(FunctionConf, 'the schedule: `lr`, and what each schedule takes besides; `steps` of '
-                                      "`Linear` is only compared with the run's real length")
+    LEARNING_RATE: FunctionConf = key(FunctionConf, 'the schedule: `lr` and its other parameters; `steps` of `Linear` is '
+                                      "only compared with the run's real length")
     OPTIMIZER: OptimizerConf = key(OptimizerConf, 'the optimizer')
     TRAIN: ReaderConf = key(ReaderConf, 'the training images')
     VALID: ReaderConf = key(ReaderConf, 'the validation images')
     AMP: AMPConf | None = key(None, 'mixed precision; `use_fp16: False` switches the section off')
     mode: str = key('train', 'kept for old files: the command decides what is done', choices=('train', 'valid', 'eval'))
     pretrained_model: Any = key(None, PRETRAINED_HELP)
-    checkpoints: str | None = key(None, 'a run folder, one of its folders EPOCH, or a state file, to go on from in a new run',
+    checkpoints: str | None = key(None, 'a run folder, one of its folders EPOCH, or a state file, for a new run to start from',
                                   may_change=('resume',))
     model_save_dir: str = key('./output/', 'where run folders are made', may_change=MACHINE)
     classes_num: int = key(1000, 'outputs of the network', minimum=1)
     total_images: int | None = key(None, 'only compared with the length of the list')
-    save_interval: int = key(1, 'keep weights and state in a folder EPOCH of the run every so many epochs, besides `best` '
-                             'and `last`; 0: never', minimum=0, may_change=MACHINE)
+    save_interval: int = key(1, 'every how many epochs weights and state are kept in a folder EPOCH, besides `best` and '
+                             '`last`; 0: never', minimum=0, may_change=MACHINE)
     validate: bool = key(True, 'evaluate on the validation images')
     valid_interval: int = key(1, 'after how many epochs', minimum=1)
     epochs: int = key(120, 'passes over the training list', minimum=0)
@@ -143,7 +143,8 @@ class Config:
     use_mix: bool = key(False, 'mix batches by the operations of `TRAIN.mix`: both or neither')
     use_distillation: bool = key(False, 'learn from a teacher, on images that need no labels')
     distill: dict[str, Any] = key({}, 'arguments of `JSDivLoss`: `kind`, `temperature`')
-    leakage: Any = key('auto', LEAKAGE_HELP, choices=('auto', 'same', 'near', 'off', False))      # YAML reads off as False
+    # YAML reads off as False
+    leakage: Any = key('auto', LEAKAGE_HELP, choices=('auto', 'same', 'near', 'off', False))
     fix: Any = key(False, FIX_HELP, choices=(True, False, 'batch_norm'))
     use_ema: bool = key(False, 'keep and evaluate a running mean of the weights')
     ema_decay: float = key(0.9999, 'decay of that mean')
@@ -151,7 +152,7 @@ class Config:
     use_gpu: bool | None = key(None, 'False: compute on the CPU; True without a GPU: on the CPU, with a message',
                                may_change=MACHINE)
     use_sync_bn: bool = key(False, 'batch statistics over all processes (GPUs only)')
-    lr_scaling: int | None = key(None, 'batch size that `lr` was written for, to scale it to the batch of this run', minimum=1)
+    lr_scaling: int | None = key(None, 'batch size that `lr` was written for; it is scaled to that of this run', minimum=1)
     no_weight_decay: bool = key(False, 'no weight decay for biases and normalization')
     accumulate: int = key(1, 'batches to an optimizer step', minimum=1)
     clip: ClipConf | None = key(None, 'limits on gradients: `norm` or `value`')
