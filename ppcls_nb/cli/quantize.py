@@ -11,24 +11,29 @@ from pathlib import Path
 from ..basics import PPClsError
 from . import command, number, option, print_facts
 from .answers import LIST_OPTION
-from ..data.lists import read_list
+from ..data.lists import read_class_names, read_list
+from ..data.resolve import label_map
 from ..deploy import quantize as library
 from ..deploy.export import read_export
 from ..recipe.build import Trainer
 from ..recipe.load import load_config
-from ..recipe.trained import data_settings, image_files, load_predictor, run_weights
+from ..recipe.trained import class_names, data_settings, image_files, load_predictor, run_weights
 
 # %% ../../nbs/09_cli/08_quantize.ipynb #430537c5
-def labelled_files(sources, root=None, class_num: int | None = None) -> tuple:
+def labelled_files(sources, root=None, class_num: int | None = None, classes=None) -> tuple:
     """(image files, labels or None) that `sources` mean, as `image_files` understands them; labels where all are lists
-    with a label in every line."""
+    with a label in every line. A list with a classes.txt beside it gets the labels that its names have in `classes`."""
     files, labels = [], []
     for source in map(Path, sources):
         if source.suffix.lower() != '.txt':
             return image_files(sources, root), None
         paths, found = read_list(source, root, labelled=False)
         files += map(str, paths)
-        labels += found.tolist()
+        names = read_class_names(source.parent/'classes.txt')
+        if classes and names and names != list(classes):
+            numbers = label_map(names, classes, source)
+            found = [numbers.get(label, label) for label in found.tolist()]
+        labels += list(found)
     if any(label < 0 for label in labels):
         return files, None
     if class_num and labels and max(labels) >= class_num:
@@ -46,7 +51,7 @@ def qat_recipe(run, weights, data, epochs: int, lr):
     if not lr and not own:
         schedule = conf.LEARNING_RATE.function
         raise PPClsError(f'{run}: its schedule {schedule} has no rate of its own; give one, --lr RATE')
-    settings = data_settings(data, conf) if data else {}
+    settings = data_settings(data, conf, class_names(conf, run), run) if data else {}
     conf = load_config(Path(run)/'config.yaml', settings, {'pretrained_model': str(weights), 'epochs': epochs})
     conf.LEARNING_RATE.function, conf.LEARNING_RATE.params = 'Cosine', {'lr': lr or own/20}
     return conf
@@ -82,11 +87,12 @@ def quantize_export(folder, out, images, test, data_dir, **settings):
     if (Path(folder)/'config.yaml').is_file():
         raise PPClsError(f'{folder}: a run folder; export it first (ppcls export -m {folder} --out DIR), or train it for '
                          '8 bits with --qat EPOCHS')
-    class_num = read_export(folder).class_num
+    record = read_export(folder)
+    network = dict(root=data_dir, class_num=record.class_num, classes=record.class_names)
     if not images:
         raise PPClsError('quantize: --images is missing; expected a few hundred representative images')
-    files, labels = labelled_files(images, data_dir, class_num)
-    tests, labels = labelled_files(test, data_dir, class_num) if test else (None, labels)
+    files, labels = labelled_files(images, **network)
+    tests, labels = labelled_files(test, **network) if test else (None, labels)
     return library.quantize(folder, out, files, tests, labels, **settings)
 
 # %% ../../nbs/09_cli/08_quantize.ipynb #31a077ce

@@ -133,7 +133,7 @@ def eval_(config=None, run=None, weights=None, override=(), data=None, report=No
         raise PPClsError('eval: expected one of -c RECIPE (with -o pretrained_model=PATH) and --run FOLDER')
     first = first_process()
     with prints_in(first):
-        conf = open_recipe(Path(run)/'config.yaml' if run else config, override, data)
+        conf = open_recipe(Path(run)/'config.yaml' if run else config, override, data, run)
         source = run_weights(run, weights) if run else conf.pretrained_model
         if source and not isinstance(source, (str, Path)):
             source = source[-1]
