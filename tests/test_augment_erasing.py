@@ -146,7 +146,7 @@ def test_random_erasing():
     assert (RandomErasing(EPSILON=0.)(ONES) == ONES).all()
     assert RandomErasing(1., mean=[5.])(np.zeros((1, 30, 30)), rng(0)).max() == 5
     assert (RandomErasing(1., mean=3)(x, rng(5))[expected == 0] == 3).all()
-    for size in ((1, 1), (8, 8), (2, 90)):                                       # a rectangle that does not fit is omitted
+    for size in ((1, 1), (8, 8), (2, 90)):  # a rectangle that does not fit is omitted
         assert RandomErasing(1.)(np.ones((*size, 3), np.float32), rng(0)).mean() > .5
     with pytest.raises(PPClsError, match=r'RandomErasing: an array of shape \(5, 6, 7\), expected 1 or 3 channels'):
         RandomErasing(1.)(np.zeros((5, 6, 7)))

@@ -118,7 +118,7 @@ def test_orientations(format, orientation):
 @pytest.mark.parametrize('name', WHOLE)
 def test_truncated(name):
     data = WHOLE[name]
-    ends = (16, 8, 3) if name == 'GIF' else (16, 8, 3, 2, 1)                     # the last two bytes of a GIF are its end
+    ends = (16, 8, 3) if name == 'GIF' else (16, 8, 3, 2, 1)  # the last two bytes of a GIF are its end
     assert all(is_error(data[:len(data)*k//10]) for k in range(10))
     assert all(is_error(data[:-k]) for k in ends)
 
