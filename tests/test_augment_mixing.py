@@ -6,12 +6,12 @@ import numpy as np
 import paddle
 import pytest
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.data.imaug import (MIX_OPS, OPS, RandomErasing, build_mix, build_ops, create_operators, transform)
+from ppcls_nb.data.imaug import MIX_OPS, OPS, RandomErasing, build_mix, build_ops, create_operators, transform
 from ppcls_nb.data.imaug.mixing import CutmixOperator, Mixing, MixupOperator, _take, soft_labels
 from ppcls_nb.data.petals import draw_scene, make_species
 
-FLOWERS = [draw_scene(make_species(k), np.random.default_rng(s), 64)[..., ::-1] for k, s in ((3, 3), (9, 6), (18, 3),
-                                                                                            (27, 0))]
+SPECIES_AND_SEEDS = (3, 3), (9, 6), (18, 3), (27, 0)
+FLOWERS = [draw_scene(make_species(k), np.random.default_rng(s), 64)[..., ::-1] for k, s in SPECIES_AND_SEEDS]
 IMAGES, LABELS = np.stack(FLOWERS).transpose(0, 3, 1, 2).astype(np.float32)/255, np.arange(4)
 CONSTANT = np.broadcast_to(np.arange(4, dtype=np.float32)[:, None, None, None], (4, 3, 30, 50)).copy()
 
