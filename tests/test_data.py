@@ -225,7 +225,7 @@ def test_ppcls_data_and_order(garden, tmp_path, monkeypatch):
     assert len(ds) == 8
     assert ds[7][0].shape == (32, 32, 3)
     monkeypatch.setenv('PPCLS_DATA', str(tmp_path))                              # two levels above
-    with pytest.raises(PPClsError, match='^PPCLS_DATA=.*: holds no flowers102'): prepare_data()
+    with pytest.raises(PPClsError, match='^PPCLS_DATA=.*: contains no flowers102'): prepare_data()
     assert prepare_data('petals', petals=TINY).name == 'petals'                  # not asked for: not looked at
     assert data_folder(tmp_path) is None
 
