@@ -45,21 +45,21 @@ def garden(tmp_path_factory):
     return root
 
 
-class Shop:
+class FileServer:
     """A server on 127.0.0.1 with files in memory. `cuts`: after how many bytes each of the next answers is cut off;
     `ranges` False: ignore the header Range."""
     def __init__(self):
-        self.files, self.cuts, self.ranges, self.asked = {}, [], True, []
-        shop = self
+        self.files, self.cuts, self.ranges, self.requested = {}, [], True, []
+        file_server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                name, wish = self.path.strip('/'), self.headers.get('Range')
-                shop.asked.append((name, wish))
-                body = shop.files.get(name)
+                name, header = self.path.strip('/'), self.headers.get('Range')
+                file_server.requested.append((name, header))
+                body = file_server.files.get(name)
                 if body is None:
                     return self.send_error(404)
-                start = int(wish.removeprefix('bytes=')[:-1]) if wish and shop.ranges else 0
+                start = int(header.removeprefix('bytes=')[:-1]) if header and file_server.ranges else 0
                 status = 416 if start >= len(body) else 206 if start else 200
                 self.send_response(status)
                 if start:
@@ -68,7 +68,7 @@ class Shop:
                 body = b'' if status == 416 else body[start:]
                 self.send_header('Content-Length', str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[:shop.cuts.pop(0) if shop.cuts else None])
+                self.wfile.write(body[:file_server.cuts.pop(0) if file_server.cuts else None])
             def log_message(self, *args): pass
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}/'
@@ -76,22 +76,22 @@ class Shop:
 
 
 @pytest.fixture
-def shop():
-    s = Shop()
+def file_server():
+    s = FileServer()
     yield s
     s.server.shutdown()
     s.server.server_close()
 
 
 @pytest.fixture
-def oxford(shop, garden, tmp_path, monkeypatch):
+def oxford(file_server, garden, tmp_path, monkeypatch):
     "The three official files, made from petals, and their checksums in FILES."
-    for name in ('setid.mat', 'imagelabels.mat'): shop.files[name] = (garden/name).read_bytes()
+    for name in ('setid.mat', 'imagelabels.mat'): file_server.files[name] = (garden/name).read_bytes()
     with tarfile.open(tmp_path/'all.tgz', 'w:gz') as tar: tar.add(garden/'jpg', 'jpg')
-    shop.files['102flowers.tgz'] = (tmp_path/'all.tgz').read_bytes()
-    for name in FILES: monkeypatch.setitem(FILES, name, hashlib.md5(shop.files[name]).hexdigest())
-    monkeypatch.setattr(flowers102, 'URL', shop.url)
-    return shop
+    file_server.files['102flowers.tgz'] = (tmp_path/'all.tgz').read_bytes()
+    for name in FILES: monkeypatch.setitem(FILES, name, hashlib.md5(file_server.files[name]).hexdigest())
+    monkeypatch.setattr(flowers102, 'URL', file_server.url)
+    return file_server
 
 
 # ---- from a download to batches ----
@@ -104,7 +104,7 @@ def test_whole_path(oxford, garden):
     assert info.why == 'flowers102: downloaded from Oxford'
     assert info.root == Path('data/flowers102')
     assert info.image_size == '32 x 32'
-    archive = [wish for name, wish in oxford.asked if name == '102flowers.tgz']
+    archive = [header for name, header in oxford.requested if name == '102flowers.tgz']
     assert archive[0] is None
     assert len(archive) == 3
     assert 0 < int(archive[1][6:-1]) < int(archive[2][6:-1])
@@ -118,9 +118,9 @@ def test_whole_path(oxford, garden):
     assert ds.name == 'flowers102'
     assert sorted(np.concatenate([y.numpy() for _, y in batches])) == sorted(ds.labels)
     assert class_counts(ds.labels).tolist() == [5]*4
-    asked = len(oxford.asked)
+    asked = len(oxford.requested)
     assert prepare_data('auto', root='data', petals=TINY).why == 'flowers102: found in data/flowers102'
-    assert len(oxford.asked) == asked
+    assert len(oxford.requested) == asked
 
 
 def test_server_without_ranges(oxford):
@@ -128,7 +128,7 @@ def test_server_without_ranges(oxford):
     Path('data').mkdir()
     Path('data/102flowers.tgz.part').write_bytes(b'an old part of something else')
     assert contents(download_flowers102('data')/'jpg')
-    assert ('102flowers.tgz', 'bytes=29-') in oxford.asked
+    assert ('102flowers.tgz', 'bytes=29-') in oxford.requested
 
 
 def test_server_that_always_cuts_off(oxford):
@@ -138,14 +138,14 @@ def test_server_that_always_cuts_off(oxford):
         download_flowers102('data')
     # one attempt with new bytes, two without
     assert names('data') == ['setid.mat.part']
-    assert len(oxford.asked) == 3
+    assert len(oxford.requested) == 3
 
 
 def test_interrupted_then_continued(oxford):
     body = oxford.files['102flowers.tgz']
     Path('part.tgz.part').write_bytes(body[:5000])
     assert download(oxford.url + '102flowers.tgz', 'part.tgz', FILES['102flowers.tgz']).read_bytes() == body
-    assert oxford.asked == [('102flowers.tgz', 'bytes=5000-')]
+    assert oxford.requested == [('102flowers.tgz', 'bytes=5000-')]
     assert not Path('part.tgz.part').exists()
 
 
