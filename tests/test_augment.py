@@ -43,7 +43,7 @@ def inputs_of(name):
 def copied(x, rng): return x.copy(order='K')
 
 
-copied.fresh = True  # the next operation may work in place
+copied.returns_new = True  # the next operation may work in place
 
 
 @pytest.mark.parametrize('name', OPS)

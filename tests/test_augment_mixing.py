@@ -7,7 +7,7 @@ import paddle
 import pytest
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import MIX_OPS, OPS, RandomErasing, build_mix, build_ops, create_operators, transform
-from ppcls_nb.data.imaug.mixing import CutmixOperator, Mixing, MixupOperator, _take, soft_labels
+from ppcls_nb.data.imaug.mixing import CutmixOperator, Mixing, MixupOperator, _take, mixed_labels
 from ppcls_nb.data.petals import draw_scene, make_species
 
 SPECIES_AND_SEEDS = (3, 3), (9, 6), (18, 3), (27, 0)
@@ -98,12 +98,12 @@ def test_lists_of_either_layout(op):
 
 
 def test_mixed_labels():
-    rows = soft_labels(np.array([0, 2, 1]), np.array([2, 2, 0]), .75, 3)
+    rows = mixed_labels(np.array([0, 2, 1]), np.array([2, 2, 0]), .75, 3)
     assert rows.tolist() == [[.75, 0, .25], [0, 0, 1], [.25, .75, 0]]
     assert rows.dtype == np.float32
-    assert np.abs(soft_labels(LABELS, LABELS[::-1], 1/3, 9).sum(1) - 1).max() < 1e-6
+    assert np.abs(mixed_labels(LABELS, LABELS[::-1], 1/3, 9).sum(1) - 1).max() < 1e-6
     with pytest.raises(PPClsError, match='label 4 is out of range, expected 0…2'):
-        soft_labels(np.array([0, 4]), np.array([1, 1]), .5, 3)
+        mixed_labels(np.array([0, 4]), np.array([1, 1]), .5, 3)
 
 
 @pytest.mark.parametrize('n', (1, 3, 4))
@@ -116,7 +116,7 @@ def test_paddle_tensors(op, n):
     assert result[3] == expected[3]
     assert (result[2].numpy() == expected[2]).all()
     assert (tensors.numpy() == IMAGES).all()
-    assert np.abs(soft_labels(*result[1:], 5).numpy() - soft_labels(*expected[1:], 5)).max() < 1e-6
+    assert np.abs(mixed_labels(*result[1:], 5).numpy() - mixed_labels(*expected[1:], 5)).max() < 1e-6
 
 
 def test_dtypes_of_paddle_tensors():
