@@ -142,3 +142,57 @@ def test_quantize_counts_the_labels_of_a_list_by_name(home):
     assert labels[:8] == [4]*8
     for name in ('train_list.txt', 'val_list.txt', 'classes.txt'):
         (listed/name).unlink()
+
+
+# --- 2. split folders by other names
+
+SPLIT_NAMES = [('Training', 'Testing'), ('Train', 'Test'), ('TRAIN', 'VAL'), ('train', 'dev'), ('seg_train', 'seg_test'),
+               ('train', 'valid_data'), ('train_set', 'eval'), ('training_data', 'validation-data')]
+
+
+@pytest.mark.parametrize('train, other', SPLIT_NAMES)
+def test_split_folders_are_recognized_by_other_names(tmp_path, train, other):
+    draw(tmp_path/'data'/train, count=5)
+    draw(tmp_path/'data'/other, count=2, first=50)
+    info = resolve_data(tmp_path/'data', tmp_path/'lists')
+    assert info.classes == sorted(KINDS)
+    assert info.counts['train'] + info.counts['val'] + info.counts.get('test', 0) == 35
+    listed = (info.lists/'val_list.txt').read_text()
+    assert listed.startswith(f'{other}/' if 'est' not in other else f'{train}/')
+
+
+def test_what_looks_like_splits_beside_classes_is_a_question(tmp_path):
+    draw(tmp_path/'data'/'train', count=2)
+    draw(tmp_path/'data'/'test', count=2)
+    draw(tmp_path/'data'/'daisies', count=2)
+    with pytest.raises(PPClsError, match='look like parts of a split.*daisies'):
+        resolve_data(tmp_path/'data', tmp_path/'lists')
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ('bus', 'car', 'train'):
+        draw(tmp_path/'data'/name, kinds=('rose',), count=4)
+    assert resolve_data(tmp_path/'data', tmp_path/'lists').classes == ['bus', 'car', 'train']
+
+
+# --- 6. lists that are older than the folder
+
+def test_new_images_and_classes_come_into_lists_that_a_command_made(tmp_path, capsys):
+    data = draw(tmp_path/'data', kinds=KINDS[:3])
+    before = resolve_data(data)
+    draw(data, kinds=('poppy',))
+    draw(data, kinds=('rose',), count=2)
+    now = resolve_data(data)
+    assert now.classes == sorted([*KINDS[:3], 'poppy', 'rose'])
+    assert sum(now.counts.values()) == sum(before.counts.values()) + 14
+    assert 'made anew' in capsys.readouterr().out
+
+
+def test_lists_that_a_person_made_are_kept_and_what_is_new_is_said(tmp_path, capsys):
+    data = draw(tmp_path/'data', kinds=KINDS[:3])
+    lists_of(data, KINDS[:3])
+    kept = (data/'train_list.txt').read_text()
+    draw(data, kinds=('poppy',))
+    resolve_data(data)
+    assert (data/'train_list.txt').read_text() == kept
+    assert '12 images' in (said := capsys.readouterr().out) and 'in none of the lists' in said
