@@ -35,7 +35,7 @@ def img(): return DecodeImage()(JPEG)
 def test_headers():
     assert standard._header(JPEG) == (320, 240, JPEG.index(b'\xff\xc0'))
     assert standard._header(cv2.imencode('.png', BGR)[1].tobytes()) == (320, 240, 0)
-    assert standard._header(b'') == standard._header(b'RIFF') == (0, 0, 0)
+    assert standard._header(b'BM') == (0, 0, 0)
     padded, cut = JPEG[:20] + b'\xff\xff' + JPEG[20:], JPEG[:40]
     assert standard._jpeg_header(padded)[:2] == (320, 240)
     assert standard._jpeg_header(cut) == (0, 0, 0)
@@ -217,3 +217,35 @@ def test_sizes_at_test_time():
     assert size_at_test_time(32) == 32
     assert size_at_test_time(100, 1) == 100
     with pytest.raises(PPClsError, match='scale 0.9'): size_at_test_time(224, .9)
+
+
+@pytest.mark.parametrize('data', [b'', b'RIFF', b'<html>', b'\0\0\0\x0cjP  \r\n\x87\n', b'\xff\x4f\xff\x51\0'])
+def test_what_is_no_image_and_jpeg_2000_are_refused_before_decoding(data):
+    with pytest.raises(PPClsError, match='expected a JPEG, PNG'):
+        DecodeImage()(data)
+
+
+@pytest.mark.parametrize('format', ('gif', 'webp', 'bmp', 'tiff', 'png', 'jpeg'))
+def test_a_header_that_claims_too_many_pixels_is_refused(img, format, monkeypatch):
+    monkeypatch.setattr(DecodeImage, 'max_pixels', 1000)
+    with pytest.raises(PPClsError, match='an image of 320 x 240 pixels, expected at most 1,000'):
+        DecodeImage()(encoded(img, format))
+
+
+@pytest.mark.parametrize('shape', [(1, 40), (3, 200), (40, 1)])
+def test_an_enlarged_part_is_what_the_crop_of_the_whole_shows(shape):
+    img = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    resize, crop = ResizeImage(resize_short=64), CropImage(56)
+    whole, part = crop(resize(img)), standard._ResizeCrop(resize, crop)._part(img, 64/min(shape))
+    assert part.shape == whole.shape
+    assert np.abs(part.astype(int) - whole).max() <= 8      # shifted by less than a pixel of an enlarged one
+
+
+def test_ordinary_images_are_resized_and_cropped_as_before(img):
+    resize, crop = ResizeImage(resize_short=256), CropImage(224)
+    assert (resize.join(crop)(img) == crop(resize(img))).all()
+
+
+def test_an_enlargement_without_a_crop_is_limited():
+    with pytest.raises(PPClsError, match='10000 x 1 pixels would become 2560000 x 256'):
+        ResizeImage(resize_short=256)(np.zeros((1, 10_000, 3), np.uint8))

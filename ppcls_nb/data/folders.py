@@ -15,8 +15,8 @@ from .datasets import ImageDataset, class_counts
 from .lists import class_names_text, is_listable, list_text, write_lists
 
 # %% ../../nbs/01_data/08_folders.ipynb #f9b9835c
-# suffixes of files that OpenCV decodes, whatever the format inside is
-SUFFIXES = frozenset('.avif .bmp .dib .gif .jfi .jfif .jif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff '
+# suffixes of files that are decoded, whatever the format inside is
+SUFFIXES = frozenset('.avif .bmp .dib .gif .jfi .jfif .jif .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff '
                      '.webp'.split())
 
 def walk_images(folder: Path):

@@ -25,13 +25,16 @@ class InPlaceOp(BasicRepr):
 
 # %% ../../nbs/01_data/05a_transform.ipynb #5a0c41d3
 def joined(ops) -> list:
-    """The operations `ops`, where the first two are replaced by `ops[0].join(ops[1])`, one operation with the same
-    result, if the method exists and does not return None."""
-    ops = list(ops)
-    if len(ops) < 2 or not hasattr(ops[0], 'join'):
-        return ops
-    one = ops[0].join(ops[1])
-    return [one, *ops[2:]] if one else ops
+    """The operations `ops`, where two neighbours are replaced by `first.join(second)`, one operation with the same
+    result, if the first has this method and it does not return None."""
+    result = []
+    for op in ops:
+        one = result[-1].join(op) if result and hasattr(result[-1], 'join') else None
+        if one:
+            result[-1] = one
+        else:
+            result.append(op)
+    return result
 
 # %% ../../nbs/01_data/05a_transform.ipynb #62e641aa
 def transform(data, ops=(), rng=None, out=None):

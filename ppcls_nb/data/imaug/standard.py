@@ -33,9 +33,23 @@ def _jpeg_header(data):
         at = data.find(b'\xff', at + step)
     return 0, 0, 0
 
+# how files of the formats that are decoded begin
+MAGIC = (b'\xff\xd8', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*', b'P1', b'P2', b'P3', b'P4', b'P5', b'P6')
+
+def _is_known(data) -> bool:
+    "Whether the bytes begin like a JPEG, PNG, GIF, BMP, TIFF, PNM, WebP or AVIF file."
+    if data.startswith(MAGIC):
+        return True
+    webp = data[:4] == b'RIFF' and data[8:12] == b'WEBP'
+    return webp or data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis', b'mif1')
+
 def _header(data):
-    """(width, height, offset of a JPEG file's start of frame, else 0) of the bytes of a JPEG or PNG file, before the
-    EXIF rotation; zeros for other formats. PPClsError for a JPEG file without an end marker."""
+    """(width, height, offset of a JPEG file's start of frame, else 0) of the bytes of an image file, before the EXIF
+    rotation; zeros where the header cannot be read. PPClsError for a format that is not decoded, and for a JPEG file
+    without an end marker."""
+    if not _is_known(data):
+        raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes): expected a JPEG, PNG, '
+                         'WebP, GIF, BMP, TIFF, AVIF or PNM file')
     if data[:2] == b'\xff\xd8':
         w, h, at = _jpeg_header(data)
         if data.rfind(b'\xff\xd9', at) < 0:
@@ -43,7 +57,11 @@ def _header(data):
         return w, h, at
     if data[12:16] == b'IHDR' and len(data) > 24:
         return *struct.unpack_from('>II', data, 16), 0
-    return 0, 0, 0
+    try:
+        with Image.open(io.BytesIO(data)) as img:
+            return *img.size, 0
+    except Exception:      # whatever a parser makes of a damaged header; decoding will fail too
+        return 0, 0, 0
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #a495b6b4
 def _decode_with_pillow(data):
@@ -54,7 +72,7 @@ def _decode_with_pillow(data):
     try:
         with Image.open(io.BytesIO(data), formats=formats) as img:
             return np.array(ImageOps.exif_transpose(img).convert('RGB'))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:      # parsers raise all kinds of errors for damaged files
         return None
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #5a0c41e2
@@ -82,7 +100,7 @@ class DecodeImage(BasicRepr):
     `channel_first`.
 
     Rotated as its EXIF orientation says; transparency and colour profiles are dropped, 16 bits become 8.
-    PPClsError for data that cannot be decoded, are incomplete or have more than `max_pixels` pixels (JPEG, PNG).
+    PPClsError for data that cannot be decoded, are incomplete or have more than `max_pixels` pixels.
     `reduce_to`: decode a JPEG file at 1/2, 1/4 or 1/8 if its short side keeps at least this many pixels:
     2 x `resize_short` for validation, 3.6 x `size` before `RandCropImage` (default scale).
     `fast`: decode plain JPEG files with libjpeg-turbo's faster, less exact DCT and upsampling (needs simplejpeg).
@@ -157,10 +175,20 @@ class ResizeImage(BasicRepr):
         self._size = _width_height(size or resize_short, 'ResizeImage')
         store_attr()
     def __call__(self, img, rng=None):
-        if self.size is not None: return _resize(img, self._size, self.interpolation)
-        h, w = img.shape[:2]
+        return _resize(img, self.target(*img.shape[1::-1]), self.interpolation)
+    def target(self, w, h):
+        "(width, height) after scaling an image of this width and height; PPClsError if that is too large."
+        if self.size is not None:
+            return self._size
         k = self.resize_short/min(w, h)
-        return _resize(img, (max(1, round(w*k)), max(1, round(h*k))), self.interpolation)
+        size = max(1, round(w*k)), max(1, round(h*k))
+        if size[0]*size[1] > DecodeImage.max_pixels:
+            raise PPClsError(f'ResizeImage: {w} x {h} pixels would become {size[0]} x {size[1]}, expected at most '
+                             f'{DecodeImage.max_pixels:,} pixels')
+        return size
+    def join(self, op):
+        "The operation that resizes and crops in one step if `op` is a `CropImage`, else None."
+        return _ResizeCrop(self, op) if type(self) is ResizeImage and type(op) is CropImage else None
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #ee2d6c90
 class CropImage(BasicRepr):
@@ -175,6 +203,33 @@ class CropImage(BasicRepr):
             raise PPClsError(f'CropImage: {w} x {h} does not fit into {img_w} x {img_h}; resize first')
         x, y = (img_w-w)//2, (img_h-h)//2
         return img[y:y+h, x:x+w]
+
+# %% ../../../nbs/02_augment/00_standard.ipynb #fc3f4f66
+class _ResizeCrop(BasicRepr):
+    "`crop(resize(img))`; an image that would become very large is enlarged only where the crop is."
+    returns_new, max_growth, margin = True, 16, 4
+    def __init__(self, resize, crop): store_attr()
+    def __call__(self, img, rng=None):
+        h, w = img.shape[:2]
+        k = self.resize.resize_short/min(w, h) if self.resize.size is None else 0
+        if round(w*k)*round(h*k) <= self.max_growth*max(w*h, math.prod(self.crop._size)):
+            return self.crop(self.resize(img))
+        return self._part(img, k)
+    def _part(self, img, k):
+        "The crop of an image enlarged by the factor `k`, made of the pixels that it shows and a few more."
+        boxes = []
+        for length, crop in zip(img.shape[1::-1], self.crop._size):
+            target = max(1, round(length*k))
+            if crop > target:
+                raise PPClsError(f'CropImage: {crop} pixels do not fit into {target}; resize first')
+            start = (target - crop)//2
+            low = max(0, math.floor(start/k) - self.margin)
+            high = min(length, math.ceil((start + crop)/k) + self.margin)
+            boxes.append((low, high, round((high - low)*k), start - round(low*k), crop))
+        (x0, x1, w, x, crop_w), (y0, y1, h, y, crop_h) = boxes
+        part = _resize(img[y0:y1, x0:x1], (w, h), self.resize.interpolation)
+        x, y = min(x, w - crop_w), min(y, h - crop_h)
+        return part[y:y+crop_h, x:x+crop_w]
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #910ce67a
 class RandCropImage(BasicRepr):
