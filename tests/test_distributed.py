@@ -1,5 +1,5 @@
-"""Two processes on a CPU train as one would: the same losses, the same counts, one log, an exact resume, and an end when
-one of them fails."""
+"""Two processes on a CPU train as one would: the same losses, the same counts, one log, an exact resume, and an end
+when one of them fails."""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 

@@ -8,8 +8,8 @@ import numpy as np, paddle, pytest
 from paddle import nn
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.train.callbacks.monitors import WRITERS, CSVLog, MemoryMonitor, ScalarLogger, Timer, epoch_scalars, peak_memory
-from ppcls_nb.train.callbacks.monitors import writer_class
+from ppcls_nb.train.callbacks.monitors import WRITERS, CSVLog, MemoryMonitor, ScalarLogger, Timer
+from ppcls_nb.train.callbacks.monitors import epoch_scalars, peak_memory, writer_class
 from ppcls_nb.train.callbacks.run_folder import History, log_value, standard_callbacks
 from ppcls_nb.train.losses import CELoss
 from ppcls_nb.train.optim import Cosine, Momentum

@@ -6,7 +6,8 @@ import numpy as np, paddle, pytest
 from paddle import nn
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.train.checkpoint import RunLock, load_optimizer_state, load_state, optimizer_state, save_state, save_weights
+from ppcls_nb.train.checkpoint import RunLock, load_optimizer_state, load_state, optimizer_state
+from ppcls_nb.train.checkpoint import save_state, save_weights
 from ppcls_nb.train.losses import CELoss
 from ppcls_nb.train.optim import DECOUPLED, OPTIMIZERS, Cosine, Momentum, build_optimizer, build_schedule
 

@@ -176,8 +176,9 @@ def points(n, seed, size=32):
 def trainer(callbacks=(), epochs=4, lr=.1, size=32, n=300, accumulate=1, norm=False, **options):
     "A trainer on those points, with Dropout."
     paddle.seed(0)
-    layers = [nn.Linear(2, 16), nn.BatchNorm1D(16) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(.3), nn.Linear(16, 3)]
-    net, data = nn.Sequential(*layers), Data(points(n, 0, size), points(100, 1), 3, 'points')
+    normalize = nn.BatchNorm1D(16) if norm else nn.Identity()
+    net = nn.Sequential(nn.Linear(2, 16), normalize, nn.ReLU(), nn.Dropout(.3), nn.Linear(16, 3))
+    data = Data(points(n, 0, size), points(100, 1), 3, 'points')
     schedule = Cosine(lr, epochs, -(-len(data.train)//accumulate)) if lr else 0.
     return Trainer(net, data, CELoss(), Momentum(net.parameters(), schedule), callbacks, topk=(1, 2), **options)
 
