@@ -16,7 +16,6 @@ from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.train import Callback, CELoss, Data, Trainer, load_run, load_state, standard_callbacks
 from ppcls_nb.train.callbacks.optimization import EMA, GradientAccumulation
-from ppcls_nb.models.layers import BatchNorm2D
 from ppcls_nb.train.distributed import (Distributed, average_in_place, gather, init_distributed, is_connection_error,
                                         running_stats, to_sync_bn)
 from ppcls_nb.train.optim import Cosine, Momentum
@@ -251,7 +250,10 @@ def test_the_command_line_in_two_processes(data, tmp_path):
 
 
 @pytest.fixture
-def convnet(): return nn.Sequential(nn.Conv2D(3, 4, 3), BatchNorm2D(4, momentum=.8), nn.Sequential(nn.BatchNorm2D(4)))
+def convnet():
+    "Our BatchNorm and Paddle's. The processes above do without the models, so that they start and end quickly."
+    from ppcls_nb.models.layers import BatchNorm2D
+    return nn.Sequential(nn.Conv2D(3, 4, 3), BatchNorm2D(4, momentum=.8), nn.Sequential(nn.BatchNorm2D(4)))
 
 
 def test_averages_of_one_process_are_its_own(convnet):
