@@ -14,6 +14,7 @@ from ppcls_nb.data.datasets import BadImage, ListDataset
 from ppcls_nb.data.imaug import build_ops
 from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.models.layers import BatchNorm2D
 from ppcls_nb.train import Callback, CELoss, Data, Trainer, load_run, load_state, standard_callbacks
 from ppcls_nb.train.callbacks.optimization import EMA, GradientAccumulation
 from ppcls_nb.train.distributed import (Distributed, average_in_place, gather, init_distributed, is_connection_error,
@@ -251,8 +252,7 @@ def test_the_command_line_in_two_processes(data, tmp_path):
 
 @pytest.fixture
 def convnet():
-    "Our BatchNorm and Paddle's. The processes above do without the models, so that they start and end quickly."
-    from ppcls_nb.models.layers import BatchNorm2D
+    "A network with our BatchNorm and Paddle's."
     return nn.Sequential(nn.Conv2D(3, 4, 3), BatchNorm2D(4, momentum=.8), nn.Sequential(nn.BatchNorm2D(4)))
 
 
