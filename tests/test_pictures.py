@@ -39,7 +39,7 @@ def files(tmp_path_factory):
     return [folder/f'{i}.png' for i in range(8)]
 
 
-def told_of(files, labels, predictions, classes, detail=True):
+def interpretation_of(files, labels, predictions, classes, detail=True):
     "The `Interpretation` of these answers, the first the surest."
     labels, predictions = np.array(labels), np.array(predictions)
     probs = np.linspace(.9, .5, len(labels), dtype=np.float32)
@@ -52,28 +52,28 @@ def told_of(files, labels, predictions, classes, detail=True):
 
 @pytest.mark.parametrize('n, columns, expected', [(1, 6, 1), (7, 3, 7), (8, 1, 8), (100, 6, 8)])
 def test_as_many_predictions_as_there_are(files, n, columns, expected):
-    told = told_of(files, LABELS, PREDICTIONS, ['a', 'b', 'c'])
-    assert len(titles(told.plot_predictions(n, columns=columns))) == expected
+    interp = interpretation_of(files, LABELS, PREDICTIONS, ['a', 'b', 'c'])
+    assert len(titles(interp.plot_predictions(n, columns=columns))) == expected
 
 
 def test_titles_say_answer_probability_and_truth(files):
     name = 'a name of a class that no picture is wide enough for'
-    told = told_of(files[:3], [0, 1, 0], [0, 0, 1], [name, 'b'])
-    axes = drawn(told.plot_predictions())
+    interp = interpretation_of(files[:3], [0, 1, 0], [0, 0, 1], [name, 'b'])
+    axes = drawn(interp.plot_predictions())
     short = shorten(name, 20)
     assert [ax.get_title() for ax in axes] == [f'{short} 0.90', f'{short} 0.70\nis b', f'b 0.50\nis {shorten(name)}']
     assert [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, WRONG]
     assert len(short) <= 20
     assert len(shorten(name)) <= 24
     assert shorten(name)[-1] == '…'
-    plain = told_of(files[:3], [0, 1, 0], [0, 0, 1], None, detail=False)
+    plain = interpretation_of(files[:3], [0, 1, 0], [0, 0, 1], None, detail=False)
     assert titles(plain.plot_predictions()) == ['0', '0\nis 1', '1\nis 0']
 
 
 def test_the_sample_depends_on_the_seed_alone(files):
-    told = told_of(files, range(8), range(8), None)
-    assert titles(told.plot_predictions(4, seed=3)) == titles(told.plot_predictions(4, seed=3))
-    assert len({tuple(titles(told.plot_predictions(4, seed=seed))) for seed in range(5)}) > 1
+    interp = interpretation_of(files, range(8), range(8), None)
+    assert titles(interp.plot_predictions(4, seed=3)) == titles(interp.plot_predictions(4, seed=3))
+    assert len({tuple(titles(interp.plot_predictions(4, seed=seed))) for seed in range(5)}) > 1
 
 
 def test_answers_without_labels_for_arrays_and_files(files):
@@ -94,35 +94,35 @@ def test_wrong_answers_are_refused(arguments, message):
 
 def test_confused_pairs_add_up_both_directions(files):
     answers = [0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 0, 0, 1, 3, 2, 3]
-    told = told_of(files, *answers, None)
-    assert told.confused_pairs().values.tolist() == [[1, 0, 2, 1], [2, 3, 1, 0]]
-    assert len(told.confused_pairs(1)) == 1
-    assert [p.tolist() for p in told.pair_examples(1, 0)] == [[2, 3], [0, 1]]
+    interp = interpretation_of(files, *answers, None)
+    assert interp.confused_pairs().values.tolist() == [[1, 0, 2, 1], [2, 3, 1, 0]]
+    assert len(interp.confused_pairs(1)) == 1
+    assert [p.tolist() for p in interp.pair_examples(1, 0)] == [[2, 3], [0, 1]]
     first = ['1\n→ 0 0.79', '1\n→ 0 0.73', '0\nrecognised 0.90', '0\n→ 1 0.84']
-    assert titles(told.plot_confused_pairs(1)) == first
-    assert len(titles(told.plot_confused_pairs())) == 6               # the second pair has one image on each side
-    plain = told_of(files, *answers, None, detail=False)
+    assert titles(interp.plot_confused_pairs(1)) == first
+    assert len(titles(interp.plot_confused_pairs())) == 6               # the second pair has one image on each side
+    plain = interpretation_of(files, *answers, None, detail=False)
     assert titles(plain.plot_confused_pairs(1))[0] == '1\n→ 0'
 
 
 def test_a_class_without_images_has_none_to_show(files):
-    told = told_of(files[:2], [0, 0], [1, 0], ['x'*60, 'y'*60])
-    assert len(titles(told.plot_confused_pairs())) == 1
+    interp = interpretation_of(files[:2], [0, 0], [1, 0], ['x'*60, 'y'*60])
+    assert len(titles(interp.plot_confused_pairs())) == 1
 
 
 def test_no_confusion_is_said_in_a_sentence(files):
-    told = told_of(files[:2], [0, 1], [0, 1], None)
-    figure = told.plot_confused_pairs()
+    interp = interpretation_of(files[:2], [0, 1], [0, 1], None)
+    figure = interp.plot_confused_pairs()
     assert not drawn(figure)
     assert 'No image' in figure.get_suptitle()
-    assert not len(told.confused_pairs())
+    assert not len(interp.confused_pairs())
 
 
 @pytest.mark.parametrize('method, arguments', [
     ('plot_predictions', ()), ('plot_confused_pairs', ()), ('plot_grad_cam', (None, ()))])
 def test_without_files_there_are_no_pictures(files, method, arguments):
-    told = told_of(None, [0, 1], [1, 1], None)
-    with pytest.raises(PPClsError, match=f'{method}: .*paths=dataset.paths'): getattr(told, method)(*arguments)
+    interp = interpretation_of(None, [0, 1], [1, 1], None)
+    with pytest.raises(PPClsError, match=f'{method}: .*paths=dataset.paths'): getattr(interp, method)(*arguments)
 
 
 # -- Grad-CAM
@@ -333,11 +333,11 @@ def test_grad_cam_figures(two, files):
     axes = drawn(plot_grad_cam(two, images, pictures, [0, 1, 2], list('abcde'), [0, 0, 2]))
     assert [ax.get_title().split()[0] for ax in axes] == ['a', 'b', 'c']
     assert [ax.title.get_color() for ax in axes] == [RIGHT, WRONG, RIGHT]
-    told = told_of(files, LABELS, PREDICTIONS, list('abcde'))
-    for n, expected in ((1, 3), (3, 9), (100, 24)): assert len(titles(told.plot_grad_cam(two, ops, n))) == expected
-    first = titles(told.plot_grad_cam(two, ops, 1))
+    interp = interpretation_of(files, LABELS, PREDICTIONS, list('abcde'))
+    for n, expected in ((1, 3), (3, 9), (100, 24)): assert len(titles(interp.plot_grad_cam(two, ops, n))) == expected
+    first = titles(interp.plot_grad_cam(two, ops, 1))
     assert first == ['c', '→ b 0.79', 'c 0.05']
-    plain = told_of(files, LABELS, PREDICTIONS, list('abcde'), detail=False)
+    plain = interpretation_of(files, LABELS, PREDICTIONS, list('abcde'), detail=False)
     with pytest.raises(PPClsError, match='detail=True'): plain.plot_grad_cam(two, ops)
 
 
@@ -346,7 +346,7 @@ def test_grad_cam_figures(two, files):
     (nn.Linear(2, 2), True, ['predictions', 'confused_pairs']), (None, True, ['predictions', 'confused_pairs'])])
 def test_a_folder_of_pictures(files, tmp_path, model, detail, names):
     ops = [DecodeImage(), ResizeImage(size=[16, 16]), NormalizeImage(order=''), ToCHWImage()]
-    told = told_of(files, LABELS, PREDICTIONS, list('abcde'), detail)
-    assert [f.stem for f in told.save_pictures(tmp_path/'a'/'b', model, ops)] == names
+    interp = interpretation_of(files, LABELS, PREDICTIONS, list('abcde'), detail)
+    assert [f.stem for f in interp.save_pictures(tmp_path/'a'/'b', model, ops)] == names
     assert sorted(f.name for f in (tmp_path/'a'/'b').iterdir()) == sorted(f'{n}.png' for n in names)
     assert not plt.get_fignums()

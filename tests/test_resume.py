@@ -1,5 +1,5 @@
-"""A training process that is interrupted or killed at any moment goes on, and ends with the very weights of an
-undisturbed one."""
+"""A training process that is interrupted or killed at any moment can be resumed, and ends with exactly the weights of
+an uninterrupted one."""
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -19,10 +19,13 @@ import sys
 from ppcls_nb.recipe.build import Trainer, load_config, use_data
 from ppcls_nb.data.prepare import prepare_data
 info = prepare_data(sys.argv[1], sys.argv[1])
-small = {'ARCHITECTURE.name': 'EfficientNetB0_small', 'epochs': 4, 'TRAIN.batch_size': 8, 'TRAIN.num_workers': 0, 'VALID.num_workers': 0,
-         'LEARNING_RATE.params.lr': 0.01, 'ls_epsilon': 0.1,
-         'TRAIN.transforms': [{'DecodeImage': {}}, {'RandCropImage': {'size': 32}}, {'RandFlipImage': {}}, {'NormalizeImage': {'order': ''}}, {'RandomErasing': {}}, {'ToCHWImage': None}],
-         'VALID.transforms': [{'DecodeImage': {}}, {'ResizeImage': {'size': [32, 32]}}, {'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]}
+train_ops = [{'DecodeImage': {}}, {'RandCropImage': {'size': 32}}, {'RandFlipImage': {}},
+             {'NormalizeImage': {'order': ''}}, {'RandomErasing': {}}, {'ToCHWImage': None}]
+valid_ops = [{'DecodeImage': {}}, {'ResizeImage': {'size': [32, 32]}}, {'NormalizeImage': {'order': ''}},
+             {'ToCHWImage': None}]
+small = {'ARCHITECTURE.name': 'EfficientNetB0_small', 'epochs': 4, 'TRAIN.batch_size': 8, 'TRAIN.num_workers': 0,
+         'VALID.num_workers': 0, 'LEARNING_RATE.params.lr': 0.01, 'ls_epsilon': 0.1, 'TRAIN.transforms': train_ops,
+         'VALID.transforms': valid_ops}
 conf = use_data(load_config('quick_start/ResNet50_vd', small), info)
 Trainer.from_config(conf, run=sys.argv[2], bar=False).fit(conf.epochs)
 '''
@@ -37,9 +40,9 @@ def data(tmp_path_factory):
 
 def start(data, run):
     "The training process; its output goes to a pipe."
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SCRIPT,
-                             str(data), str(run)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={
-                                 **os.environ, 'OMP_NUM_THREADS': '1'})
+    command = [sys.executable, '-W', 'ignore', '-c', SCRIPT, str(data), str(run)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
 def finish(process):
@@ -51,7 +54,7 @@ def finish(process):
 
 @pytest.fixture(scope='module')
 def straight(data, tmp_path_factory):
-    "The run that nobody disturbed."
+    "The uninterrupted run."
     run = tmp_path_factory.mktemp('runs')/'straight'
     finish(start(data, run))
     return run
@@ -77,62 +80,43 @@ def test_stopped_in_the_middle_of_a_fit_then_the_same_command(how, data, straigh
     assert 'resumed' in out
     assert 'epoch:0 ' not in out
     assert same_weights(straight, run)
-    assert [r['valid_top1_correct']
-            for r in load_run(run).rows] == [r['valid_top1_correct'] for r in load_run(straight).rows]
+    correct = lambda run: [row['valid_top1_correct'] for row in load_run(run).rows]
+    assert correct(run) == correct(straight)
 
 
 def test_killed_before_the_first_epoch_starts_over(data, straight, tmp_path):
     process = start(data, tmp_path/'run')
     while not (tmp_path/'run'/'config.yaml').exists(): time.sleep(0.02)
-    process.kill(); process.wait(timeout=60)
+    process.kill()
+    process.wait(timeout=60)
     finish(start(data, tmp_path/'run'))
     assert same_weights(straight, tmp_path/'run')
 
 
 EPOCHS, BATCH, PARTS = 12, 8, 2
-TRAIN = [{
-    'DecodeImage': {}}, {
-        'RandCropImage': {
-            'size': 16}}, {
-                'RandFlipImage': {}}, {
-                    'ImageNetPolicy': {}}, {
-                        'NormalizeImage': {
-                            'order': ''}}, {
-                                'GridMask': {
-                                    'd1': 4,
-                                    'd2': 12,
-                                    'rotate': 90,
-                                    'max_epoch': 6}}, {
-                                        'ToCHWImage': None}]
-VALID = [{
-    'DecodeImage': {}}, {
-        'ResizeImage': {
-            'size': [16, 16]}}, {
-                'NormalizeImage': {
-                    'order': ''}}, {
-                        'ToCHWImage': None}]
+TRAIN = [{'DecodeImage': {}}, {'RandCropImage': {'size': 16}}, {'RandFlipImage': {}}, {'ImageNetPolicy': {}},
+         {'NormalizeImage': {'order': ''}}, {'GridMask': {'d1': 4, 'd2': 12, 'rotate': 90, 'max_epoch': 6}},
+         {'ToCHWImage': None}]
+VALID = [{'DecodeImage': {}}, {'ResizeImage': {'size': [16, 16]}}, {'NormalizeImage': {'order': ''}},
+         {'ToCHWImage': None}]
 
 
 def everything(data, run, epochs=EPOCHS):
-    """A trainer with all that has a memory or draws at random: augmentation, mixing, Dropout, BatchNorm, warm-up,
+    """A trainer with everything that has a state or is random: augmentation, mixing, Dropout, BatchNorm, warm-up,
     accumulation, clipping, EMA, early stopping."""
     import paddle
     from paddle import nn
     paddle.seed(0)
     net = nn.Sequential(nn.Conv2D(3, 8, 3, stride=2), nn.BatchNorm2D(8), nn.ReLU(), nn.AdaptiveAvgPool2D(2),
                         nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 4))
-    loader = lambda part, ops, shuffle: make_loader(
-        ListDataset(data,
-                    Path(data)/f'{part}_list.txt', build_ops(ops), class_num=4), BATCH, shuffle=shuffle)
+    dataset = lambda part, ops: ListDataset(data, Path(data)/f'{part}_list.txt', build_ops(ops), class_num=4)
+    loader = lambda part, ops, shuffle: make_loader(dataset(part, ops), BATCH, shuffle=shuffle)
     pair = Data(loader('train', TRAIN, True), loader('val', VALID, False), 4, 'petals')
     mix = Mix(build_mix([{'MixupOperator': {'alpha': 0.2}}, {'CutmixOperator': {'alpha': 0.2}}]), 4, 0.1)
     schedule = Cosine(0.1, epochs, -(-len(pair.train)//PARTS), warmup_epoch=2)
-    callbacks = [
-        *standard_callbacks(run, dict(lr=0.1), bar=False, save_interval=5), mix,
-        GradientAccumulation(PARTS),
-        GradientClip(norm=1.),
-        EMA(0.98),
-        EarlyStopping(1000)]
+    standard = standard_callbacks(run, dict(lr=0.1), bar=False, save_interval=5)
+    optimization = [GradientAccumulation(PARTS), GradientClip(norm=1.), EMA(0.98), EarlyStopping(1000)]
+    callbacks = [*standard, mix, *optimization]
     return Trainer(net, pair, mix.loss, Momentum(net.parameters(), schedule, weight_decay=1e-4), callbacks, topk=(1, 2))
 
 
@@ -167,35 +151,36 @@ def test_two_epochs_and_two_more_are_four(data, tmp_path):
 
 
 def serve(data):
-    "For each folder named on stdin: a child process that trains in it. Prints the child's number, and how it ended."
+    "For each folder read from stdin, train in it in a child process; print the child's number and its exit code."
     os.environ['OMP_NUM_THREADS'] = '1'
     import paddle, paddle.nn                                            # once, for all children
     while line := sys.stdin.readline():
         sys.stdout.flush()
         if (child := os.fork()) == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            try: everything(data, line.strip()).fit(EPOCHS)
+            try:
+                everything(data, line.strip()).fit(EPOCHS)
             except BaseException as e:
                 print(f'{type(e).__name__}: {e}', file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
         print(child, flush=True)
-        # the child's number is its own until somebody has waited for it
+        # the number is not used again before waitpid
         sys.stdin.readline()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks, to import Paddle once for all of the processes that are '
-                                                    'killed')
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks, to import Paddle only once for all killed processes')
 def test_killed_twenty_times(data, tmp_path):
-    server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__,
-                               str(data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={
-                                   **os.environ, 'OMP_NUM_THREADS': '1'})
+    server = subprocess.Popen([sys.executable, '-W', 'ignore', __file__, str(data)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     say = lambda text: (server.stdin.write(f'{text}\n'), server.stdin.flush())
     hear = lambda: int(server.stdout.readline())
     try:
         began = time.perf_counter()
-        say(tmp_path/'straight'); hear(); say('wait')
+        say(tmp_path/'straight')
+        hear()
+        say('wait')
         assert hear() == 0
         whole, kills, runs, epochs = time.perf_counter() - began, 0, 0, []
         while kills < 20 or not done:
