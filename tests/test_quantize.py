@@ -1,17 +1,25 @@
-"From a run to 8 bits and back to names, over the notebooks: the commands, and what a network of each kind becomes."
+"Quantization: its arithmetic, its refusals, and that every layer of the 8-bit file computes what it was trained to."
+from dataclasses import replace
+from pathlib import Path
+
+import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
+
 pytest.importorskip('onnxruntime')
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.lists import read_list
 from ppcls_nb.data.imaug.presets import eval_ops
 from ppcls_nb.data.prepare import prepare_data
-from ppcls_nb.deploy.export import export_model, onnx_session, read_export
+from ppcls_nb.deploy.export import export_model, read_export
+from ppcls_nb.deploy.onnx import PADDLE_3, onnx_session
 from ppcls_nb.deploy.predict import Predictor, image_batches
-from ppcls_nb.deploy.quantize import calibrate, export_quant_aware, grid, input_names, learned_ranges, plain, quant_aware, quantize, write_int8
+from ppcls_nb.deploy.quantize import (CALIBRATION_METHODS, InputRounding, Quantized, calibrate, export_quant_aware,
+                                      fake_quant, float_graph, input_names, learned_ranges, merge_ranges, quant_aware,
+                                      quant_params, quantize, strip_quant, weight_error, write_int8)
 from ppcls_nb.models import create_model
 from ppcls_nb.models.layers import ConvBN, conv2d
 
-pytestmark = pytest.mark.skipif(int(paddle.__version__.split('.')[0]) < 3, reason='paddle2onnx needs Paddle 3')
+pytestmark = pytest.mark.skipif(not PADDLE_3, reason='paddle2onnx needs Paddle 3')
 OPS = eval_ops(32, 32)
 
 @pytest.fixture(scope='module')
@@ -26,7 +34,8 @@ def learn(net, x, steps, lr=.003):
     net.train()
     for _ in range(steps):
         paddle.nn.functional.cross_entropy(net(x), labels).backward()
-        optimizer.step(); optimizer.clear_grad()
+        optimizer.step()
+        optimizer.clear_grad()
     net.eval()
 
 def settled(name, pictures, steps=0):
@@ -38,13 +47,158 @@ def settled(name, pictures, steps=0):
 
 def relative(a, b): return float(np.linalg.norm(a - b)/np.linalg.norm(a))
 
+@pytest.mark.parametrize('low, high, scale, zero', [(0., 255., 1., 0), (-1., 1., 2/255, 128), (2., 2.55, .01, 0),
+                                                    (0., 0., 1., 0)])
+def test_scale_and_zero_point(low, high, scale, zero):
+    assert quant_params(low, high) == (pytest.approx(scale), zero)
+
+def test_rounding_is_at_most_half_a_step_and_zero_is_exact():
+    scale, zero = quant_params(-.375, 6.)
+    inside = np.random.default_rng(0).uniform(-.37, 5.9, 1000).astype(np.float32)
+    assert abs(fake_quant(inside, scale, zero) - inside).max() <= scale*.501
+    assert fake_quant(np.float32([0]), scale, zero)[0] == 0
+    assert abs(fake_quant(np.float32([9.]), scale, zero)[0] - 6) <= scale
+
+def test_a_scale_for_each_channel_is_more_accurate():
+    w = np.random.default_rng(0).standard_normal((16, 64))*np.geomspace(.01, 1, 16)[:, None]
+    assert weight_error(w) < weight_error(w, False)
+    assert weight_error(np.zeros((2, 3)) + 1) < 1e-6
+
+class Small(paddle.nn.Layer):
+    "(N, 3, H, W) → logits (N, 4)."
+    name = 'Small'
+    def __init__(self):
+        super().__init__()
+        self.body = paddle.nn.Sequential(ConvBN(3, 16, 3, 2, act='hardswish'), ConvBN(16, 32, 3, 2, act='relu'))
+        self.fc = paddle.nn.Linear(32, 4)
+
+    def forward(self, x): return self.fc(self.body(x).mean([2, 3]))
+
+@pytest.fixture(scope='module')
+def exported(pictures, tmp_path_factory):
+    "A small trained network as a float export."
+    paddle.seed(0)
+    net = Small()
+    learn(net, paddle.to_tensor(next(image_batches(pictures, OPS, 40))[1]), 20, .02)
+    return export_model(net, tmp_path_factory.mktemp('exported')/'float', OPS, list('abcd'), onnx=True)
+
+def test_float_graphs(exported, tmp_path):
+    record = read_export(exported)
+    program_only = replace(record, files={name: '' for name in record.files if name != 'inference.onnx'})
+    file, folded = float_graph(program_only, tmp_path)
+    assert file == tmp_path/'inference.onnx'
+    assert file.is_file()
+    assert folded.is_file()
+    with pytest.raises(PPClsError, match='holds neither'):
+        float_graph(replace(record, files={}), tmp_path)
+
+def test_calibration_methods(exported, pictures, tmp_path):
+    _, folded = float_graph(read_export(exported), tmp_path)
+    batches = [images for _, images in image_batches(pictures[:32], OPS, 8)]
+    found = {method: calibrate(folded, batches, method) for method in CALIBRATION_METHODS}
+    whole = calibrate(folded, [np.concatenate(batches)])
+    width = lambda ranges: sum(high - low for low, high in ranges.values())
+    assert whole.keys() == found['minmax'].keys()
+    # how the images are divided into batches does not matter
+    assert all(np.allclose(whole[name], found['minmax'][name], atol=1e-4) for name in whole)
+    assert all(low <= high for ranges in found.values() for low, high in ranges.values())
+    assert width(found['percentile']) < width(whole)
+    assert width(found['entropy']) < width(whole)
+    with pytest.raises(PPClsError, match="did you mean 'entropy'"):
+        calibrate(folded, batches, 'entropie')
+    with pytest.raises(PPClsError, match='calibrate: no images'):
+        calibrate(folded, [])
+
+def test_given_ranges_and_seven_bits(exported, pictures, tmp_path):
+    file, folded = float_graph(read_export(exported), tmp_path)
+    _, images = next(image_batches(pictures, OPS, 40))
+    ranges, expected = calibrate(folded, [images]), onnx_session(file)(images)
+    def error(name, ranges, **options):
+        return relative(expected, onnx_session(write_int8(folded, tmp_path/name, ranges, **options))(images))
+    narrow = {name: (low/8, high/8) for name, (low, high) in ranges.items()}
+    assert 0 < error('int8.onnx', ranges) < .2
+    assert error('narrow.onnx', narrow) > 2*error('int8.onnx', ranges)
+    assert error('seven.onnx', ranges, reduce_range=True) < .3
+
+def test_warnings_of_a_result():
+    report = Quantized(Path('x'), 'minmax', 32, (4e6, 1e6), 100, .97, (.80, .78), {'onnx': (.7, .8, .9)})
+    assert 'loses 2.0 points' in report.warnings[0]
+    assert 'slower than before on this machine, by a factor of 1.25' in report.warnings[1]
+    assert not replace(report, top1=(.8, .79), speed={'onnx': (1, 2, 3)}).warnings
+    assert 'another class for 3.0 %' in replace(report, top1=None).warnings[0]
+    assert not replace(report, top1=None, max_drop=3, speed={}).warnings
+
+def test_few_images_are_tested_on_the_calibration(exported, pictures, tmp_path):
+    report = quantize(exported, tmp_path/'few', pictures[:3], runs=0, bar=False)
+    assert 'tested on the images that it was calibrated on' in report.warnings[-1]
+    report = quantize(exported, tmp_path/'split', pictures, count=32, runs=0, bar=False)
+    assert not report.tested_on_calibration
+    assert report.tests == 8
+
+def test_quantize_refuses(exported, pictures, tmp_path):
+    quantize(exported, tmp_path/'int8', pictures[:3], runs=0, bar=False)
+    (tmp_path/'bad.jpg').write_bytes(b'no image')
+    (tmp_path/'empty').mkdir()
+    refused = {
+        'quantized already': (tmp_path/'int8', pictures),
+        'no images; expected a few hundred': (exported, []),
+        'bad.jpg': (exported, [pictures[0], tmp_path/'bad.jpg']),
+        'inference.yml is missing': (tmp_path/'empty', pictures),
+        'no such folder': (tmp_path/'nowhere', pictures)}
+    for message, (source, images) in refused.items():
+        with pytest.raises(PPClsError, match=message):
+            quantize(source, tmp_path/'refused', images, runs=0, bar=False)
+        assert not (tmp_path/'refused').exists()
+    with pytest.raises(PPClsError, match='name another folder'):
+        quantize(exported, exported, pictures)
+    with pytest.raises(PPClsError, match='3 labels for 40'):
+        quantize(exported, tmp_path/'refused', pictures, pictures, [0, 0, 0])
+    with pytest.raises(PPClsError, match='0 images for calibration'):
+        quantize(exported, tmp_path/'refused', pictures, count=0)
+
+def test_merged_ranges():
+    merged = merge_ranges({'a': (-2., 3.), 'b': (0., 9.)}, {'w': 'a', 'v': 'a'}, {'w': (-.5, 2.), 'v': (0., 4.)})
+    assert merged == {'a': (-.5, 4.), 'b': (0., 9.)}
+    with pytest.raises(PPClsError, match='1 of 1 layers'):
+        merge_ranges({'a': (0, 1)}, {'w': 'b'}, {'w': (0., 1.)})
+
+def test_rounding_layer_learns_a_range_and_passes_gradients():
+    layer = InputRounding()
+    x = paddle.to_tensor(np.random.default_rng(0).uniform(-1, 3, 1000).astype(np.float32))
+    assert (layer.eval()(x) == x).all()
+    layer.train()(x)
+    assert abs(layer(x) - x).max() <= 4/255*.51
+    layer(10*x)
+    weight = (.81 + .9 + 10)/2.71
+    expected = x.min().item()*weight, x.max().item()*weight
+    assert [t.item() for t in layer.range()] == pytest.approx(expected, abs=1e-3)
+    scale, zero = quant_params(*[t.item() for t in layer.range()])
+    assert np.allclose(layer.eval()(40*x), fake_quant(40*x.numpy(), scale, zero), rtol=1e-6)
+    x.stop_gradient = False
+    layer(x).sum().backward()
+    assert (x.grad == 1).all()
+
+def test_preparing_a_network_and_undoing_it():
+    net = paddle.nn.Sequential(conv2d(3, 4, 3), paddle.nn.ReLU())
+    weight, keys = net[0].weight, list(net.state_dict())
+    quant_aware(net)
+    with pytest.raises(PPClsError, match='prepared already'):
+        quant_aware(net)
+    assert strip_quant(net)[0].weight is weight
+    assert list(net.state_dict()) == keys
+    assert learned_ranges(net) == {}
+    with pytest.raises(PPClsError, match='no convolution'):
+        quant_aware(paddle.nn.Sequential(paddle.nn.ReLU()))
+    with pytest.raises(PPClsError, match='expected a network that quant_aware'):
+        export_quant_aware(net, 'refused', OPS, [])
+
 def test_softmax_stays_float(pictures, tmp_path):
     net, x = settled('MobileNetV1_x0_25', pictures)
     export_model(net, tmp_path/'float', OPS, softmax=True, onnx=True)
     report = quantize(tmp_path/'float', tmp_path/'int8', pictures, runs=0, bar=False)
     p = Predictor(tmp_path/'int8', 'onnx').logits(x.numpy())
     assert report.size[1] < .5*report.size[0]
-    assert report.seen
+    assert report.tested_on_calibration
     assert np.allclose(p.sum(1), 1, atol=1e-5)
     assert abs(p*256 - (p*256).round()).max() > .2
 
@@ -56,16 +210,13 @@ def deployed(pictures, tmp_path_factory):
     net, x = settled('MobileNetV3_small_x0_35', pictures, 40)
     learn(quant_aware(net), x, 3, .0005)
     learned = learned_ranges(net)
-    layers = {layer.plain[0].weight.name: layer for layer in net.sublayers() if hasattr(layer, 'plain')}
-    norms = {
-        id(getattr(block, block.names[0])): getattr(block, block.names[1])
-        for block in net.sublayers()
-        if isinstance(block, ConvBN)}
+    layers = {layer.original[0].weight.name: layer for layer in net.sublayers() if hasattr(layer, 'original')}
+    blocks = [block for block in net.sublayers() if isinstance(block, ConvBN)]
+    norms = {id(getattr(block, block.names[0])): getattr(block, block.names[1]) for block in blocks}
     report = export_quant_aware(net, folder/'int8', OPS, pictures, tests=pictures, runs=0, bar=False)
     export_model(net, folder/'float', OPS, onnx=True)
-    return dict(folder=folder, x=x.numpy(), learned=learned, report=report, layers={
-        w: (layer, norms.get(id(layer)))
-        for w, layer in layers.items()})
+    layers = {weight: (layer, norms.get(id(layer))) for weight, layer in layers.items()}
+    return dict(folder=folder, x=x.numpy(), learned=learned, report=report, layers=layers)
 
 @pytest.fixture(scope='module')
 def rounded_layers(deployed):
@@ -100,7 +251,7 @@ def test_every_learned_range_is_in_the_file(deployed, rounded_layers):
     assert read_export(deployed['folder']/'int8').about['int8']['learned_ranges'] == 55
     assert deployed['report'].tests == 40
     for weight, layer in rounded_layers.items():
-        scale, zero = grid(*deployed['learned'][weight])
+        scale, zero = quant_params(*deployed['learned'][weight])
         assert layer['scale'] == pytest.approx(scale, rel=1e-5) and layer['zero'] == zero, weight
 
 def test_the_file_rounds_inputs_as_training_does(deployed, rounded_layers):
@@ -114,7 +265,7 @@ def test_weights_in_the_file_are_half_a_step_off_at_most(deployed, rounded_layer
     "Batch norms are folded in, which scales every channel; its largest weight is step 127."
     for weight, layer in rounded_layers.items():
         wrapper, norm = deployed['layers'][weight]
-        w, scales = wrapper.plain[0].weight.numpy(), layer['scales']
+        w, scales = wrapper.original[0].weight.numpy(), layer['scales']
         if norm is not None: w = w*(norm.weight/(norm._variance + norm._epsilon).sqrt()).numpy()[:, None, None, None]
         largest = abs(w).max((1, 2, 3) if w.ndim == 4 else 0)
         assert np.allclose(scales, largest/127, rtol=1e-4), weight
@@ -132,7 +283,7 @@ def test_every_layer_computes_what_it_was_trained_to(deployed, rounded_layers):
         # the quantizer puts a ReLU into the layer before it
         if layer['output'].min() >= 0:
             y = y.clip(0)
-        w, stored = wrapper.plain[0].weight, layer['stored']
+        w, stored = wrapper.original[0].weight, layer['stored']
         rest = (0, *range(2, y.ndim))
         # axes of a weight that are not its output channels
         others = ((1, 2, 3) if w.ndim == 4 else 0)
@@ -142,8 +293,8 @@ def test_every_layer_computes_what_it_was_trained_to(deployed, rounded_layers):
         assert ties.sum() <= 1e-4*w.size + 1 and (abs(y - layer['output']).max(rest) <= limit).all(), weight
 
 def test_products_of_eight_bits_do_not_overflow(tmp_path):
-    """The largest products, in pairs, are beyond 16 bits; x86 processors without VNNI instructions add them there if
-    ONNX Runtime is not told otherwise."""
+    """The largest products, in pairs, are beyond 16 bits; x86 processors without VNNI instructions add them there
+    unless ONNX Runtime is told otherwise."""
     import onnx
     x, w = np.ones([2, 64, 8, 8], np.float32), onnx.numpy_helper.from_array(np.ones([64, 64, 1, 1], np.float32), 'w')
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['N', 64, 8, 8]) for name in 'xy']
@@ -165,7 +316,7 @@ def test_same_padding_is_rounded_too():
     net.eval()
     assert 0 < relative(y, net(x).numpy()) < .05
     assert len(learned_ranges(net)) == 2
-    assert relative(y, plain(net)(x).numpy()) < 1e-6
+    assert relative(y, strip_quant(net)(x).numpy()) < 1e-6
 
 def test_a_failed_quantization_leaves_what_was_there(pictures, tmp_path):
     net, _ = settled('MobileNetV1_x0_25', pictures)
