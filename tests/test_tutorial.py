@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ppcls_nb.course.ledger import CLAIMS, TITLES, claim_table, main as ppcls_ledger, read_ledger
-from ppcls_nb.course.notebooks import declared_parameters, expected_seconds, read_profile, run_course
+from ppcls_nb.course.ledger import CLAIMS, ROLE_TITLES, claim_table, main as ppcls_ledger, read_ledger
+from ppcls_nb.course.notebooks import declared_parameters, relative_work, read_profile, run_course
 
 NBS = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'
 NOTEBOOKS = sorted(NBS.glob('*.ipynb'))
@@ -47,7 +47,7 @@ def test_every_notebook_declares_what_the_profiles_set(profile):
     for notebook in NOTEBOOKS: assert set(values) <= set(declared_parameters(notebook)), notebook
     # measured here
     if profile != 'gpu':
-        assert set(expected_seconds(NBS/'profiles'/f'{profile}.yaml', NOTEBOOKS)) == set(STEMS)
+        assert set(relative_work(NBS/'profiles'/f'{profile}.yaml', NOTEBOOKS)) == set(STEMS)
 
 
 def test_all_notebooks_run(tutorial):
@@ -142,7 +142,7 @@ def test_a_seed_becomes_a_ledger(tutorial):
     output, _ = tutorial
     assert ppcls_ledger([str(output), '--profile', 'smoke']) == 0
     ledger = read_ledger(output/'ledger.json')
-    assert list(ledger['roles']) == list(TITLES)
+    assert list(ledger['roles']) == list(ROLE_TITLES)
     assert ledger['seeds'] == [0]
     assert set(claim_table(ledger).verdict) <= {'gains', 'loses', 'undecided'}
     shown = json.loads((output/'results.json').read_text())
@@ -155,7 +155,7 @@ def test_the_ledger_of_the_repository_is_whole():
     assert len(set(ledger['seeds'])) >= 3
     assert ledger['profile'] == 'cpu'
     assert ledger['data'] == 'flowers102'
-    assert list(ledger['roles']) == list(TITLES)
+    assert list(ledger['roles']) == list(ROLE_TITLES)
     assert all(
         len(role['correct']) == len(ledger['seeds']) and role['images'] == 1020 for role in ledger['roles'].values())
     assert all(ledger[key] for key in ('processor', 'cores', 'paddle', 'date', 'ppcls_nb'))
