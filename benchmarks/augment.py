@@ -93,7 +93,7 @@ class Contestant:
         self.process.wait()
 
 
-def pictures(root, n, short):
+def source_images(root, n, short):
     """`n` BGR photographs from below `root`, evenly over its JPEGs, and what they are; where there are none, drawn
     scenes of a short side of `short` px."""
     folder = next((f for f in (root/'imagenette_96', root) if f.is_dir()), None) if root else None
@@ -110,7 +110,7 @@ def pictures(root, n, short):
 def write_images(folder, root, n, kind):
     "JPEGs of the kind and list.txt in `folder`; returns what they are."
     short, quality, noise, _ = KINDS[kind]
-    images, what = pictures(root, n, short)
+    images, what = source_images(root, n, short)
     lines, size = [], 0
     for i, img in enumerate(images):
         k = short/min(img.shape[:2])
@@ -127,7 +127,7 @@ def write_images(folder, root, n, kind):
 
 def compare_fixed(contestants, folder):
     "Differences of the pipeline without chance; yields (line, fine)."
-    for name, ask in contestants.items(): ask('save', 'fixed', list(range(BATCH)), str(folder/f'{name}.npy'))
+    for name, call in contestants.items(): call('save', 'fixed', list(range(BATCH)), str(folder/f'{name}.npy'))
     ours = np.load(folder/'ours.npy')
     for name in list(contestants)[1:]:
         theirs = np.load(folder/f'{name}.npy')
@@ -180,7 +180,7 @@ def groups(contestants, pipelines):
     return [*out, *([[('ours', 'standard'), *hiding]] if hiding else [])]
 
 
-def race(contestants, parts, args):
+def time_interleaved(contestants, parts, args):
     "(group number, contestant, pipeline) → seconds of the rounds; the order within a group is drawn for each round."
     times, rng = {}, np.random.default_rng(0)
     for turn in tqdm(range(args.rounds + 1), desc='rounds', leave=False):                # the first one does not count
@@ -210,7 +210,7 @@ def report(times, parts, images, contestants, kind):
                 line += f'   {ratio:5.2f} ({low:.2f} … {high:.2f})   {"of its time" if hiding else "           "}   {verdict}'
             print(line)
     if ways := contestants['torchvision']('ways') if 'torchvision' in contestants else {}:
-        print('torchvision worked on ' + ', '.join(f'{way} ({p})' for p, way in ways.items() if p != 'fixed'))
+        print('torchvision worked on ' + ', '.join(f'{make_batch_function} ({p})' for p, make_batch_function in ways.items() if p != 'fixed'))
 
 
 def report_stages(ours, pipelines, args):
@@ -236,11 +236,11 @@ def measure(kind, pipelines, pythons, args):
         contestants = {name: Contestant(name, python, folder, folder/f'{name}.log') for name, python in pythons.items()}
         for contestant in contestants.values(): stack.callback(contestant.close)
         print(f'\n── {kind}: {what}; batches of {BATCH} to {SIZE} px, one thread each; {", ".join(SHARED)}')
-        for name, ask in contestants.items(): print(f'{name}: {ask("version")}')
+        for name, call in contestants.items(): print(f'{name}: {call("version")}')
         if not outputs_agree(contestants, pipelines, folder, args.images, 1 if args.quick else 2):
             sys.exit('outputs differ; nothing is timed')
         parts, since = groups(contestants, pipelines), time.perf_counter()
-        times = race(contestants, parts, args)
+        times = time_interleaved(contestants, parts, args)
         print(f'\nmedian of {args.rounds} rounds of {args.batches*BATCH} images in {time.perf_counter() - since:.0f} '
               f's, {"processor" if args.cpu_time else "wall"} time; '
               'ratio: their time / our time, or, for what hides parts, its time / our standard pipeline\'s')

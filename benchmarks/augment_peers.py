@@ -160,7 +160,7 @@ class TorchVision:
         torch.set_num_threads(1); torch.set_grad_enabled(False); torch.manual_seed(0)
         self.paths, self.size, self.version, self.ways = paths, batch, f'torchvision {torchvision.__version__}', {}
 
-    def way(self, pipeline, pillow):
+    def make_batch_function(self, pipeline, pillow):
         import torch
         from PIL import Image
         from torchvision.io import ImageReadMode, decode_image
@@ -178,11 +178,11 @@ class TorchVision:
         return lambda epoch, indices: normalize(torch.stack([one(decode(self.paths[i])) for i in indices])).numpy()
 
     def build(self, pipeline):
-        ways = {name: self.way(pipeline, pillow) for name, pillow in dict(tensors=False, Pillow=True).items()}
+        ways = {name: self.make_batch_function(pipeline, pillow) for name, pillow in dict(tensors=False, Pillow=True).items()}
         took = {
-            name: min(seconds(way, 0, [range(self.size)], time.process_time)
+            name: min(seconds(make_batch_function, 0, [range(self.size)], time.process_time)
                       for _ in range(4))
-            for name, way in ways.items()}
+            for name, make_batch_function in ways.items()}
         self.ways[pipeline] = min(took, key=took.get)
         return ways[self.ways[pipeline]]
 
@@ -234,12 +234,12 @@ def serve(make):
     # what the peers print goes to standard error instead
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
-    asked = None
+    contestant = None
     for line in sys.stdin:
         try:
-            asked = asked or make()
+            contestant = contestant or make()
             question, *arguments = json.loads(line)
-            answer = dict(answer=getattr(asked, question)(*arguments))
+            answer = dict(answer=getattr(contestant, question)(*arguments))
         except Exception: answer = dict(error=traceback.format_exc())
         print(json.dumps(answer), file=answers, flush=True)
 

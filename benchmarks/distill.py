@@ -70,7 +70,7 @@ class Turns:
 def quartiles(values): return '{1:.3f} ({0:.3f} … {2:.3f})'.format(*statistics.quantiles(values, n=4))
 
 
-def race(case, args, clock) -> bool:
+def time_interleaved(case, args, clock) -> bool:
     "Prints the lines of a case; whether the engine helped."
     names, pixels = case.split(':')[:2], int(case.split(':')[2])
     paddle.seed(0)
@@ -111,7 +111,7 @@ def main():
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(f'paddle {paddle.__version__}, {paddle.device.get_device()}, {ppcls_nb.set_threads()} threads, '
           f'{"processor time" if args.cpu_time else "wall time"}; median of rounds (quartiles)')
-    sys.exit(not all([race(case, args, clock) for case in args.cases]))
+    sys.exit(not all([time_interleaved(case, args, clock) for case in args.cases]))
 
 
 if __name__ == '__main__': main()

@@ -9,7 +9,7 @@ import argparse, os, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 
-def settled(name, size, images):
+def trained_statistics(name, size, images):
     import paddle
     from ppcls_nb.models import create_model
     paddle.seed(0)
@@ -19,7 +19,7 @@ def settled(name, size, images):
     net.eval()
     return net
 
-def tell(name, how, ratio):
+def print_ratio(name, how, ratio):
     print(f'{name:26}{how:12}× {ratio[1]:.2f} (quartiles {ratio[0]:.2f} to {ratio[2]:.2f})', flush=True)
 
 def by_onnx(name, size, runs, images):
@@ -30,7 +30,7 @@ def by_onnx(name, size, runs, images):
     from ppcls_nb.deploy.quantize import calibrate, float_graph, speed_ratio, write_int8
     with tempfile.TemporaryDirectory() as tmp:
         work = Path(tmp)
-        export_model(settled(name, size, images), work/'float', eval_ops(size), onnx=True)
+        export_model(trained_statistics(name, size, images), work/'float', eval_ops(size), onnx=True)
         record = read_export(work/'float')
         _, folded = float_graph(record, work)
         (work/'int8').mkdir()
@@ -38,7 +38,7 @@ def by_onnx(name, size, runs, images):
         after = replace(record, folder=work/'int8', files={'inference.onnx': ''})
         for engine in ('onnx', 'openvino'):
             a, b = Predictor(record, engine), Predictor(after, engine)
-            tell(name, engine, speed_ratio(a.run, b.run, images[:1], runs))
+            print_ratio(name, engine, speed_ratio(a.run, b.run, images[:1], runs))
 
 def by_paddle(name, size, runs, images):
     import paddle
@@ -46,7 +46,7 @@ def by_paddle(name, size, runs, images):
     from ppcls_nb.deploy.quantize import speed_ratio
     from ppcls_nb.models.inference import Engine, save_inference
     with tempfile.TemporaryDirectory() as tmp:
-        save_inference(settled(name, size, images), f'{tmp}/float', (3, size, size))
+        save_inference(trained_statistics(name, size, images), f'{tmp}/float', (3, size, size))
         paddle.enable_static()
         tool = PostTrainingQuantization(paddle.static.Executor(paddle.CPUPlace()), model_dir=f'{tmp}/float',
                                         model_filename='inference.pdmodel', params_filename='inference.pdiparams',
@@ -58,7 +58,7 @@ def by_paddle(name, size, runs, images):
                                   params_filename='inference.pdiparams')
         paddle.disable_static()
         a, b = Engine(f'{tmp}/float'), Engine(f'{tmp}/int8', config=lambda c: c.enable_mkldnn_int8())
-        tell(name, 'paddle int8', speed_ratio(a, b, images[:1], runs))
+        print_ratio(name, 'paddle int8', speed_ratio(a, b, images[:1], runs))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,6 +78,6 @@ if __name__ == '__main__':
                 str(args.size), '--runs',
                 str(args.runs)], env={
                     **os.environ, 'FLAGS_enable_pir_api': '0'}, capture_output=True, text=True)
-            told = [line for line in out.stdout.splitlines() if 'quartiles' in line]
-            print(told[0] if told else f'{name}: Paddle: {(out.stderr.strip().splitlines() or ["no answer"])[-1]}',
+            lines = [line for line in out.stdout.splitlines() if 'quartiles' in line]
+            print(lines[0] if lines else f'{name}: Paddle: {(out.stderr.strip().splitlines() or ["no answer"])[-1]}',
                   flush=True)

@@ -19,7 +19,7 @@ from ppcls_nb.deploy.serve import Limits, create_app
 from ppcls_nb.deploy.server import Server, take_port, warm_up
 from ppcls_nb.models import create_model
 
-WAYS = {'batches': dict(max_batch=16), 'no batches': dict(max_batch=1), 'one at a time': dict(max_batch=1, workers=1)}
+SERVICES = {'batches': dict(max_batch=16), 'no batches': dict(max_batch=1), 'one at a time': dict(max_batch=1, workers=1)}
 
 
 class OneAtATime:
@@ -31,24 +31,24 @@ class OneAtATime:
         async with self.lock: await self.app(scope, receive, send)
 
 
-def run_server(folder, way):
+def run_server(folder, service):
     "In a process of its own: serve until a signal."
-    app = create_app(folder, Limits(max_requests=1000, max_queue=1000, deadline=60.), **WAYS[way])
-    if way == 'one at a time': app.add_middleware(OneAtATime)
+    app = create_app(folder, Limits(max_requests=1000, max_queue=1000, deadline=60.), **SERVICES[service])
+    if service == 'one at a time': app.add_middleware(OneAtATime)
     warm_up(app.state.service)
     with take_port('127.0.0.1', 0) as sock:
         print(f'port {sock.getsockname()[1]}', flush=True)
         Server(app).run([sock])
 
 
-def start(folder, way, processes):
+def start(folder, service, processes):
     "The port of a service, whose process is added to `processes`."
     processes.append(
         process := subprocess.Popen([sys.executable, __file__, '--server',
-                                     str(folder), way], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+                                     str(folder), service], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     for line in process.stdout:
         if found := re.match(r'port (\d+)', line): return int(found[1])
-    raise SystemExit(f'the service {way} does not start: {process.stderr.read()[-500:]}')
+    raise SystemExit(f'the service {service} does not start: {process.stderr.read()[-500:]}')
 
 
 def photo(seed):
@@ -66,7 +66,7 @@ def request(data):
             f'{len(body)}\r\n\r\n'.encode() + body)
 
 
-async def ask(reader, writer, raw):
+async def send_request(reader, writer, raw):
     "The answer to a request on an open connection; anything but status 200 is an error."
     writer.write(raw)
     head = await reader.readuntil(b'\r\n\r\n')
@@ -83,7 +83,7 @@ async def load(port, raws, clients, seconds):
         reader, writer = await asyncio.open_connection('127.0.0.1', port)
         n = i
         while (begin := time.perf_counter()) < end:
-            await ask(reader, writer, raws[n % len(raws)])
+            await send_request(reader, writer, raws[n % len(raws)])
             took.append(time.perf_counter() - begin)
             n += 1
         writer.close()
@@ -96,7 +96,7 @@ def answers(port, raws):
     "[(labels, scores), …] of a service, asked at once for all."
     async def one(raw):
         reader, writer = await asyncio.open_connection('127.0.0.1', port)
-        top = json.loads(await ask(reader, writer, raw))['predictions'][0]['top']
+        top = json.loads(await send_request(reader, writer, raw))['predictions'][0]['top']
         writer.close()
         return [t['label'] for t in top], [t['score'] for t in top]
     async def every(): return await asyncio.gather(*map(one, raws))
@@ -105,21 +105,21 @@ def answers(port, raws):
 
 def check_equal(ports, raws):
     "Leave if the services do not answer alike."
-    told = {way: answers(port, raws) for way, port in ports.items()}
-    for way in told:
-        for (labels, scores), (other, theirs) in zip(told[way], told['one at a time']):
+    results = {service: answers(port, raws) for service, port in ports.items()}
+    for service in results:
+        for (labels, scores), (other, theirs) in zip(results[service], results['one at a time']):
             if labels != other or not np.allclose(scores, theirs, rtol=1e-3, atol=1e-6):
-                raise SystemExit(f'{way} answers {labels} {scores}, one at a time {other} {theirs}')
+                raise SystemExit(f'{service} answers {labels} {scores}, one at a time {other} {theirs}')
     return len(raws)
 
 
-def race(ports, raws, clients, args):
+def time_interleaved(ports, raws, clients, args):
     "{way: [(requests a second, p50, p99 in ms) of each round]}, the ways in turns."
-    rounds = {way: [] for way in ports}
+    rounds = {service: [] for service in ports}
     for i in range(args.rounds + 1):                                   # the first one warms up
-        for way in [*ports][::1 if i % 2 else -1]:
-            took, seconds = asyncio.run(load(ports[way], raws, clients, args.seconds if i else .3))
-            if i: rounds[way].append((len(took)/seconds, *np.percentile(took, (50, 99))*1e3))
+        for service in [*ports][::1 if i % 2 else -1]:
+            took, seconds = asyncio.run(load(ports[service], raws, clients, args.seconds if i else .3))
+            if i: rounds[service].append((len(took)/seconds, *np.percentile(took, (50, 99))*1e3))
     return rounds
 
 
@@ -130,17 +130,17 @@ def measure(name, size, args):
         folder = export_model(create_model(name), Path(tmp)/'net', eval_ops(size))
         processes, raws, table = [], [request(photo(i)) for i in range(32)], {}
         try:
-            ports = {way: start(folder, way, processes) for way in WAYS}
+            ports = {service: start(folder, service, processes) for service in SERVICES}
             print(f'{name}, {size} px, 1000 classes, one JPEG file of 500 x 375 a request; answers to '
                   f'{check_equal(ports, raws)} requests at once are equal', flush=True)
             print(f'{"clients":>7s}  '
                   f'{"":14s}{"requests/s":>12s}{"ratio (smallest, largest)":>28s}{"p50 ms":>9s}{"p99 ms":>9s}')
             for clients in args.clients:
-                table[clients] = rounds = race(ports, raws, clients, args)
-                for way, found in rounds.items():
+                table[clients] = rounds = time_interleaved(ports, raws, clients, args)
+                for service, found in rounds.items():
                     speed, p50, p99 = (statistics.median(column) for column in zip(*found))
                     ratios = [a[0]/b[0] for a, b in zip(found, rounds['one at a time'])]
-                    print(f'{clients:7d}  {way:14s}{speed:12.1f}{statistics.median(ratios):12.2f} '
+                    print(f'{clients:7d}  {service:14s}{speed:12.1f}{statistics.median(ratios):12.2f} '
                           f'({min(ratios):5.2f}, {max(ratios):5.2f}){p50:9.1f}{p99:9.1f}', flush=True)
         finally:
             for process in processes: process.terminate()
@@ -157,11 +157,11 @@ def draw(tables, file):
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(len(tables), 2, figsize=(9, 3.2*len(tables)), squeeze=False)
     for (left, right), (name, table) in zip(axes, tables.items()):
-        for n, way in enumerate(WAYS):
-            speed, p50, p99 = np.array([np.median(rounds[way], 0) for rounds in table.values()]).T
-            left.plot([*table], speed, f'C{n}-o', label=way)
-            right.plot([*table], p50, f'C{n}-o', label=f'{way}: half')
-            right.plot([*table], p99, f'C{n}:', label=f'{way}: 99 of 100')
+        for n, service in enumerate(SERVICES):
+            speed, p50, p99 = np.array([np.median(rounds[service], 0) for rounds in table.values()]).T
+            left.plot([*table], speed, f'C{n}-o', label=service)
+            right.plot([*table], p50, f'C{n}-o', label=f'{service}: half')
+            right.plot([*table], p99, f'C{n}:', label=f'{service}: 99 of 100')
         left.set(title=name, xlabel='clients', ylabel='requests a second', xscale='log', ylim=(0, None))
         right.set(title=name, xlabel='clients', ylabel='ms', xscale='log', yscale='log')
         for ax in (left, right): ax.legend(fontsize=7)

@@ -35,7 +35,7 @@ CASES, CLASSES, SLOWER, WAITING = ('ResNet18_vd:64', 'MobileNetV3_small_x1_0:64'
 STEPS = 12                      # of an epoch of the loading part
 
 
-def wait():
+def synchronize():
     "Until the device has finished; on a CPU it always has."
     if not paddle.device.get_device().startswith('cpu'): paddle.device.synchronize()
 
@@ -61,11 +61,11 @@ class Turns(list):
 
     def timed(self, step):
         "Seconds of the bare loop's step, or, as a generator, of whoever asked for the batch."
-        wait()
+        synchronize()
         since = self.clock()
         if step is None: yield self[0]
         else: step()
-        wait()
+        synchronize()
         self.took = self.clock() - since
 
     def __iter__(self):
@@ -86,12 +86,12 @@ def make_trainer(model, optimizer, train):
                    [*standard_callbacks(), Timer(warn=None)])
 
 
-def quietly(t, epochs=1):
+def fit_silently(t, epochs=1):
     "Fit without its bar and its lines."
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): return t.fit(epochs)
 
 
-def race(name, size, args, clock):
+def time_interleaved(name, size, args, clock):
     "The rounds of a network, [(trainer seconds, bare seconds)], and the trainer."
     model = create_model(name, class_num=CLASSES)
     optimizer = Momentum(model.parameters(), Cosine(1e-3, 1, 1000), weight_decay=paddle.regularizer.L2Decay(1e-4))
@@ -99,7 +99,7 @@ def race(name, size, args, clock):
     bare = lambda: bare_step(model, optimizer, *batch)
     turns = Turns(batch, bare, args.rounds, clock)
     t = make_trainer(model, optimizer, turns)
-    if not args.control: quietly(t)
+    if not args.control: fit_silently(t)
     else:
         model.train()
         for _ in turns: bare()
@@ -126,7 +126,7 @@ def step_part(args, clock):
     fine = True
     for name, size in (case.rsplit(':', 1) for case in args.networks or CASES):
         paddle.seed(0)
-        rounds, t = race(name, int(size), args, clock)
+        rounds, t = time_interleaved(name, int(size), args, clock)
         low, middle, high = statistics.quantiles([a/b for a, b in rounds], n=4)
         fine &= middle <= SLOWER
         ours, bare = (1000*statistics.median(column) for column in zip(*rounds))
@@ -157,7 +157,7 @@ def loading_part(args):
         train = make_loader(ListDataset(root, few, train_ops(64), class_num=CLASSES), args.batch, shuffle=True,
                             num_workers=args.workers)
         model = create_model('ResNet50_vd', class_num=CLASSES)
-        t = quietly(make_trainer(model, Momentum(model.parameters(), 1e-3), train), args.epochs)
+        t = fit_silently(make_trainer(model, Momentum(model.parameters(), 1e-3), train), args.epochs)
     rows = t.history
     shares = [(row['data_s'] - row['start_s'])/(row['data_s'] - row['start_s'] + row['compute_s']) for row in rows]
     print(f'loading: ResNet50_vd, 64 px, batch {args.batch}, {args.workers} workers, {kind}, {len(train)} steps an '
