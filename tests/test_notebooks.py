@@ -1,5 +1,5 @@
 "The notebook runner: reports, errors, time-outs, estimates and seeds, with tiny notebooks."
-import io, json, os, signal, subprocess, sys, time
+import io, json, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
