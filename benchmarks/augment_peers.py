@@ -1,20 +1,21 @@
-"""A contestant of augment.py, in a process and an environment of its own, that makes batches when told to.
+"""A contestant of augment.py, which runs in a separate process and environment and makes batches on request.
 
 python augment_peers.py ours|original|albumentations|torchvision FOLDER BATCH   FOLDER holds the images and list.txt
 (lines 'name label')
 
-Every line of standard input is a JSON list [question, argument, ...], see `Answers`; every answer is one line of JSON,
-{"error": ...} where it fails. All contestants read the same files, compute in one thread and end with an array (BATCH,
-3, 224, 224) of float32 in C order. The settings are the documents' recipes; 'fixed' is a pipeline without chance
-(decode, scale to 224 x 224, mirror, normalize, transpose), to compare outputs."""
-import collections.abc, functools, gc, importlib.metadata, importlib.util, io, json, os, random, statistics, sys, time, traceback, types
+Every line of standard input is a JSON list [method, argument, ...], see `Answers`; every answer is one line of JSON,
+{"error": ...} after a failure. All contestants read the same files, compute in one thread and return an array (BATCH,
+3, 224, 224) of float32 in C order. The settings are those of the documents' recipes. The pipeline 'fixed' (decode,
+scale to 224 x 224, mirror, normalize, transpose) is not random and is used to compare outputs."""
+import collections.abc, functools, gc, importlib.metadata, importlib.util, io, json, os, random, statistics
+import sys, time, traceback, types
 from pathlib import Path
 
 import numpy as np
 
 SIZE, MEAN, STD = 224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CLOCKS = (time.perf_counter, time.process_time)
-FILL = [128, 128, 128]           # where a turned image has none; the original's default
+FILL = [128, 128, 128]           # colour outside of a rotated image; the original's default
 AUGMENT = dict(autoaugment={'ImageNetPolicy': {}}, randaugment={'RandAugment': dict(num_layers=2, magnitude=5)})
 HIDE = dict(cutout={'Cutout': dict(n_holes=1, length=112)}, random_erasing={'RandomErasing': dict(EPSILON=0.5)},
             hide_and_seek={'HideAndSeek': {}},
@@ -25,16 +26,15 @@ def mirror(img, rng=None): return np.ascontiguousarray(img[:, ::-1])
 
 
 def recipe(pipeline, hide_last=False):
-    "The documents' recipe as entries {operation: arguments}; what hides goes before ToCHWImage, or after it."
-    first = ([{
-        'ResizeImage': dict(size=[SIZE, SIZE])}, mirror] if pipeline == 'fixed' else [{
-            'RandCropImage': dict(size=SIZE)}, {
-                'RandFlipImage': dict(flip_code=1)}])
+    "The documents' recipe as {operation: arguments}; operations that hide parts come before ToCHWImage, or after it."
+    if pipeline == 'fixed':
+        first = [{'ResizeImage': dict(size=[SIZE, SIZE])}, mirror]
+    else:
+        first = [{'RandCropImage': dict(size=SIZE)}, {'RandFlipImage': dict(flip_code=1)}]
     augment, hide = ([table[pipeline]] if pipeline in table else [] for table in (AUGMENT, HIDE))
     normalize, transpose = {'NormalizeImage': dict(scale='1./255.', mean=MEAN, std=STD, order='')}, {'ToCHWImage': {}}
-    return [{
-        'DecodeImage': dict(to_rgb=True, channel_first=False)}, *first, *augment, normalize,
-            *([transpose, *hide] if hide_last else [*hide, transpose])]
+    last = [transpose, *hide] if hide_last else [*hide, transpose]
+    return [{'DecodeImage': dict(to_rgb=True, channel_first=False)}, *first, *augment, normalize, *last]
 
 
 def read(path):
@@ -42,8 +42,7 @@ def read(path):
 
 
 def assemble(images):
-    """Arrays (height, width, 3) → a batch (N, 3, height, width) in C order: the fastest way that we know. (`np.stack`
-    leaves them in their old order.)"""
+    "Arrays (height, width, 3) → a batch (N, 3, height, width) in C order; `np.stack` would keep the memory order."
     import cv2
     out = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
     for img, planes in zip(images, out): cv2.split(img, list(planes))
@@ -51,7 +50,7 @@ def assemble(images):
 
 
 class Ours:
-    """The product's own way: its dataset and its loader without workers, up to the arrays that would be copied into
+    """ppcls_nb's own way: its dataset and its loader without workers, up to the arrays that would be copied into
     Paddle's tensors next."""
     def __init__(self, folder, paths, batch):
         import ppcls_nb, cv2
