@@ -137,8 +137,8 @@ def compare_fixed(contestants, folder):
         difference = np.abs(theirs - ours) if same else np.array([np.inf])
         related = np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] if same else 0
         fine = difference.mean() <= FIXED[name] and related > .98
-        yield (f'{"fixed":15s} {name:15s} difference {difference.max():.1e} at most, {difference.mean():.1e} on average; '
-               f'correlation {related:.5f}'), fine
+        yield (f'{"fixed":15s} {name:15s} difference {difference.max():.1e} at most, '
+               f'{difference.mean():.1e} on average; correlation {related:.5f}'), fine
 
 
 def compare_random(contestants, pipeline, n, epochs):

@@ -106,8 +106,9 @@ def main():
         print('FAIL: the engine of auto did not run in every case')
         sys.exit(1)
     worst, fine = chosen.iloc[-1], chosen.ratio.max() <= LIMIT
-    print(f'auto: at worst {worst.ratio:.3f} times the fastest ({worst.network}, {worst.pixels} px, batch {worst.batch}, '
-          f'{worst.threads} threads); above {LIMIT} in {(chosen.ratio > LIMIT).sum()} of {len(chosen)}')
+    print(f'auto: at worst {worst.ratio:.3f} times the fastest ({worst.network}, {worst.pixels} px, '
+          f'batch {worst.batch}, {worst.threads} threads); above {LIMIT} in {(chosen.ratio > LIMIT).sum()} of '
+          f'{len(chosen)}')
     print('PASS' if fine else 'FAIL')
     sys.exit(not fine)
 

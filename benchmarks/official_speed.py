@@ -112,8 +112,9 @@ def compare(ours, theirs, rounds, clock):
 
 
 def measure(name, builders, args, clock):
-    """Step kind → our times, and → ratios. Half of the rounds with our network built first, half with theirs: what is
-    built first has its memory elsewhere, which alone makes a percent or two."""
+    """Step kind → our times, and step kind → ratios.
+
+    Half of the rounds have our network built first, half theirs, since the order affects the speed."""
     times, ratios = {}, {}
     for swapped in (False, True):
         paddle.seed(0)

@@ -16,6 +16,7 @@ from pathlib import Path
 import ppcls_nb  # before paddle: sets threads and MKL's path
 from ppcls_nb.basics import PPClsError, suggest, write_csv, write_text
 from ppcls_nb.recipe.build import Profile, Trainer
+from ppcls_nb.data.lists import list_lines
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.course.timing import machine_facts
 from ppcls_nb.train import load_run
@@ -115,7 +116,7 @@ def hold_out(info, fold: int, folder: Path):
     """`info` with new lists in `folder`.
 
     The images number `fold`, `fold` + 5, … of each class of the training list are the new validation list."""
-    rows = {name: (info.lists/f'{name}_list.txt').read_text().splitlines() for name in ('train', 'extra')}
+    rows = {name: [line for _, line in list_lines(info.lists/f'{name}_list.txt')] for name in ('train', 'extra')}
     seen, parts = defaultdict(int), {'train': [], 'val': []}
     for row in rows['train']:
         label = row.rsplit(' ', 1)[1]

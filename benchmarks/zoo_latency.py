@@ -73,7 +73,8 @@ def main(patterns):
             ms, runs = latency(predictor(name, int(size), threads, onednn=False), int(size))
         gc.collect()
         known[name, size] = dict(arch=name, size=size, cpu_ms=f'{ms:.2f}', runs=runs, threads=threads, through=through,
-                                 paddle=paddle.__version__, date=datetime.date.today().isoformat(), cpu=processor_name())
+                                 paddle=paddle.__version__, date=datetime.date.today().isoformat(),
+                                 cpu=processor_name())
         write_csv(FILE, [COLUMNS, *([known[t][column] for column in COLUMNS] for t in todo if t in known)])
         print(f'{name:32s} {size:>4s} px  {ms:9.2f} ms  ({runs} runs)', flush=True)
 
