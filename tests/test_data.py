@@ -1,4 +1,4 @@
-"""What spans the data notebooks: from an address to batches, and everything that can go wrong on the way."""
+"""What spans the data notebooks: from a download to batches, and everything that can go wrong on the way."""
 import hashlib, json, os, shutil, subprocess, sys, tarfile, textwrap, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,14 +19,8 @@ from ppcls_nb.data.prepare import prepare_data
 
 TINY = dict(classes=4, per_class=(3, 2, 2), size=32, progress=False)
 NORMALIZE = [{'NormalizeImage': {'scale': '1./255.', 'order': ''}}, {'ToCHWImage': None}]
-TRAIN = [{
-    'DecodeImage': None}, {
-        'RandCropImage': {
-            'size': 24}}, {
-                'RandFlipImage': {
-                    'flip_code': 1}}, *NORMALIZE, {
-                        'RandomErasing': {
-                            'EPSILON': 0.5}}]
+TRAIN = [{'DecodeImage': None}, {'RandCropImage': {'size': 24}}, {'RandFlipImage': {'flip_code': 1}}, *NORMALIZE,
+         {'RandomErasing': {'EPSILON': 0.5}}]
 
 
 def contents(root):
@@ -51,30 +45,30 @@ def garden(tmp_path_factory):
     return root
 
 
-class Shop:
-    """A server on 127.0.0.1 with files in memory. `cuts`: after how many bytes each of the next answers breaks off;
-    `ranges` off ignores Range."""
+class FileServer:
+    """A server on 127.0.0.1 with files in memory. `cuts`: after how many bytes each of the next answers is cut off;
+    `ranges` False: ignore the header Range."""
     def __init__(self):
-        self.files, self.cuts, self.ranges, self.asked = {}, [], True, []
-        shop = self
+        self.files, self.cuts, self.ranges, self.requested = {}, [], True, []
+        file_server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                name, wish = self.path.strip('/'), self.headers.get('Range')
-                shop.asked.append((name, wish))
-                body = shop.files.get(name)
-                if body is None: return self.send_error(404)
-                start = int(wish.removeprefix('bytes=')[:-1]) if wish and shop.ranges else 0
+                name, header = self.path.strip('/'), self.headers.get('Range')
+                file_server.requested.append((name, header))
+                body = file_server.files.get(name)
+                if body is None:
+                    return self.send_error(404)
+                start = int(header.removeprefix('bytes=')[:-1]) if header and file_server.ranges else 0
                 status = 416 if start >= len(body) else 206 if start else 200
                 self.send_response(status)
                 if start:
-                    self.send_header(
-                        'Content-Range',
-                        f'bytes */{len(body)}' if status == 416 else f'bytes {start}-{len(body)-1}/{len(body)}')
+                    extent = '*' if status == 416 else f'{start}-{len(body)-1}'
+                    self.send_header('Content-Range', f'bytes {extent}/{len(body)}')
                 body = b'' if status == 416 else body[start:]
                 self.send_header('Content-Length', str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[:shop.cuts.pop(0) if shop.cuts else None])
+                self.wfile.write(body[:file_server.cuts.pop(0) if file_server.cuts else None])
             def log_message(self, *args): pass
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}/'
@@ -82,35 +76,35 @@ class Shop:
 
 
 @pytest.fixture
-def shop():
-    s = Shop()
+def file_server():
+    s = FileServer()
     yield s
-    s.server.shutdown(); s.server.server_close()
+    s.server.shutdown()
+    s.server.server_close()
 
 
 @pytest.fixture
-def oxford(shop, garden, tmp_path, monkeypatch):
-    "The three official files, made from petals, with their checksums put into FILES."
-    for name in ('setid.mat', 'imagelabels.mat'): shop.files[name] = (garden/name).read_bytes()
+def oxford(file_server, garden, tmp_path, monkeypatch):
+    "The three official files, made from petals, and their checksums in FILES."
+    for name in ('setid.mat', 'imagelabels.mat'): file_server.files[name] = (garden/name).read_bytes()
     with tarfile.open(tmp_path/'all.tgz', 'w:gz') as tar: tar.add(garden/'jpg', 'jpg')
-    shop.files['102flowers.tgz'] = (tmp_path/'all.tgz').read_bytes()
-    for name in FILES: monkeypatch.setitem(FILES, name, hashlib.md5(shop.files[name]).hexdigest())
-    monkeypatch.setattr(flowers102, 'URL', shop.url)
-    return shop
+    file_server.files['102flowers.tgz'] = (tmp_path/'all.tgz').read_bytes()
+    for name in FILES: monkeypatch.setitem(FILES, name, hashlib.md5(file_server.files[name]).hexdigest())
+    monkeypatch.setattr(flowers102, 'URL', file_server.url)
+    return file_server
 
 
-# ---- from an address to batches
-# ------------------------------------------------------------------------------------------
+# ---- from a download to batches ----
 
 def test_whole_path(oxford, garden):
-    "Download (broken off twice and resumed), unpack, lists, dataset, batches."
+    "Download (cut off twice and resumed), unpack, lists, dataset, batches."
     oxford.cuts = [None, None, 9000, 8500]                     # pieces of 8,192 bytes are kept
     info = prepare_data('auto', root='data', petals=TINY)
     assert (info.name, info.class_num, info.counts) == ('flowers102', 4, dict(train=12, val=8, extra=8, train_extra=20))
     assert info.why == 'flowers102: downloaded from Oxford'
     assert info.root == Path('data/flowers102')
     assert info.image_size == '32 x 32'
-    archive = [wish for name, wish in oxford.asked if name == '102flowers.tgz']
+    archive = [header for name, header in oxford.requested if name == '102flowers.tgz']
     assert archive[0] is None
     assert len(archive) == 3
     assert 0 < int(archive[1][6:-1]) < int(archive[2][6:-1])
@@ -124,9 +118,9 @@ def test_whole_path(oxford, garden):
     assert ds.name == 'flowers102'
     assert sorted(np.concatenate([y.numpy() for _, y in batches])) == sorted(ds.labels)
     assert class_counts(ds.labels).tolist() == [5]*4
-    asked = len(oxford.asked)
+    asked = len(oxford.requested)
     assert prepare_data('auto', root='data', petals=TINY).why == 'flowers102: found in data/flowers102'
-    assert len(oxford.asked) == asked
+    assert len(oxford.requested) == asked
 
 
 def test_server_without_ranges(oxford):
@@ -134,30 +128,30 @@ def test_server_without_ranges(oxford):
     Path('data').mkdir()
     Path('data/102flowers.tgz.part').write_bytes(b'an old part of something else')
     assert contents(download_flowers102('data')/'jpg')
-    assert ('102flowers.tgz', 'bytes=29-') in oxford.asked
+    assert ('102flowers.tgz', 'bytes=29-') in oxford.requested
 
 
-def test_server_that_always_breaks_off(oxford):
+def test_server_that_always_cuts_off(oxford):
     oxford.files['setid.mat'], oxford.cuts, oxford.ranges = bytes(20000), [9000]*9, False
     with pytest.raises(PPClsError, match=r'setid.mat: cannot be downloaded: .*8,192 bytes are kept in '
                                          r'data.setid.mat.part, run again to continue$'):
         download_flowers102('data')
-    # one that brought something, two that brought nothing more
+    # one attempt with new bytes, two without
     assert names('data') == ['setid.mat.part']
-    assert len(oxford.asked) == 3
+    assert len(oxford.requested) == 3
 
 
 def test_interrupted_then_continued(oxford):
     body = oxford.files['102flowers.tgz']
     Path('part.tgz.part').write_bytes(body[:5000])
     assert download(oxford.url + '102flowers.tgz', 'part.tgz', FILES['102flowers.tgz']).read_bytes() == body
-    assert oxford.asked == [('102flowers.tgz', 'bytes=5000-')]
+    assert oxford.requested == [('102flowers.tgz', 'bytes=5000-')]
     assert not Path('part.tgz.part').exists()
 
 
 @pytest.mark.parametrize('data', ['flowers102', 'auto'])
 def test_wrong_md5(oxford, monkeypatch, data):
-    "An error where flowers102 was asked for; with 'auto' petals, and the sentence says why."
+    "An error where flowers102 was requested; with 'auto' petals, and the description says why."
     monkeypatch.setitem(FILES, '102flowers.tgz', '0'*32)
     if data == 'flowers102':
         with pytest.raises(PPClsError, match='102flowers.tgz: md5 .* is not the expected 0{32}; the file was removed'):
@@ -203,8 +197,7 @@ def test_no_network_is_one_quick_line(monkeypatch):
         prepare_data('flowers102')
 
 
-# ---- finding it
-# ------------------------------------------------------------------------------------------------------------
+# ---- finding it ----
 
 def test_ppcls_data_and_order(garden, tmp_path, monkeypatch):
     """PPCLS_DATA: the folder itself or the one above; before data/flowers102; never written to; an error where it holds
@@ -225,13 +218,12 @@ def test_ppcls_data_and_order(garden, tmp_path, monkeypatch):
     assert len(ds) == 8
     assert ds[7][0].shape == (32, 32, 3)
     monkeypatch.setenv('PPCLS_DATA', str(tmp_path))                              # two levels above
-    with pytest.raises(PPClsError, match='^PPCLS_DATA=.*: holds no flowers102'): prepare_data()
-    assert prepare_data('petals', petals=TINY).name == 'petals'                  # not asked for: not looked at
+    with pytest.raises(PPClsError, match='^PPCLS_DATA=.*: contains no flowers102'): prepare_data()
+    assert prepare_data('petals', petals=TINY).name == 'petals'                  # not requested, so not read
     assert data_folder(tmp_path) is None
 
 
-# ---- errors in lists and images
-# --------------------------------------------------------------------------------------------
+# ---- errors in lists and images ----
 
 @pytest.mark.parametrize('line, why', [('jpg/image_00099.jpg 1', 'no such image: .*image_00099.jpg'),
                                        ('jpg/image_00001.jpg 4', 'label 4 is out of range, expected 0…3'),
@@ -269,8 +261,7 @@ def test_undecodable_jpeg_is_named(garden, tmp_path, workers):
     assert str(e.value) == f'{bad}: a JPEG file without its end, an incomplete copy perhaps (500 bytes)'
 
 
-# ---- a full disk
-# -----------------------------------------------------------------------------------------------------------
+# ---- a full disk ----
 
 FULL = """
 import resource, signal, sys
@@ -287,20 +278,19 @@ except PPClsError as e: print(e); sys.exit(7)
 
 
 @pytest.mark.parametrize('action, limit, left, why', [
-    ("unpack('all.tgz', 'out', marker='jpg')", 1000, [], 'all.tgz: cannot be unpacked into out: File too large; '
-     'nothing was left there'),
-    ("make_petals('out/petals', classes=2, per_class=(2, 1, 0), progress=False)", 1000, [], 'out/petals: cannot be '
-     'written: File too large; '
-     'nothing was left under '
-     'that name'),
-    ("make_lists('garden', 'out')", 100, [], 'out/train_list.txt: cannot be written: File too large; nothing was left '
-     'under that name'),
-    ("download('URL/setid.mat', 'out/setid.mat')", 100, ['setid.mat.part'], 'out/setid.mat: cannot be written: File '
-     'too large; 100 bytes are kept in '
-     'out/setid.mat.part, run again to continue')])
+    ("unpack('all.tgz', 'out', marker='jpg')", 1000, [],
+     'all.tgz: cannot be unpacked into out: File too large; nothing was left there'),
+    ("make_petals('out/petals', classes=2, per_class=(2, 1, 0), progress=False)", 1000, [],
+     'out/petals: cannot be written: File too large; nothing was left under that name'),
+    ("make_lists('garden', 'out')", 100, [],
+     'out/train_list.txt: cannot be written: File too large; nothing was left under that name'),
+    ("download('URL/setid.mat', 'out/setid.mat')", 100, ['setid.mat.part'],
+     'out/setid.mat: cannot be written: File too large; 100 bytes are kept in out/setid.mat.part, run again to '
+     'continue')])
 def test_full_disk(oxford, garden, tmp_path, action, limit, left, why):
     "A real refusal to write, by a limit on file sizes in a process of its own."
-    shutil.copytree(garden, 'garden'); shutil.copy(tmp_path/'all.tgz', 'all.tgz')
+    shutil.copytree(garden, 'garden')
+    shutil.copy(tmp_path/'all.tgz', 'all.tgz')
     code = FULL.format(limit=limit, action=action.replace('URL/', oxford.url))
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120,
                          env=os.environ | dict(PYTHONPATH=str(Path(ppcls_nb.__file__).parents[1])))
@@ -309,8 +299,7 @@ def test_full_disk(oxford, garden, tmp_path, action, limit, left, why):
     assert names('out') == left
 
 
-# ---- the same again
-# --------------------------------------------------------------------------------------------------------
+# ---- the same again ----
 
 def test_petals_same_bytes_from_the_same_seed(garden, tmp_path):
     "In another process, too; and other bytes from another seed."
@@ -360,8 +349,7 @@ def test_preparing_twice_writes_the_same(garden):
     assert first.root.name == 'petals-' + petals_key(**{k: v for k, v in TINY.items() if k != 'progress'})
 
 
-# ---- the real thing
-# --------------------------------------------------------------------------------------------------------
+# ---- the real thing ----
 
 REAL = os.environ.get('PPCLS_DATA')
 
@@ -380,9 +368,6 @@ def test_real_flowers102(monkeypatch):
     parts = [set(lists[k][0]) for k in ('train', 'val', 'extra')]
     assert len(set.union(*parts)) == 8189
     assert set(lists['train_extra'][0]) == parts[0] | parts[2]
-    ds = ListDataset(info.root, info.lists/'val_list.txt',
-                     build_ops([{
-                         'DecodeImage': None}, {
-                             'ResizeImage': {
-                                 'size': 32}}, *NORMALIZE]), class_num=102)
+    ops = build_ops([{'DecodeImage': None}, {'ResizeImage': {'size': 32}}, *NORMALIZE])
+    ds = ListDataset(info.root, info.lists/'val_list.txt', ops, class_num=102)
     assert all(x.shape[1:] == [3, 32, 32] for x, _ in make_loader(ds, 64))

@@ -1,5 +1,5 @@
-"""What spans the notebooks of lists: the check agrees with the reader and the pipeline's decoder, splits stay as they
-are, and unpacking survives being killed."""
+"""What spans the notebooks of lists: the check agrees with the reader and the pipeline's decoder, splits never change,
+and unpacking continues after the process was killed."""
 import io, re, subprocess, sys, tarfile, textwrap, time
 from pathlib import Path
 
@@ -21,12 +21,13 @@ def photo(path, value=0):
 @pytest.fixture
 def folder(tmp_path):
     for c in 'abc':
-        for i in range(4): photo(tmp_path/'images'/f'kind {c}'/f'{i}.png', 20*i)
+        for i in range(4):
+            photo(tmp_path/'images'/f'kind {c}'/f'{i}.png', 20*i)
     return tmp_path/'images'
 
 
 @pytest.mark.parametrize('labelled', [True, False])
-def test_the_check_finds_what_the_reader_refuses_at_the_same_line_with_the_same_words(folder, labelled):
+def test_the_check_and_the_reader_report_the_same_error(folder, labelled):
     rng, file = np.random.default_rng(0), folder/'list.txt'
     good = [f'kind {c}/{i}.png {k}' for k, c in enumerate('abc') for i in range(4)]
     bad = [
@@ -36,12 +37,19 @@ def test_the_check_finds_what_the_reader_refuses_at_the_same_line_with_the_same_
     for _ in range(200):
         lines = [str(rng.choice(bad if rng.random() < .15 else good)) for _ in range(rng.integers(1, 8))]
         file.write_text('\n'.join(lines), encoding='utf-8')
-        errors = [
-            r for r in check_list(file, class_num=3, labelled=labelled).level('error') if 'listed already' not in r[3]]
-        try: read_list(file, class_num=3, labelled=labelled); first = None
-        except PPClsError as e: first = str(e)
-        found = [' '.join(f'{name}{f":{n}" if n else ""}: {problem}'.split()) for name, n, _, problem, _ in errors]
-        assert (found[0] if found else None) == first
+        report = check_list(file, class_num=3, labelled=labelled)
+        errors = [row for row in report.level('error') if 'listed already' not in row[3]]
+        try:
+            read_list(file, class_num=3, labelled=labelled)
+            message = None
+        except PPClsError as e:
+            message = str(e)
+        found = None
+        if errors:
+            name, n, _, problem, _ = errors[0]
+            place = f'{name}:{n}' if n else name
+            found = ' '.join(f'{place}: {problem}'.split())
+        assert found == message
         seen.add(re.sub(r"'.*'|/.*", '', errors[0][3]) if errors else None)
     assert None in seen
     assert len(seen) >= 5
@@ -51,45 +59,46 @@ def test_the_check_decodes_as_the_pipeline_does(folder):
     whole = (folder/'kind a'/'0.png').read_bytes()
     for name, data in {'cut': whole[:-20], 'empty': b'', 'page': b'<html>'}.items():
         (folder/'kind b'/f'{name}.png').write_bytes(data)
-    with pytest.raises(PPClsError): [DecodeImage()(d) for d, _ in (FolderDataset(folder)[i] for i in range(15))]
+    with pytest.raises(PPClsError):
+        for data, _ in (FolderDataset(folder)[i] for i in range(15)):
+            DecodeImage()(data)
     lists = make_list_files(folder, val=0)
     plain, pipeline = (check_list(lists['train'], decode=d).table for d in (True, DecodeImage()))
     assert plain.line.tolist() == pipeline.line.tolist()
     assert {Path(p).stem for p in plain.path} >= {'empty', 'page'}
 
 
-def test_a_split_is_the_same_for_ever():
-    "Frozen: another Python, machine or version of this package must not exchange training and validation images."
+def test_a_split_never_changes():
+    "Another Python, machine or version of this package must not exchange training and validation images."
     rows = [(f'class {c}/image {i}.jpg', c) for c in range(4) for i in range(3 + 2*c)]
     parts = split_images(rows, .25, .125, seed=3)
     short = {part: ' '.join(re.sub(r'[^\d/]', '', p) for p, _ in r) for part, r in parts.items()}
     assert (short['val'], short['test']) == ('0/1 1/3 2/2 2/4 3/5 3/7', '1/0 2/5 3/6')
 
 
-def test_images_in_other_order_or_under_links_are_the_same_images(folder, tmp_path):
+def test_links_to_class_folders_give_the_same_split(folder, tmp_path):
     (tmp_path/'linked').mkdir()
     for c in 'cab': (tmp_path/'linked'/f'kind {c}').symlink_to(folder/f'kind {c}')
     assert find_images(tmp_path/'linked') == find_images(folder)
+    one, other = make_list_files(folder, out=tmp_path/'x'), make_list_files(tmp_path/'linked')
     for name in ('train', 'val'):
-        assert make_list_files(folder, out=tmp_path/
-                               'x')[name].read_bytes() == make_list_files(tmp_path/'linked')[name].read_bytes()
+        assert one[name].read_bytes() == other[name].read_bytes()
 
 
-def test_unpacking_that_is_killed_goes_on(tmp_path):
+def test_unpacking_continues_after_a_kill(tmp_path):
     def packed(files):
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode='w') as tar:
             for name, data in files.items():
-                m = tarfile.TarInfo(name); m.size = len(data)
-                tar.addfile(m, io.BytesIO(data))
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
         return out.getvalue()
     root, image = tmp_path/'imagenet', cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     root.mkdir()
     wnids = [f'n{c:08d}' for c in (5, 3, 4)]
-    (root/'ILSVRC2012_img_train.tar').write_bytes(
-        packed({f'{w}.tar': packed({f'{w}_{i}.JPEG': image
-                                    for i in range(300)})
-                for w in wnids}))
+    classes = {w: packed({f'{w}_{i}.JPEG': image for i in range(300)}) for w in wnids}
+    (root/'ILSVRC2012_img_train.tar').write_bytes(packed({f'{w}.tar': data for w, data in classes.items()}))
     slow = textwrap.dedent(f'''
         import shutil, time
         from ppcls_nb.data.imagenet import prepare_imagenet
@@ -98,9 +107,11 @@ def test_unpacking_that_is_killed_goes_on(tmp_path):
         prepare_imagenet({str(root)!r}, full=False, parts='train')''')
     p = subprocess.Popen([sys.executable, '-c', slow], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(6000):
-        if p.poll() is not None or (root/'train'/wnids[0]).exists(): break
+        if p.poll() is not None or (root/'train'/wnids[0]).exists():
+            break
         time.sleep(.01)
-    p.kill(); p.wait()
+    p.kill()
+    p.wait()
     assert (root/'train'/wnids[0]).exists()
     assert not (root/'train'/wnids[2]).exists()
     assert not (root/'train_list.txt').exists()

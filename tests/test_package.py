@@ -1,4 +1,4 @@
-"What `import ppcls_nb` does to a process and to those that it starts (nbs/01_data/00_package.ipynb)."
+"What `import ppcls_nb` does to a process and to the processes that it starts (nbs/01_data/00_package.ipynb)."
 import os
 import subprocess
 import sys
@@ -19,20 +19,21 @@ def run(code, **env):
 
 
 @pytest.mark.parametrize('value', ['', '0', '4'])
-def test_the_users_own_path_wins(value):
+def test_a_value_set_by_the_user_is_kept(value):
     assert run(SHOW.format(modules='ppcls_nb'), MKL_DEBUG_CPU_TYPE=value).stdout.split(' ')[0] == value
 
 
-def test_path_of_this_processor_is_inherited():
+def test_the_path_is_inherited_by_child_processes():
     expected = '5' if NEEDS_PATH else 'None'
     inner = SHOW.format(modules='sys').replace('"', "'")
-    code = f'import ppcls_nb, subprocess, sys; print(subprocess.run([sys.executable, "-c", "{inner}"], capture_output=True, text=True).stdout)'
+    start = f'subprocess.run([sys.executable, "-c", "{inner}"], capture_output=True, text=True)'
+    code = f'import ppcls_nb, subprocess, sys; print({start}.stdout)'
     assert run(SHOW.format(modules='ppcls_nb')).stdout.split()[0] == expected
     assert run(code).stdout.split()[0] == expected
 
 
-@pytest.mark.skipif(not NEEDS_PATH, reason='MKL finds the fast path of this processor by itself')
-def test_paddle_first_is_said_once(tmp_path):
+@pytest.mark.skipif(not NEEDS_PATH, reason='MKL uses AVX2 on this processor by itself')
+def test_importing_paddle_first_warns_once(tmp_path):
     (tmp_path/'paddle.py').write_text('')
     code = 'import paddle, ppcls_nb; import importlib; importlib.reload(ppcls_nb)'
     done = run(code, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
@@ -49,17 +50,17 @@ def test_paddle_first_is_said_once(tmp_path):
     ('vendor_id : AuthenticAMD\nflags : avx2_not_quite\n', None),
     ('CPU implementer : 0x41\nFeatures : fp asimd\n', None),
     ('', None)])
-def test_only_other_makers_processors_with_avx2(text, expected):
+def test_the_path_is_set_for_other_vendors_with_avx2(text, expected):
     assert ppcls_nb.set_mkl_path({}, ppcls_nb.read_cpuinfo(text)) == expected
 
 
 @pytest.mark.parametrize('machine', ['aarch64', 'arm64', 'i686'])
-def test_other_architectures_are_left_alone(machine, monkeypatch):
+def test_other_architectures_are_unknown(machine, monkeypatch):
     monkeypatch.setattr('platform.machine', lambda: machine)
     assert ppcls_nb.processor() == ('', False)
 
 
-def test_windows_describes_its_processor_in_the_environment(monkeypatch):
+def test_the_processor_on_windows(monkeypatch):
     class Kernel:
         def IsProcessorFeaturePresent(self, number): return number == 40
     windll = type('Windll', (), {'kernel32': Kernel()})
@@ -91,14 +92,15 @@ def test_import_and_training_are_quiet():
     assert done.stderr == ''
 
 
-def test_other_warnings_are_still_heard():
+def test_other_warnings_still_appear():
     done = run('import ppcls_nb, warnings; warnings.warn("No ccache anywhere"); print("OMP_NUM_THREADS set to 2")')
     assert 'No ccache anywhere' in done.stderr
     assert done.stdout == 'OMP_NUM_THREADS set to 2\n'
 
 
 def test_import_leaves_paddle_alone():
-    code = 'import ppcls_nb, os, sys; print([m for m in sys.modules if m.startswith("paddle")], os.environ["GLOG_minloglevel"])'
+    show = 'print([m for m in sys.modules if m.startswith("paddle")], os.environ["GLOG_minloglevel"])'
+    code = f'import ppcls_nb, os, sys; {show}'
     assert run(code).stdout == '[] 2\n'
 
 

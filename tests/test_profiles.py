@@ -6,7 +6,8 @@ import paddle
 import pytest
 from omegaconf import OmegaConf
 
-from ppcls_nb.recipe.build import ROLES, Trainer, load_config, load_profile
+from ppcls_nb.recipe.build import Trainer, load_config
+from ppcls_nb.course.profiles import ROLES, load_profile
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights

@@ -6,42 +6,40 @@
 __all__ = ['lite', 'ort', 'lite_benchmark']
 
 # %% ../../nbs/09_cli/10_mobile.ipynb #8a37311c
-from . import _quiet, command, option, yes_no
+from . import BOOL, command, number, option
+from ..deploy.mobile import device_benchmark, to_lite, to_ort
 
 # %% ../../nbs/09_cli/10_mobile.ipynb #6168f673
-@command(
-    'lite',
-    option('folder', metavar='DIR', help='an exported network with inference.pdmodel: '
-           'FLAGS_enable_pir_api=0 ppcls export …'),
-    option('-o', '--output', required=True, metavar='FILE', help='the file to write, NAME.nb'),
-    option('--target', default='arm', metavar='CPU', help='arm or x86 (%(default)s)'),
-    option('--python', metavar='FILE', help='a Python that has the package paddlelite ($PPCLS_LITE_PYTHON)'),
-    option('--check', type=yes_no, default=True, metavar='BOOL', help='compare its x86 form with Paddle first '
-           '(%(default)s)'))
-def lite(args):
+@command('lite',
+         option('folder', metavar='DIR',
+                help='an exported network with inference.pdmodel: FLAGS_enable_pir_api=0 ppcls export …'),
+         option('--out', '-o', '--output', dest='out', required=True, metavar='FILE', help='file to write, NAME.nb'),
+         option('--target', metavar='CPU', help='arm or x86 (%(default)s)'),
+         option('--python', metavar='FILE', help='a Python that has the package paddlelite ($PPCLS_LITE_PYTHON)'),
+         option('--check', type=BOOL['type'], metavar='BOOL',
+                help='compare its x86 form with Paddle first (%(default)s)'))
+def lite(folder, out, target='arm', python=None, check=True):
     "Convert an exported network to Paddle-Lite's one file for a phone."
-    print(_quiet('deploy.mobile').to_lite(args.folder, args.output, args.target, args.python, args.check))
+    print(to_lite(folder, out, target, python, check))
 
-@command('ort', option('folder', metavar='DIR', help='an exported network with inference.onnx: ppcls export --onnx'),
-         option('-o', '--output', required=True, metavar='FILE', help='the file to write, NAME.ort'),
-         option('--target', default='arm', metavar='CPU', help='arm or amd64 (%(default)s)'))
-def ort(args):
+@command('ort',
+         option('folder', metavar='DIR', help='an exported network with inference.onnx: ppcls export --onnx'),
+         option('--out', '-o', '--output', dest='out', required=True, metavar='FILE', help='file to write, NAME.ort'),
+         option('--target', metavar='CPU', help='arm or amd64 (%(default)s)'))
+def ort(folder, out, target='arm'):
     "Convert an exported network to ONNX Runtime's form for phones."
-    print(_quiet('deploy.mobile').to_ort(args.folder, args.output, args.target))
+    print(to_ort(folder, out, target))
 
-@command(
-    'lite_benchmark',
-    option('binary', metavar='BENCHMARK_BIN', help="Paddle-Lite's program for the phone's "
-           "processor"),
-    option('models', metavar='DIR', help='a folder of networks: NAME.nb, or folders with model and params'),
-    option('result', metavar='FILE', help='text file for what the phone says'),
-    option('optimize', nargs='?', type=yes_no, default=False, metavar='BOOL',
-           help='optimize on the phone first (%(default)s)'),
-    option('--adb', default='adb', metavar='FILE', help='the program adb (%(default)s)'),
-    option('--warmup', type=int, default=10, metavar='N', help='(%(default)s)'),
-    option('--repeats', type=int, default=30, metavar='N', help='(%(default)s)'))
-def lite_benchmark(args):
+# %% ../../nbs/09_cli/10_mobile.ipynb #2bbec26b
+@command('lite_benchmark',
+         option('binary', metavar='BENCHMARK_BIN', help="Paddle-Lite's program for the phone's processor"),
+         option('models', metavar='DIR', help='a folder of networks: NAME.nb, or folders with model and params'),
+         option('result', metavar='FILE', help='text file for the times that the phone reports'),
+         option('optimize', nargs='?', type=BOOL['type'], metavar='BOOL',
+                help='optimize on the phone first (%(default)s)'),
+         option('--adb', metavar='FILE', help='the program adb (%(default)s)'),
+         number('--warmup', help='runs before the measured ones'),
+         number('--repeats', help='measured runs'))
+def lite_benchmark(binary, models, result, optimize=False, adb='adb', warmup=10, repeats=30):
     "Time networks on the connected phone with 1, 2 and 4 threads."
-    print(
-        _quiet('deploy.mobile').device_benchmark(args.binary, args.models, args.result, args.optimize, args.adb,
-                                                 warmup=args.warmup, repeats=args.repeats).read_text())
+    print(device_benchmark(binary, models, result, optimize, adb, warmup=warmup, repeats=repeats).read_text())

@@ -14,7 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..basics import PPClsError, suggest
-from .schema import Config, OLD_NETWORKS, SECTIONS, check_functions, check_keys, check_names, modernize, value_at
+from .schema import Config, OLD_NETWORKS, SECTIONS, check_functions, check_keys, check_names
+from .schema import modernize, value_at
 
 # %% ../../nbs/08_recipe/01_load.ipynb #f481f751
 class _Loader(yaml.SafeLoader):

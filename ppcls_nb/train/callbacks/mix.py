@@ -8,7 +8,7 @@ __all__ = ['Mix']
 # %% ../../../nbs/04_train/04a_mix.ipynb #258b2cb5
 import numpy as np, paddle
 from ...basics import PPClsError
-from ...data.imaug.mixing import Mixing, soft_labels
+from ...data.imaug.mixing import Mixing, mixed_labels
 from ..losses import CELoss
 from ..metrics import TopK
 from ..trainer import Callback
@@ -36,7 +36,7 @@ class Mix(Callback):
         rng = rng or np.random.default_rng()
         op = self.ops[rng.integers(len(self.ops))] if len(self.ops) > 1 else self.ops[0]
         images, labels, others, share = op.mix(images, labels, rng)
-        return images, soft_labels(labels, others, share, self.class_num)
+        return images, mixed_labels(labels, others, share, self.class_num)
 
     def before_fit(self, t):
         self.class_num = self.class_num or t.data.class_num

@@ -1,0 +1,198 @@
+"""Silent wrong answers that users of image classification tools report: each case is a small input and the right
+value."""
+import json
+import shutil
+from pathlib import Path
+
+import ppcls_nb  # before paddle: sets the threads
+import cv2
+import numpy as np
+import paddle
+import pytest
+import yaml
+
+from ppcls_nb.basics import PPClsError
+from ppcls_nb.cli import main
+from ppcls_nb.data.folders import make_list_files
+from ppcls_nb.data.resolve import resolve_data
+from ppcls_nb.recipe.load import load_config
+from ppcls_nb.recipe.trained import image_files
+from ppcls_nb.train import load_run
+
+KINDS = ('crocus', 'daisy', 'iris', 'poppy', 'rose')
+NORMALIZE = [{'NormalizeImage': {'order': ''}}, {'ToCHWImage': None}]
+TRAIN_OPS = [{'DecodeImage': {}}, {'RandCropImage': {'size': 32, 'scale': [0.7, 1.0]}}, *NORMALIZE]
+VALID_OPS = [{'DecodeImage': {}}, {'ResizeImage': {'size': [32, 32]}}, *NORMALIZE]
+RECIPE = dict(
+    ARCHITECTURE={'name': 'MobileNetV1_x0_25'}, epochs=12, image_shape=[3, 32, 32],
+    LEARNING_RATE={'function': 'Cosine', 'params': {'lr': 0.02}},
+    OPTIMIZER={'function': 'Momentum', 'params': {'momentum': 0.9}},
+    TRAIN=dict(batch_size=10, file_list='train_list.txt', data_dir='.', transforms=TRAIN_OPS),
+    VALID=dict(batch_size=10, file_list='val_list.txt', data_dir='.', transforms=VALID_OPS))
+
+
+COLOURS = dict(zip(KINDS, [(255, 40, 40), (40, 255, 40), (40, 40, 255), (255, 255, 40), (40, 255, 255)]))
+
+
+def draw(folder, kinds=KINDS, count=12, first=0):
+    "Write `count` noisy images of one colour for each of `kinds` into sub-folders of `folder`."
+    for kind in kinds:
+        (folder/kind).mkdir(parents=True, exist_ok=True)
+        for i in range(first, first + count):
+            noise = np.random.default_rng([KINDS.index(kind), i]).integers(-60, 60, (40, 40, 3))
+            image = np.clip(np.array(COLOURS[kind]) + noise, 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder/kind/f'{i:02}.png'), image)
+    return folder
+
+
+def ppcls(capsys, *argv):
+    "(exit code, standard output, error output) of the command in this process."
+    capsys.readouterr()
+    code = main([str(a) for a in argv])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A folder with a run (run/) on five kinds of flowers, its recipe (small.yaml) and other photographs (test/)."
+    home = tmp_path_factory.mktemp('reports')
+    draw(home/'garden')
+    draw(home/'test', count=8, first=50)
+    (home/'small.yaml').write_text(yaml.safe_dump(RECIPE))
+    assert main(['train', '-c', str(home/'small.yaml'), '--data', str(home/'garden'), '--out', str(home/'run')]) == 0
+    assert load_run(home/'run').top1() > 0.7      # so that shifted labels show
+    return home
+
+
+def correct_by_name(home, folder, capsys, tmp_path):
+    "How many images of the class folders in `folder` the run names rightly, by the names that `infer` prints."
+    ppcls(capsys, 'infer', '-m', home/'run', '-i', folder, '--topk', 1, '--json', tmp_path/'answers.json')
+    rows = json.loads((tmp_path/'answers.json').read_text())['predictions']
+    return sum(row['top'][0]['name'] == Path(row['file']).parent.name for row in rows), len(rows)
+
+
+def counted(out):
+    "(correct, total) of the accuracy that `eval` prints."
+    correct, total = out.partition('top1:')[2].partition('(')[2].partition(')')[0].split('/')
+    return int(correct), int(total)
+
+
+def lists_of(folder, kinds, labels=None):
+    "A list file of all images of `kinds` in `folder`, with classes.txt beside it; labels count from 0 by name."
+    rows = [(f'{kind}/{file.name}', k) for k, kind in enumerate(kinds) for file in sorted((folder/kind).iterdir())]
+    for part in ('train', 'val'):
+        (folder/f'{part}_list.txt').write_text(''.join(f'{path} {label}\n' for path, label in rows))
+    (folder/'classes.txt').write_text(''.join(f'{k} {kind}\n' for k, kind in enumerate(kinds)))
+    return folder
+
+
+# --- 1. another data set's classes
+
+@pytest.mark.parametrize('options', [(), ('-o', 'classes_num=5')])
+def test_eval_on_images_that_lack_a_class_counts_by_name(home, tmp_path, capsys, options):
+    part = shutil.copytree(home/'test', tmp_path/'part')
+    shutil.rmtree(part/'daisy')
+    by_name = correct_by_name(home, part, capsys, tmp_path)
+    lists_of(part, [kind for kind in KINDS if kind != 'daisy'])
+    code, out, err = ppcls(capsys, 'eval', '--run', home/'run', '--data', part, *options)
+    assert (code, err) == (0, '')
+    assert counted(out) == by_name
+    assert 'no images of daisy' in out
+
+
+def test_eval_on_images_with_an_unknown_class_is_refused(home, tmp_path, capsys):
+    other = shutil.copytree(home/'test', tmp_path/'other')
+    (other/'daisy').rename(other/'daisies')
+    code, out, err = ppcls(capsys, 'eval', '--run', home/'run', '--data', other)
+    assert code == 2
+    assert "unknown class 'daisies'; did you mean 'daisy'?" in err
+
+
+def test_eval_on_images_whose_classes_come_in_another_order(home, tmp_path, capsys):
+    other = shutil.copytree(home/'test', tmp_path/'other')
+    by_name = correct_by_name(home, other, capsys, tmp_path)
+    lists_of(other, KINDS[::-1])
+    assert counted(ppcls(capsys, 'eval', '--run', home/'run', '--data', other)[1]) == by_name
+
+
+def test_a_training_that_starts_from_a_run_keeps_its_numbers(home, tmp_path, capsys):
+    part = shutil.copytree(home/'garden', tmp_path/'part')
+    shutil.rmtree(part/'crocus')
+    lists_of(part, KINDS[1:])
+    code, out, _ = ppcls(capsys, 'train', '-c', home/'small.yaml', '--data', part, '--out', tmp_path/'run', '-o',
+                         f"pretrained_model={home/'run'/'last'}", 'epochs=1', 'LEARNING_RATE.params.lr=0.0001')
+    assert code == 0
+    assert load_run(tmp_path/'run').top1() > 0.5      # the old classifier, still right
+    assert (tmp_path/'run'/'classes.txt').read_text() == (home/'run'/'classes.txt').read_text()
+
+
+def test_a_training_on_other_classes_says_that_the_classifier_starts_anew(home, tmp_path, capsys):
+    other = shutil.copytree(home/'garden', tmp_path/'other')
+    (other/'daisy').rename(other/'zinnia')
+    lists_of(other, sorted(p.name for p in other.iterdir() if p.is_dir()))
+    out = ppcls(capsys, 'train', '-c', home/'small.yaml', '--data', other, '--out', tmp_path/'run', '-o',
+                f"pretrained_model={home/'run'/'last'}", 'epochs=1')[1]
+    assert 'trained on other classes' in out
+
+
+def test_quantize_counts_the_labels_of_a_list_by_name(home):
+    from ppcls_nb.cli.quantize import labelled_files
+    listed = lists_of(home/'test', KINDS[::-1])
+    _, labels = labelled_files([listed/'val_list.txt'], None, 5, list(KINDS))
+    assert labels[:8] == [4]*8
+    for name in ('train_list.txt', 'val_list.txt', 'classes.txt'):
+        (listed/name).unlink()
+
+
+# --- 2. split folders by other names
+
+SPLIT_NAMES = [('Training', 'Testing'), ('Train', 'Test'), ('TRAIN', 'VAL'), ('train', 'dev'), ('seg_train', 'seg_test'),
+               ('train', 'valid_data'), ('train_set', 'eval'), ('training_data', 'validation-data')]
+
+
+@pytest.mark.parametrize('train, other', SPLIT_NAMES)
+def test_split_folders_are_recognized_by_other_names(tmp_path, train, other):
+    draw(tmp_path/'data'/train, count=5)
+    draw(tmp_path/'data'/other, count=2, first=50)
+    info = resolve_data(tmp_path/'data', tmp_path/'lists')
+    assert info.classes == sorted(KINDS)
+    assert info.counts['train'] + info.counts['val'] + info.counts.get('test', 0) == 35
+    listed = (info.lists/'val_list.txt').read_text()
+    assert listed.startswith(f'{other}/' if 'est' not in other else f'{train}/')
+
+
+def test_what_looks_like_splits_beside_classes_is_a_question(tmp_path):
+    draw(tmp_path/'data'/'train', count=2)
+    draw(tmp_path/'data'/'test', count=2)
+    draw(tmp_path/'data'/'daisies', count=2)
+    with pytest.raises(PPClsError, match='look like parts of a split.*daisies'):
+        resolve_data(tmp_path/'data', tmp_path/'lists')
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ('bus', 'car', 'train'):
+        draw(tmp_path/'data'/name, kinds=('rose',), count=4)
+    assert resolve_data(tmp_path/'data', tmp_path/'lists').classes == ['bus', 'car', 'train']
+
+
+# --- 6. lists that are older than the folder
+
+def test_new_images_and_classes_come_into_lists_that_a_command_made(tmp_path, capsys):
+    data = draw(tmp_path/'data', kinds=KINDS[:3])
+    before = resolve_data(data)
+    draw(data, kinds=('poppy',))
+    draw(data, kinds=('rose',), count=2)
+    now = resolve_data(data)
+    assert now.classes == sorted([*KINDS[:3], 'poppy', 'rose'])
+    assert sum(now.counts.values()) == sum(before.counts.values()) + 14
+    assert 'made anew' in capsys.readouterr().out
+
+
+def test_lists_that_a_person_made_are_kept_and_what_is_new_is_said(tmp_path, capsys):
+    data = draw(tmp_path/'data', kinds=KINDS[:3])
+    lists_of(data, KINDS[:3])
+    kept = (data/'train_list.txt').read_text()
+    draw(data, kinds=('poppy',))
+    resolve_data(data)
+    assert (data/'train_list.txt').read_text() == kept
+    assert '12 images' in (said := capsys.readouterr().out) and 'in none of the lists' in said
