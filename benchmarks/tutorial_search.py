@@ -15,9 +15,10 @@ from pathlib import Path
 
 import ppcls_nb  # before paddle: sets threads and MKL's path
 from ppcls_nb.basics import PPClsError, suggest, write_csv, write_text
-from ppcls_nb.recipe.build import Profile, Trainer
+from ppcls_nb.recipe.build import Trainer
 from ppcls_nb.data.lists import list_lines
 from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.course.profiles import Profile
 from ppcls_nb.course.timing import machine_facts
 from ppcls_nb.train import load_run
 
