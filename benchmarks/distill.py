@@ -1,17 +1,16 @@
-"""What a teacher costs: a step of a distillation against the same step of the student alone, with the teacher in eager
-execution and through `paddle.inference`.
+"""Measures the cost of a teacher in distillation, with the teacher in eager execution and in `paddle.inference`.
 
 python benchmarks/distill.py [TEACHER:STUDENT:PIXELS ...] [--batch 32] [--rounds 8] [--cpu-time] [--control]
 
-All three are steps of one `Trainer` on one student and one batch, in one process and in turns: a round has two steps of
-each kind, A B C C B A, and the next round begins with another kind, so that whatever else the machine does hits all of
-them. 'Alone' is the step with the teacher's logits already there. Printed: per kind the median time of a step, and the
-medians over the rounds, with quartiles, of the ratios eager/alone, engine/alone and engine/eager; how far the engine's
-logits are from the eager ones, and how many eager answers compiling took, from which follows after how many batches it
-pays. `--control` never lets the engine answer, which shows how far from 1 engine/eager gets by chance. `--cpu-time`
-counts processor time instead of time on the wall, for a machine that has other things to do (best with
-OMP_NUM_THREADS=1: waiting threads count too). A teacher that cannot be compiled is an error, an engine that makes no
-step cheaper exit status 1."""
+Three kinds of steps of one `Trainer` on one student and one batch are timed in turns: alone (the teacher's logits are
+given), eager, and engine. A round has two steps of each kind, A B C C B A, and the next round begins with another kind,
+so that other load on the machine affects all alike. Printed are the median time of a step of each kind; the medians
+over the rounds, with quartiles, of the ratios eager/alone, engine/alone and engine/eager; the difference of the
+engine's logits from the eager ones; and the time of compiling in eager predictions, which shows after how many batches
+it pays off. `--control` uses eager execution for the engine's steps, which shows the variation of engine/eager by
+chance. `--cpu-time` measures processor time instead of wall time, for a machine with other load (best with
+OMP_NUM_THREADS=1: waiting threads count too). A teacher that cannot be compiled is an error; exit status 1 where the
+engine is not faster."""
 import argparse, contextlib, gc, io, statistics, sys, time
 
 import ppcls_nb  # before paddle: sets the threads
@@ -27,7 +26,7 @@ CLASSES, KINDS = 102, ('alone', 'eager', 'engine')
 
 
 class Switched(Teacher):
-    "A teacher that answers in the way `kind` says: not at all (its answer is there already), eager, or by its engine."
+    "A teacher whose logits are computed as `kind` says: 'alone' (once, in advance), 'eager' or 'engine'."
     kind = 'eager'
 
     def get_ready(self, t):
@@ -35,16 +34,15 @@ class Switched(Teacher):
         self.compiled, self.kept = self.frozen[0].engine, self.frozen[0].eager(t.images)
 
     def before_step(self, t):
-        if not self.ready: self.get_ready(t)
+        if not self.ready:
+            self.get_ready(t)
         self.frozen[0].engine = self.compiled if self.kind == 'engine' else None
-        if self.kind == 'alone': t.target = self.kept
-        else: t.target = self(t.images)
+        t.target = self.kept if self.kind == 'alone' else self(t.images)
         t.reference = t.target.argmax(-1)
 
 
 class Turns:
-    """A training set of one batch, given for each kind in turns; `rounds` gets the seconds (alone, eager, engine) of a
-    step in each round."""
+    "A training set of one batch for each kind in turns; `rounds` has the seconds (alone, eager, engine) of a step."
     def __init__(self, batch, teacher, rounds, clock, kinds):
         self.batch, self.teacher, self.n, self.clock, self.kinds, self.rounds = batch, teacher, rounds, clock, kinds, []
 
@@ -62,16 +60,18 @@ class Turns:
 
     def __iter__(self):
         yield from self.round(0)                                        # to warm up
-        gc.collect(); gc.disable()
-        for i in range(self.n): self.rounds.append((yield from self.round(i % 3)))
+        gc.collect()
+        gc.disable()
+        for i in range(self.n):
+            self.rounds.append((yield from self.round(i % 3)))
         gc.enable()
 
 
 def quartiles(values): return '{1:.3f} ({0:.3f} … {2:.3f})'.format(*statistics.quantiles(values, n=4))
 
 
-def race(case, args, clock) -> bool:
-    "Prints the lines of a case; whether the engine helped."
+def time_interleaved(case, args, clock) -> bool:
+    "Print the results of a case; returns whether the engine was faster."
     names, pixels = case.split(':')[:2], int(case.split(':')[2])
     paddle.seed(0)
     big, small = (create_model(n, class_num=CLASSES) for n in names)
@@ -85,9 +85,10 @@ def race(case, args, clock) -> bool:
         since = clock()
         act()
         times[what] = clock() - since
-    turns = Turns(batch, teacher, args.rounds, clock,
-                  {k: 'eager' if args.control and k == 'engine' else k
-                   for k in KINDS})
+    kinds = {kind: kind for kind in KINDS}
+    if args.control:
+        kinds['engine'] = 'eager'
+    turns = Turns(batch, teacher, args.rounds, clock, kinds)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         Trainer(small, Data(turns, None, CLASSES, 'bench'), JSDivLoss(), Momentum(small.parameters(), 1e-3), [teacher],
                 topk=(1,)).fit(1)
@@ -97,7 +98,7 @@ def race(case, args, clock) -> bool:
           ', '.join(f'{k} {1000*statistics.median(column):.1f}' for k, column in zip(KINDS, zip(*turns.rounds))))
     for a, b in (1, 0), (2, 0), (2, 1):
         print(f'  {KINDS[a]}/{KINDS[b]}:'.ljust(16) + quartiles([r[a]/r[b] for r in turns.rounds]))
-    print(f'  compiling took as long as {times["compiling"]/times["answer"]:.0f} eager answers', flush=True)
+    print(f'  compiling took as long as {times["compiling"]/times["answer"]:.0f} eager predictions', flush=True)
     return args.control or statistics.median(r[2]/r[1] for r in turns.rounds) < 1
 
 
@@ -105,13 +106,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('cases', nargs='*', default=CASES, metavar='TEACHER:STUDENT:PIXELS',
                         help=f'default: {" ".join(CASES)}')
-    for name, default in dict(batch=32, rounds=8).items(): parser.add_argument(f'--{name}', type=int, default=default)
-    for name in ('control', 'cpu-time'): parser.add_argument(f'--{name}', action='store_true')
+    for name, default in dict(batch=32, rounds=8).items():
+        parser.add_argument(f'--{name}', type=int, default=default)
+    for name in ('control', 'cpu-time'):
+        parser.add_argument(f'--{name}', action='store_true')
     args = parser.parse_args()
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(f'paddle {paddle.__version__}, {paddle.device.get_device()}, {ppcls_nb.set_threads()} threads, '
           f'{"processor time" if args.cpu_time else "wall time"}; median of rounds (quartiles)')
-    sys.exit(not all([race(case, args, clock) for case in args.cases]))
+    sys.exit(not all([time_interleaved(case, args, clock) for case in args.cases]))
 
 
 if __name__ == '__main__': main()

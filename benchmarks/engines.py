@@ -1,17 +1,16 @@
-"""Which engine runs an exported network fastest on this machine, and how far is the one that `engine='auto'` takes from
-it?
+"""Compares the inference engines on exported networks, and checks the choice of `engine='auto'`.
 
 python benchmarks/engines.py [NETWORK:PIXELS ...] [--batch 1 8] [--threads N ...] [--engines NAME ...] [--rounds 10]
 [--runs 3] [--seconds 15] [--cpu-time] [--csv FILE] [--figure FILE] [--measured]
 
-Every network, with random weights and 100 classes, is exported with ONNX; `ppcls_nb.deploy.benchmark.benchmark` runs
-the engines on it, each in a process of its own, round by round in changing order, compares their answers, and tells
-latency, load time and memory. Printed: a line for each network, size, batch and number of threads with the median ms of
-each engine and its ratio to the fastest (median over the rounds of the ratio within a round); then the worst ratio of
-each engine over all, and of `auto` as it is without a remembered choice. `--measured`: `auto` is what `fastest_engine`
-chooses for each of the batches beforehand, in a home of its own, as a service does when it starts. Exit status 1 where
-that worst ratio is above 1.05. `--cpu-time` counts processor time, for a machine that has other things to do; only with
-one thread, as waiting threads count too."""
+Every network, with random weights and 100 classes, is exported with ONNX. `ppcls_nb.deploy.benchmark.benchmark` runs
+each engine in a separate process, in rounds of changing order, compares their outputs, and measures latency, load time
+and memory. Printed are, for each network, size, batch and number of threads, the median ms of each engine and its ratio
+to the fastest (the median over the rounds of the ratio within a round); then the worst ratio of each engine, and of
+`auto` without a stored choice. With `--measured`, `auto` is what `fastest_engine` chooses for each batch beforehand, in
+a temporary home, as a service does when it starts. Exit status 1 where the worst ratio of `auto` is above 1.05.
+`--cpu-time` measures processor time, for a machine with other load; only with one thread, as waiting threads count
+too."""
 import argparse, os, sys, tempfile, time
 from pathlib import Path
 
@@ -32,25 +31,26 @@ LIMIT = 1.05
 
 
 def export(case, folder):
-    "An export of a case, with ONNX where paddle2onnx can translate it."
+    "The export of a case, with ONNX where paddle2onnx can convert it."
     name, pixels = case.rsplit(':', 1)
     paddle.seed(0)
     model = create_model(name, class_num=100)
-    try: return export_model(model, folder, eval_ops(int(pixels)), onnx=True)
+    try:
+        return export_model(model, folder, eval_ops(int(pixels)), onnx=True)
     except PPClsError as e:
-        print(f'{case}: without ONNX, so its engines are left with Paddle\'s: {e}', flush=True)
+        print(f'{case}: exported without ONNX, so only Paddle can run it: {e}', flush=True)
         return export_model(model, folder, eval_ops(int(pixels)))
 
 
 def show(table):
-    "Print a line a batch."
+    "Print a line for each batch size."
     for batch, rows in table.groupby('batch'):
         cells = [
             f'{r.engine} {r.p50:.2f} ms ×{r.ratio:.2f} ({r.ratio_25:.2f}…{r.ratio_75:.2f})'
             for r in rows[rows.failed == ''].sort_values('p50').itertuples()]
         first = rows.iloc[0]
-        print(f'{first.network}, {first.pixels} px, batch {batch}, {first.threads} thread{"s"*(first.threads > 1)}: '
-              f'{", ".join(cells)}; auto: {first.auto}', flush=True)
+        print(f'{first.network}, {first.pixels} px, batch {batch}, {first.threads} thread(s): {", ".join(cells)}; '
+              f'auto: {first.auto}', flush=True)
     ran = table[table.failed == ''].groupby('engine', sort=False)
     print('    load: ' + ', '.join(f'{e} {r.load_s.iloc[0]:.2f} s, {r.memory_MB.max():.0f} MB' for e, r in ran),
           flush=True)
@@ -68,11 +68,14 @@ def main():
                         help=f'of {", ".join(VARIANTS)} (paddle onnx openvino)')
     for name, kind, default in (('rounds', int, 10), ('runs', int, 3), ('seconds', float, 15.)):
         parser.add_argument(f'--{name}', type=kind, default=default)
-    for name in ('csv', 'figure'): parser.add_argument(f'--{name}', type=Path, metavar='FILE')
-    for name in ('cpu-time', 'measured'): parser.add_argument(f'--{name}', action='store_true')
+    for name in ('csv', 'figure'):
+        parser.add_argument(f'--{name}', type=Path, metavar='FILE')
+    for name in ('cpu-time', 'measured'):
+        parser.add_argument(f'--{name}', action='store_true')
     args = parser.parse_args()
     threads = args.threads or sorted({1, usual_threads()})
-    if args.cpu_time and threads != [1]: parser.error('--cpu-time: only with --threads 1')
+    if args.cpu_time and threads != [1]:
+        parser.error('--cpu-time: only with --threads 1')
     print(f'{engine_versions()}, {usual_threads()} cores, {"processor time" if args.cpu_time else "wall time"}',
           flush=True)
     tables = []
@@ -85,28 +88,27 @@ def main():
                 if args.measured:
                     print(f'{case}: {fastest_engine(folder, args.batch, n)} for all batches together, chosen in '
                           f'{time.perf_counter() - start:.1f} s', flush=True)
-                tables.append(
-                    benchmark(folder, args.engines, args.batch, n, args.rounds, args.runs, args.seconds,
-                              clock='cpu' if args.cpu_time else 'wall', bar=False))
+                tables.append(benchmark(folder, args.engines, args.batch, n, args.rounds, args.runs, args.seconds,
+                                        clock='cpu' if args.cpu_time else 'wall', bar=False))
                 tables[-1]['auto'] = [usual_engine(read_export(folder, False), n, int(b)) for b in tables[-1].batch]
                 show(tables[-1])
     table = pd.concat(tables, ignore_index=True)
-    if args.csv: table.drop(columns='ms').to_csv(args.csv, index=False)
-    if args.figure: figure(table).savefig(args.figure)
+    if args.csv:
+        table.drop(columns='ms').to_csv(args.csv, index=False)
+    if args.figure:
+        figure(table).savefig(args.figure)
     ran = table[table.failed == '']
-    everywhere = ran.groupby('engine', sort=False).ratio.agg(['max', 'median', 'size'])
-    print(
-        everywhere.round(3).rename(columns={
-            'max': 'worst ratio',
-            'median': 'median ratio',
-            'size': 'cases'}).to_string())
+    ratios = ran.groupby('engine', sort=False).ratio.agg(['max', 'median', 'size']).round(3)
+    ratios.columns = ['worst ratio', 'median ratio', 'cases']
+    print(ratios.to_string())
     chosen = ran[ran.engine == ran.auto].sort_values('ratio')
     if len(chosen) < len(table.groupby(['network', 'pixels', 'threads', 'batch'])):
-        print('FAIL: the engine of auto did not run everywhere')
+        print('FAIL: the engine of auto did not run in every case')
         sys.exit(1)
-    last, fine = chosen.iloc[-1], chosen.ratio.max() <= LIMIT
-    print(f'auto: at worst {last.ratio:.3f} times the fastest ({last.network}, {last.pixels} px, batch {last.batch}, '
-          f'{last.threads} threads); above {LIMIT} in {(chosen.ratio > LIMIT).sum()} of {len(chosen)}')
+    worst, fine = chosen.iloc[-1], chosen.ratio.max() <= LIMIT
+    print(f'auto: at worst {worst.ratio:.3f} times the fastest ({worst.network}, {worst.pixels} px, '
+          f'batch {worst.batch}, {worst.threads} threads); above {LIMIT} in {(chosen.ratio > LIMIT).sum()} of '
+          f'{len(chosen)}')
     print('PASS' if fine else 'FAIL')
     sys.exit(not fine)
 

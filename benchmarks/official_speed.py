@@ -1,17 +1,16 @@
-"""Forward and training step of our networks against the official ones (paddleclas 2.6.0), on the same Paddle, with the
-same weights.
+"""Compares the speed of our networks with the official ones (paddleclas 2.6.0), with the same Paddle and weights.
 
 python benchmarks/official_speed.py [NETWORK ...] [--batch 4] [--size 224] [--rounds 8] [--official DIR] [--control]
 [--cpu-time]
 
-Both run in one process and in turns: a round is one step of ours, two of theirs, one of ours (A B B A), the next begins
-with theirs (B A A B), so that whatever else the machine does hits both; half of the rounds with our network built
-first. Printed: the median over the rounds of official time / our time (above 1: ours is faster) and its quartiles.
-Before anything is timed, both get equal weights and must give equal outputs. `--control` times ours against a copy of
-ours, which shows how far from 1 a ratio gets by chance; `--cpu-time` counts the processor time of this process instead
-of the time on the wall, for a machine that has other things to do (best with OMP_NUM_THREADS=1: waiting threads count
-too). The official package is installed into DIR, or into a temporary folder, without its dependencies; what it imports
-for other purposes is replaced by empty modules."""
+Forward passes and training steps run in one process in turns: a round is one step of ours, two of theirs, one of ours
+(A B B A), the next begins with theirs (B A A B), so that other load on the machine affects both; half of the rounds
+have our network built first. Printed are the median over the rounds of official time / our time (above 1: ours is
+faster) and its quartiles. Before the timing, both get equal weights and must give equal outputs. `--control` compares
+ours with a copy of ours, which shows the variation by chance; `--cpu-time` measures the processor time of this process
+instead of wall time, for a machine with other load (best with OMP_NUM_THREADS=1: waiting threads count too). The
+official package is installed into DIR, or into a temporary folder, without its dependencies; modules that it imports
+for other purposes are replaced by empty ones."""
 import argparse, gc, importlib, logging, statistics, subprocess, sys, tempfile, time, types
 from pathlib import Path
 
@@ -39,9 +38,10 @@ class Empty(types.ModuleType):
 
 
 def import_with_stand_ins(name):
-    "Import `name`; modules that are not installed become `Empty`, one by one as they are asked for."
+    "Import the module `name`; modules that it needs and that are not installed become `Empty`."
     while True:
-        try: return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
         except ModuleNotFoundError as e:
             if e.name.split('.')[0] in ('ppcls', 'paddle'):
                 raise
@@ -52,9 +52,8 @@ def official_networks(folder):
     "The module of the official networks, installed into `folder` unless it is there."
     root = Path(folder)/'paddleclas'
     if not root.is_dir():
-        subprocess.run([
-            sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target',
-            str(folder), REQUIREMENT], check=True)
+        pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(folder)]
+        subprocess.run([*pip, REQUIREMENT], check=True)
     sys.path.insert(0, str(root))
     logger = import_with_stand_ins('ppcls.utils.logger')
     logger._logger = logging.getLogger('official')
@@ -113,17 +112,22 @@ def compare(ours, theirs, rounds, clock):
 
 
 def measure(name, builders, args, clock):
-    """Step kind → our times, and → ratios. Half of the rounds with our network built first, half with theirs: what is
-    built first has its memory elsewhere, which alone makes a percent or two."""
+    """Step kind → our times, and step kind → ratios.
+
+    Half of the rounds have our network built first, half theirs, since the order affects the speed."""
     times, ratios = {}, {}
     for swapped in (False, True):
         paddle.seed(0)
-        with paddle.utils.unique_name.guard(): built = [build() for build in (builders[::-1] if swapped else builders)]
+        with paddle.utils.unique_name.guard():
+            built = [build() for build in (builders[::-1] if swapped else builders)]
         ours, theirs = built[::-1] if swapped else built
-        for model in (ours, theirs): fill(model, 1.0)
+        for model in (ours, theirs):
+            fill(model, 1.0)
         x, y = paddle.randn([args.batch, 3, args.size, args.size]), paddle.randint(0, CLASSES, [args.batch])
-        with paddle.no_grad(): error = relative_error(ours(x), theirs(x))
-        if not error < 1e-4: sys.exit(f'{name}: outputs differ by {error:.1e} with equal weights; nothing to compare')
+        with paddle.no_grad():
+            error = relative_error(ours(x), theirs(x))
+        if not error < 1e-4:
+            sys.exit(f'{name}: outputs differ by {error:.1e} with equal weights; nothing to compare')
         for kind, step in dict(forward=evaluation, training=training).items():
             steps = [step(model, x, y) for model in built]
             took, ratio = compare(*(steps[::-1] if swapped else steps), max(args.rounds//2, 2), clock)
@@ -144,20 +148,24 @@ def main():
     parser.add_argument('--cpu-time', action='store_true', help='processor time instead of wall time')
     args = parser.parse_args()
     clock = time.process_time if args.cpu_time else time.perf_counter
-    if unknown := [n for n in args.networks if n not in FAMILIES]:
-        parser.error(f'{unknown[0]}: choose of {", ".join(FAMILIES)}')
+    for name in args.networks:
+        if name not in FAMILIES:
+            parser.error(f'{name}: expected one of {", ".join(FAMILIES)}')
 
     with tempfile.TemporaryDirectory() as temporary:
         official = None if args.control else official_networks(args.official or temporary)
-        what = f'{"control: ours against ours" if args.control else f"{REQUIREMENT} time / our time"}{" (processor time)"*args.cpu_time}'
+        ratio = 'control: ours against ours' if args.control else f'{REQUIREMENT} time / our time'
+        if args.cpu_time:
+            ratio += ' (processor time)'
         print(f'paddle {paddle.__version__}, {paddle.device.get_device()}, {ppcls_nb.set_threads()} threads, batch '
               f'{args.batch}, {args.size} px; '
-              f'{what}, median of {args.rounds} rounds (quartiles)')
+              f'{ratio}, median of {args.rounds} rounds (quartiles)')
         for name in args.networks or FAMILIES:
             importlib.import_module(f'ppcls_nb.models.{FAMILIES[name]}')
-            builders = [
-                lambda: build_model(name, CLASSES), lambda: build_model(name, CLASSES)
-                if args.control else getattr(official, name)(class_num=CLASSES)]
+            def ours(): return build_model(name, CLASSES)
+            def theirs(): return getattr(official, name)(class_num=CLASSES)
+
+            builders = [ours, ours if args.control else theirs]
             times, ratios = measure(name, builders, args, clock)
             for kind in times:
                 low, middle, high = statistics.quantiles(ratios[kind], n=4)

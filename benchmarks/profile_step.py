@@ -1,5 +1,4 @@
-"""What a training step spends its time on: Paddle's own profiler, each operation's time without the operations inside
-it.
+"""Profiles a training step with Paddle's profiler: the time of each operation without the operations inside it.
 
 python benchmarks/profile_step.py [NETWORK:PIXELS …] [--rows 15]
 """
@@ -55,8 +54,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('cases', nargs='*', metavar='NETWORK:PIXELS',
                         default=[f'{name}:{size}' for name in NETWORKS for size in (64, 96, 128)])
-    parser.add_argument('--rows', type=int, default=15, metavar='N', help='operations listed for each network '
-                                                                          '(%(default)s)')
+    parser.add_argument('--rows', type=int, default=15, metavar='N',
+                        help='operations listed for each network (%(default)s)')
     args = parser.parse_args()
     print(f'paddle {paddle.__version__}, {ppcls_nb.set_threads()} threads, batch {BATCH}, one training step')
     for name, size in (case.rsplit(':', 1) for case in args.cases):

@@ -1,17 +1,12 @@
-"""The forms of a convolution against one another, and the plan that follows: facts/conv_plan.csv.
+"""Compares the implementations of a convolution, and derives the plan of facts/conv_plan.csv.
 
-python benchmarks/small_conv.py plan [--quick]          times forms layer by layer and prints the rows of the plan
-python benchmarks/small_conv.py networks [NAME:PIXELS …] training with the plan against Paddle's convolutions alone, in
-turns
+python benchmarks/small_conv.py plan [--quick]            times each layer and prints the rows of the plan
+python benchmarks/small_conv.py networks [NAME:PIXELS …]  training with the plan against Paddle's convolutions alone
 
-Processor time of forward and backward passes, the forms of one layer in turns, the least of a few rounds. A limit of
-the plan is the one that loses least against the best form of each shape, on average over all shapes of a row."""
-import argparse
-import itertools
-import math
-import platform
-import statistics
-import time
+Measured is the processor time of forward and backward passes, the implementations of a layer in turns, the minimum of
+a few rounds. Each limit of the plan is the one with the smallest average loss against the best implementation of each
+shape, over all shapes of a row."""
+import argparse, itertools, math, statistics, time
 from datetime import date
 
 import ppcls_nb
@@ -19,12 +14,13 @@ import paddle
 from paddle.nn import functional as F
 from tqdm import tqdm
 
+from ppcls_nb.course.timing import processor_name
 from ppcls_nb.models import create_model
 from ppcls_nb.models.image_filter import depthwise_filter
 from ppcls_nb.models.gemm import dense_matmul, depthwise_matmul
 from ppcls_nb.models.small_conv import Conv2D
 
-# of a depthwise layer; numbers in a map, or in its patches, that are still timed
+# channels of a depthwise layer; the largest number of elements of a feature map, or of its patches, that is timed
 CHANNELS, LARGEST = 64, 1e7
 DEPTHWISE = [(k, stride) for k in (3, 5) for stride in (1, 2)]
 DENSE = [(1, 1), (3, 1), (3, 2)]
@@ -35,7 +31,7 @@ TRAINING = [
 
 
 def milliseconds(forms: dict, rounds: int) -> dict:
-    "{name: least processor time of a forward and backward pass} of functions without arguments that return an output."
+    "{name: minimum processor time of a forward and backward pass}; `forms` are functions that return an output."
     took = {name: [] for name in forms}
     for turn in range(rounds + 1):
         for name, form in forms.items():
@@ -73,8 +69,9 @@ def dense_forms(n: int, size: int, k: int, stride: int, channels: int) -> dict:
 
 
 def best_limit(rows, candidates, choose) -> float:
-    """Of `candidates`, the limit for which the form chosen is nearest to the best one, as the mean logarithm of the
-    ratio; `choose(limit, row)` names a form."""
+    """The limit of `candidates` with the smallest mean logarithm of (time of the chosen form / time of the best form).
+
+    `choose(limit, row)` gives the name of the chosen form."""
     def loss(limit):
         return statistics.mean(math.log(times[choose(limit, row)]/min(times.values())) for row, times in rows)
     return min(candidates, key=loss)
@@ -109,29 +106,22 @@ def plan_dense(k: int, stride: int, rounds: int, batches) -> tuple:
 
 
 def print_plan(quick: bool):
-    "Time all layers and print the plan's rows, with what they rest on below."
+    "Time all layers and print the rows of the plan, then the times."
     rounds, batches = (1, (32,)) if quick else (4, BATCHES)
+    processor = processor_name().replace(',', ' ')
     lines, details = ['kind,kernel,stride,matrix_to,filter_from,processor,date'], []
     jobs = [('depthwise', plan_depthwise, *row) for row in DEPTHWISE] + [('dense', plan_dense, *row) for row in DENSE]
     for kind, plan, k, stride in tqdm(jobs, desc='layers'):
         matrix_to, filter_from, rows = plan(k, stride, rounds, batches)
-        lines.append(f'{kind},{k},{stride},{matrix_to},{filter_from or ""},{processor()},{date.today()}')
-        details += [
-            f'{kind} {k}×{k} stride {stride}  batch {row[0]:3d}  {row[1]:3d} px  ' +
-            '  '.join(f'{name} {t:8.2f} ms' for name, t in times.items()) for row, times in rows]
+        lines.append(f'{kind},{k},{stride},{matrix_to},{filter_from or ""},{processor},{date.today()}')
+        for row, times in rows:
+            cells = '  '.join(f'{name} {t:8.2f} ms' for name, t in times.items())
+            details.append(f'{kind} {k}×{k} stride {stride}  batch {row[0]:3d}  {row[1]:3d} px  {cells}')
     print('\n'.join([*lines, '', *details]))
 
 
-def processor() -> str:
-    "The processor's name, as the system knows it, without commas."
-    names = ([line.split(':')[1].strip()
-              for line in open('/proc/cpuinfo')
-              if line.startswith('model name')] if platform.system() == 'Linux' else [])
-    return (names or [platform.processor()])[0].replace(',', ' ')
-
-
 def images_per_second(model, optimizer, x, y, fast: bool, steps: int) -> float:
-    "Training speed by processor time, after one step to warm up."
+    "Training speed in images a second of processor time, after a warm-up step."
     Conv2D.fast = fast
     for step in range(steps + 1):
         if step == 1:
@@ -143,16 +133,15 @@ def images_per_second(model, optimizer, x, y, fast: bool, steps: int) -> float:
 
 
 def compare_networks(cases, quick: bool):
-    "Print images/s of training with the plan and with Paddle's convolutions, and the ratio's quartiles."
+    "Print images/s of training with the plan and with Paddle's convolutions, and the quartiles of the ratio."
     rounds, steps, batch = (2, 1, 32) if quick else (7, 2, 32)
-    print(f'{processor()}, paddle {paddle.__version__}, {ppcls_nb.set_threads()} threads, batch {batch}, {rounds} '
+    print(f'{processor_name()}, paddle {paddle.__version__}, {ppcls_nb.set_threads()} threads, batch {batch}, {rounds} '
           'rounds in turns')
     for name, size in (case.rsplit(':', 1) for case in cases):
         model = create_model(name, class_num=102)
         optimizer = paddle.optimizer.Momentum(0.01, parameters=model.parameters())
         x, y = paddle.rand([batch, 3, int(size), int(size)]), paddle.randint(0, 102, [batch])
-        pairs = [[images_per_second(model, optimizer, x, y, fast, steps)
-                  for fast in (True, False)]
+        pairs = [[images_per_second(model, optimizer, x, y, fast, steps) for fast in (True, False)]
                  for _ in range(rounds)]
         ours, theirs = (statistics.median(column) for column in zip(*pairs))
         low, ratio, high = statistics.quantiles([a/b for a, b in pairs], n=4)
@@ -164,7 +153,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', choices=['plan', 'networks'])
     parser.add_argument('cases', nargs='*', metavar='NAME:PIXELS', default=TRAINING)
-    parser.add_argument('--quick', action='store_true', help='few rounds: does it run?')
+    parser.add_argument('--quick', action='store_true', help='a few rounds, to check that it runs')
     args = parser.parse_args()
     if args.what == 'plan':
         print_plan(args.quick)

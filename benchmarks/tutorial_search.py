@@ -1,25 +1,24 @@
-"""The search behind the cpu profile of the tutorials: trials on a fifth of the training list that is held out, never on
-the validation list.
+"""Searches the settings of the tutorials' cpu profile, on a held-out fifth of the training list.
 
 python benchmarks/tutorial_search.py DATA OUT [--fold 0] [--trials NAME ...] [--table FILE.csv]
 
-DATA is a folder of flowers102 or flowers102_64. Each fold holds out another fifth of the images of each class of
-train_list.txt; the rest trains, and the student of a distillation also sees the unlabelled extra images. A trial is a
-role of the tutorials with settings of its own (TRIALS below); a student names the trial that trained its teacher, and a
-trial with `start` the one it starts from. Trials are run folders under OUT: one that was stopped goes on, one that is
-finished is not repeated. `--table` writes what all finished trials reached, with the machine, as CSV."""
-import argparse
-import csv
-import shutil
+DATA is a folder of flowers102 or flowers102_64. The validation list is not used: each fold holds out another fifth of
+the images of each class of train_list.txt and trains on the others; the student of a distillation is also trained on
+the extra images without labels. A trial is a role of the tutorials with its own settings (TRIALS below); `teacher`
+names the trial that trains the teacher, `start` the one whose weights are the start. Trials are run folders under OUT:
+an interrupted one continues, a finished one is not repeated. `--table` writes the results of all finished trials, with
+the machine, as CSV."""
+import argparse, shutil
 from collections import defaultdict
 from datetime import date
 from pathlib import Path
 
-import ppcls_nb  # before paddle: chooses threads and MKL's path
-from ppcls_nb.basics import PPClsError, atomic_path, suggest
+import ppcls_nb  # before paddle: sets threads and MKL's path
+from ppcls_nb.basics import PPClsError, suggest, write_csv, write_text
 from ppcls_nb.recipe.build import Trainer
-from ppcls_nb.course.profiles import Profile
+from ppcls_nb.data.lists import list_lines
 from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.course.profiles import Profile
 from ppcls_nb.course.timing import machine_facts
 from ppcls_nb.train import load_run
 
@@ -28,7 +27,7 @@ LR = 'LEARNING_RATE.params.lr'
 PARAMS = 'ARCHITECTURE.params'
 SHARP = 'ARCHITECTURE.teacher_sharpening'
 
-# What all trials share. It is written out here, so that a later change of the profile does not change what they were.
+# The settings of all trials. They are repeated here, so that a later change of the profile does not change the trials.
 COMMON = {
     LR: 0.02,
     PARAMS: {'bn_momentum': 0.99},
@@ -45,7 +44,7 @@ NORMALIZE = {'NormalizeImage': dict(scale='1./255.', mean=[0.5]*3, std=[0.5]*3, 
 
 
 def crops(size, low, *more):
-    "Training operations for `size` pixels: crops of at least the share `low` of the image, and `more` at the end."
+    "Training operations for `size` pixels: crops of at least the fraction `low` of the image, and `more` at the end."
     crop = {'RandCropImage': dict(size=size, scale=[low, 1.0], interpolation=2)}
     return [DECODE, crop, FLIP, NORMALIZE, *more, CHW]
 
@@ -76,13 +75,13 @@ def finetune(lr):
 
 
 def mobile(role, size, epochs=20, valid_interval=5, **changes):
-    "EfficientNet-Lite0 on the labels."
+    "EfficientNet-Lite0, trained with labels."
     start = {} if 'start' in changes else {'pretrained_model': 'EfficientNet_Lite0_imagenet'}
     return trial(role, 'EfficientNetLite0', size, epochs=epochs, valid_interval=valid_interval, **start, **changes)
 
 
 def student(teacher='server_96', **changes):
-    "EfficientNet-Lite0 at 48 pixels, taught by the trial `teacher`, of 96 pixels."
+    "EfficientNet-Lite0 at 48 pixels, distilled from the trial `teacher` at 96 pixels."
     start = {} if 'start' in changes else {'pretrained_model': 'EfficientNet_Lite0_imagenet'}
     settings = {LR: 0.05, 'distill': {'kind': 'ce'}, 'epochs': 6, 'valid_interval': 3}
     answers = {'ARCHITECTURE.teacher_answers': 'stored', 'ARCHITECTURE.teacher_transforms': middle(96)}
@@ -115,9 +114,10 @@ TRIALS = {
 
 
 def hold_out(info, fold: int, folder: Path):
-    """`info` with lists in `folder`, in which the images number `fold`, `fold` + 5, … of each class of the training
-    list are the validation list."""
-    rows = {name: (info.lists/f'{name}_list.txt').read_text().splitlines() for name in ('train', 'extra')}
+    """`info` with new lists in `folder`.
+
+    The images number `fold`, `fold` + 5, … of each class of the training list are the new validation list."""
+    rows = {name: [line for _, line in list_lines(info.lists/f'{name}_list.txt')] for name in ('train', 'extra')}
     seen, parts = defaultdict(int), {'train': [], 'val': []}
     for row in rows['train']:
         label = row.rsplit(' ', 1)[1]
@@ -126,8 +126,7 @@ def hold_out(info, fold: int, folder: Path):
     parts.update(extra=rows['extra'], train_extra=parts['train'] + rows['extra'])
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in parts.items():
-        with atomic_path(folder/f'{name}_list.txt') as tmp:
-            tmp.write_text('\n'.join(lines) + '\n')
+        write_text(folder/f'{name}_list.txt', '\n'.join(lines) + '\n')
     info.lists, info.counts = folder, {name: len(lines) for name, lines in parts.items()}
     return info
 
@@ -149,7 +148,7 @@ def trial_recipe(name: str, profile, info, folder: Path):
 
 
 def run_trial(name: str, profile, info, folder: Path):
-    "Train the trial `name` in `folder/name`, after those that it needs."
+    "Train the trial `name` in `folder/name`, after the trials that it needs."
     if name not in TRIALS:
         raise PPClsError(suggest(name, TRIALS, 'trial'))
     if (folder/name/'predictions.npz').is_file():
@@ -213,10 +212,7 @@ def main():
         print(f"{row['trial']:28} fold {row['fold']}  {row['steps']:5} steps  {row['correct']}/{row['images']}  loss "
               f"{row['loss']:.3f}  {row['minutes']:5.1f} min")
     if args.table and rows:
-        with atomic_path(args.table) as tmp, open(tmp, 'w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.table, [list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 if __name__ == '__main__':

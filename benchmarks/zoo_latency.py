@@ -1,13 +1,13 @@
 """Latency of every network of the zoo on this CPU: batch 1, at the size of its evaluation, one network at a time.
 
 python benchmarks/zoo_latency.py [PATTERN ...]     measures the networks whose names match (default: all) and writes
-their lines of ppcls_nb/facts/cpu_latency.csv.
+their rows of ppcls_nb/facts/cpu_latency.csv.
 
-A network with fresh weights is exported and run by paddle.inference with oneDNN (without, where Paddle cannot; the file
-says so), as one would deploy it. After warming up, the median of up to 15 runs is taken, of fewer where they are slow
-(5 at least). The file says in each line: runs, threads, Paddle version, date, processor. Written after each network, so
-it may be stopped."""
-import csv, datetime, gc, statistics, sys, tempfile, time
+A network with random weights is exported and run by paddle.inference with oneDNN, as in deployment (without oneDNN
+where Paddle does not support it; the column `through` says so). The latency is the median of up to 15 runs after a
+warm-up, at least 5 for slow networks. Each row has the runs, threads, Paddle version, date and processor. The file is
+written after each network, so the program can be interrupted."""
+import datetime, gc, statistics, sys, tempfile, time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle
 from paddle import inference
 
-from ppcls_nb.basics import atomic_path
+from ppcls_nb.basics import write_csv
+from ppcls_nb.course.timing import processor_name
 from ppcls_nb.models import build_model
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.zoo import without_computing
@@ -25,16 +26,10 @@ COLUMNS = ['arch', 'size', 'cpu_ms', 'runs', 'threads', 'through', 'paddle', 'da
 WARM_UP, RUNS, FEWEST, SECONDS = 2, 15, 5, 2.
 
 
-def processor():
-    "What the processor calls itself."
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), 'unknown')
-
-
 def predictor(name, size, threads, onednn=True):
-    "A predictor of the network `name` with fresh weights; what it was exported to is deleted again."
-    with tempfile.TemporaryDirectory() as folder, paddle.static.scope_guard(
-            paddle.static.global_scope().new_scope()), without_computing():
+    "A predictor of the network `name` with random weights."
+    scope = paddle.static.scope_guard(paddle.static.global_scope().new_scope())
+    with tempfile.TemporaryDirectory() as folder, scope, without_computing():
         model = build_model(name)
         model.eval()
         x = paddle.static.data('x', [1, 3, size, size])
@@ -51,14 +46,15 @@ def predictor(name, size, threads, onednn=True):
 
 
 def latency(net, size):
-    "(median in ms, runs) of one image."
-    net.get_input_handle(net.get_input_names()[0]).copy_from_cpu(
-        np.random.default_rng(0).standard_normal((1, 3, size, size)).astype('float32'))
+    "(median in ms, number of runs) for one image."
+    image = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype('float32')
+    net.get_input_handle(net.get_input_names()[0]).copy_from_cpu(image)
     times, since = [], time.perf_counter()
     for i in range(WARM_UP + RUNS):
         start = time.perf_counter()
         net.run()
-        if i >= WARM_UP: times.append(time.perf_counter() - start)
+        if i >= WARM_UP:
+            times.append(time.perf_counter() - start)
         if len(times) >= FEWEST and time.perf_counter() - since > SECONDS: break
     return 1000*statistics.median(times), len(times)
 
@@ -66,20 +62,20 @@ def latency(net, size):
 def main(patterns):
     threads, known = int(ppcls_nb.set_threads()), {}
     todo = list(dict.fromkeys((r['arch'], r['crop_size']) for r in fact_rows('weights')))
-    if FILE.exists(): known = {(r['arch'], r['size']): r for r in fact_rows('cpu_latency')}
+    if FILE.exists():
+        known = {(r['arch'], r['size']): r for r in fact_rows('cpu_latency')}
     for name, size in (t for t in todo if any(fnmatchcase(t[0], p) for p in patterns)):
         through = 'paddle.inference with oneDNN'
-        try: ms, runs = latency(predictor(name, int(size), threads), int(size))
-        except NotImplementedError:                                # Paddle 3.3.1 cannot enlarge maps with oneDNN (HRNet)
+        try:
+            ms, runs = latency(predictor(name, int(size), threads), int(size))
+        except NotImplementedError:             # Paddle 3.3.1 cannot enlarge feature maps with oneDNN (HRNet)
             through = 'paddle.inference without oneDNN'
             ms, runs = latency(predictor(name, int(size), threads, onednn=False), int(size))
         gc.collect()
         known[name, size] = dict(arch=name, size=size, cpu_ms=f'{ms:.2f}', runs=runs, threads=threads, through=through,
-                                 paddle=paddle.__version__, date=datetime.date.today().isoformat(), cpu=processor())
-        with atomic_path(FILE) as tmp, open(tmp, 'w', encoding='utf-8', newline='') as f:
-            writer = csv.DictWriter(f, COLUMNS, lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(known[t] for t in todo if t in known)
+                                 paddle=paddle.__version__, date=datetime.date.today().isoformat(),
+                                 cpu=processor_name())
+        write_csv(FILE, [COLUMNS, *([known[t][column] for column in COLUMNS] for t in todo if t in known)])
         print(f'{name:32s} {size:>4s} px  {ms:9.2f} ms  ({runs} runs)', flush=True)
 
 

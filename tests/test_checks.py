@@ -1,4 +1,4 @@
-"The checks of `make test` themselves: each finds what it is there for, on a small project, and changes nothing."
+"Each check of `make test` finds its errors in a small project, and changes no file."
 import hashlib, json, shutil, subprocess, sys
 from pathlib import Path
 
@@ -11,17 +11,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def cell(kind, source, **metadata):
-    "A cell with an id that does not change from run to run."
+    "A cell whose id depends only on its source."
     made = dict(cell_type=kind, id=hashlib.sha1(source.encode()).hexdigest()[:8], metadata=metadata,
                 source=source.splitlines(keepends=True))
     return made | dict(execution_count=None, outputs=[]) if kind == 'code' else made
 
 
 def notebook(*cells):
-    return nb2str(
-        dict(cells=list(cells),
-             metadata={'kernelspec': dict(display_name='python3', language='python',
-                                          name='python3')}, nbformat=4, nbformat_minor=5))
+    kernelspec = dict(display_name='python3', language='python', name='python3')
+    return nb2str(dict(cells=list(cells), metadata={'kernelspec': kernelspec}, nbformat=4, nbformat_minor=5))
 
 
 @pytest.fixture
@@ -31,20 +29,20 @@ def project(tmp_path):
     library = notebook(cell('markdown', '# Adding'), cell('code', '#| default_exp adding'),
                        cell('code', '#| export\ndef add(a, b): return a + b'),
                        cell('code', 'assert add(1, 2) == 3', tags=['x']))
+    links = '[a lesson](01_data/00_adding.ipynb), [licence](../LICENSE), [far](https://x.org)'
+    index = notebook(cell('markdown', f'# Title\n\n{links}'), cell('code', '6*7', tags=['hide-input']),
+                     cell('code', 'print("shown")'))
     files = {
         'nbs/01_data/00_adding.ipynb': library,
         'nbs/00_lessons/00_prepare.ipynb': notebook(cell('code', '1/0')),
         'nbs/00_lessons/.notest': '',
         'nbs/.notest': '',
-        'nbs/index.ipynb': notebook(
-            cell('markdown',
-                 '# Title\n\n[a lesson](01_data/00_adding.ipynb), [licence](../LICENSE), [far](https://x.org)'),
-            cell('code', '6*7', tags=['hide-input']), cell('code', 'print("shown")'))}
+        'nbs/index.ipynb': index}
     for name, text in files.items():
         (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/name).write_text(text)
-    subprocess.run([sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()'], cwd=tmp_path,
-                   check=True)
+    export = 'from nbdev.doclinks import nbdev_export; nbdev_export()'
+    subprocess.run([sys.executable, '-c', export], cwd=tmp_path, check=True)
     return tmp_path
 
 
@@ -76,21 +74,24 @@ def test_run_counts_and_metadata_are_found_and_left_alone(project, capsys):
 def test_a_stale_module_is_found_and_left_alone(project, capsys):
     text = edit(project/'ppcls_nb'/'adding.py', 'a + b', 'a - b')
     assert not checks.check_export(project)
-    assert '-def add(a, b): return a - b' in (printed := capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert '-def add(a, b): return a - b' in printed
     assert '+def add(a, b): return a + b' in printed
     assert 'make export' in printed
     assert (project/'ppcls_nb'/'adding.py').read_text() == text
 
 
 @pytest.mark.parametrize('change', ['module without notebook', 'notebook without module'])
-def test_a_module_too_many_or_too_few_is_found(project, change, capsys):
-    if change == 'module without notebook': (project/'ppcls_nb'/'gone.py').write_text('x = 1\n')
-    else: (project/'ppcls_nb'/'adding.py').unlink()
+def test_an_extra_or_missing_module_is_found(project, change, capsys):
+    if change == 'module without notebook':
+        (project/'ppcls_nb'/'gone.py').write_text('x = 1\n')
+    else:
+        (project/'ppcls_nb'/'adding.py').unlink()
     assert not checks.check_export(project)
     assert ('gone.py' if 'without notebook' in change else 'adding.py') in capsys.readouterr().out
 
 
-def test_files_that_are_not_modules_are_no_business_of_export(project):
+def test_export_ignores_files_that_are_not_modules(project):
     (project/'ppcls_nb'/'configs').mkdir()
     (project/'ppcls_nb'/'configs'/'a.yaml').write_text('x: 1\n')
     assert checks.check_export(project)
@@ -115,7 +116,8 @@ def test_a_stale_or_missing_readme_is_found(project, capsys):
 
 def test_library_notebooks_are_run_and_tutorials_are_not(project, capfd):
     assert checks.check_notebooks(project)
-    assert '00_adding.ipynb' in (printed := capfd.readouterr().out)
+    printed = capfd.readouterr().out
+    assert '00_adding.ipynb' in printed
     assert '00_prepare' not in printed
     assert 'index' not in printed
 
@@ -153,16 +155,16 @@ def test_all_parts_run_and_one_failure_is_enough(tmp_path, capfd):
 
 
 def test_a_part_that_a_signal_ends_has_failed(tmp_path):
-    assert not checks.check_all(tmp_path,
-                                {'killed': ([sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)'], {})})
+    command = [sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']
+    assert not checks.check_all(tmp_path, {'killed': (command, {})})
 
 
-def test_parts_are_those_of_the_contributors_page():
+def test_contributing_describes_all_parts():
     page = (ROOT/'CONTRIBUTING.md').read_text()
     assert [name for name in checks.parts() if f'**{name}**' not in page] == []
 
 
-def test_readme_opens_with_the_two_commands_and_its_links_lead_somewhere():
+def test_readme_opens_with_the_two_commands_and_its_links_exist():
     text = (ROOT/'README.md').read_text()
     assert text.index('make tutorial') < text.index('make test') < text.index('| lesson |')
     for notebook in (ROOT/'nbs').glob('*/*.ipynb'):
@@ -175,4 +177,6 @@ def test_readme_opens_with_the_two_commands_and_its_links_lead_somewhere():
 def test_titles_are_plain():
     for notebook in (ROOT/'nbs').glob('*/*.ipynb'):
         first = next(c for c in json.loads(notebook.read_text())['cells'] if c['cell_type'] == 'markdown')
-        assert ''.join(first['source']).startswith('# ') and not ''.join(first['source']).startswith('# #'), notebook
+        title = ''.join(first['source'])
+        assert title.startswith('# '), notebook
+        assert not title.startswith('# #'), notebook

@@ -1,15 +1,14 @@
-"""The whole tutorial with the smoke profile, as `make tutorial PROFILE=smoke` runs it: every notebook executes, and
-what it leaves is complete."""
-import csv
-import json
-import re
+"""The tutorials with the smoke profile, as `make tutorial PROFILE=smoke` runs them: every notebook runs, and its
+results are complete."""
+import csv, json, re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from ppcls_nb.course.ledger import CLAIMS, TITLES, claim_table, main as ppcls_ledger, read_ledger
-from ppcls_nb.course.notebooks import declared_parameters, expected_seconds, read_profile, run_course
+from ppcls_nb.course.ledger import CLAIMS, ROLE_TITLES, claim_table, main as ppcls_ledger, read_ledger
+from ppcls_nb.course.execute import declared_parameters
+from ppcls_nb.course.notebooks import read_profile, relative_work, run_course
 
 NBS = Path(__file__).resolve().parent.parent/'nbs'/'00_tutorials'
 NOTEBOOKS = sorted(NBS.glob('*.ipynb'))
@@ -34,20 +33,22 @@ class Loads(HTMLParser):
     def handle_starttag(self, tag, attrs):
         for name, value in attrs:
             loads = name in ('src', 'srcset', 'poster', 'data') or (tag == 'link' and name == 'href')
-            if loads and value and not value.startswith('data:'): self.urls.append(value)
+            if loads and value and not value.startswith('data:'):
+                self.urls.append(value)
 
 
-def test_the_nine_notebooks_are_there(): assert [n.stem for n in NOTEBOOKS] == STEMS
+def test_the_nine_notebooks_exist():
+    assert [n.stem for n in NOTEBOOKS] == STEMS
 
 
 @pytest.mark.parametrize('profile', ['smoke', 'cpu', 'gpu'])
 def test_every_notebook_declares_what_the_profiles_set(profile):
     values = read_profile(NBS/'profiles'/f'{profile}.yaml')
     assert values['profile'] == profile
-    for notebook in NOTEBOOKS: assert set(values) <= set(declared_parameters(notebook)), notebook
-    # measured here
-    if profile != 'gpu':
-        assert set(expected_seconds(NBS/'profiles'/f'{profile}.yaml', NOTEBOOKS)) == set(STEMS)
+    for notebook in NOTEBOOKS:
+        assert set(values) <= set(declared_parameters(notebook)), notebook
+    if profile != 'gpu':                # which was not measured
+        assert set(relative_work(NBS/'profiles'/f'{profile}.yaml', NOTEBOOKS)) == set(STEMS)
 
 
 def test_all_notebooks_run(tutorial):
@@ -67,25 +68,25 @@ def test_the_report_has_results_first_and_loads_nothing(tutorial):
     assert '<table' in results
     assert 'data:image/png;base64,' in results
     assert 'not measured here' in results
-    assert [lessons.find(f'id="{stem}"')
-            for stem in STEMS[1:]] == sorted(lessons.find(f'id="{stem}"') for stem in STEMS[1:])
+    positions = [lessons.find(f'id="{stem}"') for stem in STEMS[1:]]
+    assert positions == sorted(positions)
 
 
 def test_run_times_are_on_record(tutorial):
-    ledger = json.loads((tutorial[0]/'timings.json').read_text())
-    assert list(ledger['notebooks']) == STEMS
-    assert all(runs[-1]['status'] == 'ok' for runs in ledger['notebooks'].values())
-    assert {run['profile'] for runs in ledger['notebooks'].values() for run in runs} == {'smoke'}
-    assert 'paddlepaddle' in ledger['machine']['paddle']
+    timings = json.loads((tutorial[0]/'timings.json').read_text())
+    assert list(timings['notebooks']) == STEMS
+    assert all(runs[-1]['status'] == 'ok' for runs in timings['notebooks'].values())
+    assert {run['profile'] for runs in timings['notebooks'].values() for run in runs} == {'smoke'}
+    assert 'paddlepaddle' in timings['machine']['paddle']
 
 
 def epochs(output):
-    "{run: its epochs' rows as they stand in the file}, each with the seconds that it took."
+    "Run → the text of its metrics.jsonl, a row an epoch with its seconds."
     return {f.parent.name: f.read_text() for f in output.rglob('metrics.jsonl')}
 
 
 def test_a_second_run_finds_its_training_done(tutorial):
-    "No epoch is trained again: the rows of all runs, with the seconds that each epoch took, stay what they were."
+    "No epoch is trained again: the rows of all runs, which include the seconds of each epoch, stay the same."
     output, _ = tutorial
     before = epochs(output)
     again = run_course(NBS, NBS/'profiles'/'smoke.yaml', output, cell_timeout=600, report=False)
@@ -99,7 +100,7 @@ NOISE = re.compile(r'Warning|OMP_NUM_THREADS|ccache|IProgress|GREP_OPTIONS|^[WIE
 
 
 def outputs(output):
-    "(notebook, cell, output) of everything that the executed notebooks show."
+    "(notebook, cell, output) of all outputs of the executed notebooks."
     for file in sorted((output/'notebooks').glob('*.ipynb')):
         for cell in json.loads(file.read_text())['cells']:
             for shown in cell.get('outputs', []):
@@ -117,21 +118,21 @@ def test_neighbouring_streams_are_one(tutorial):
     for file in (tutorial[0]/'notebooks').glob('*.ipynb'):
         for cell in json.loads(file.read_text())['cells']:
             kinds = [shown['output_type'] for shown in cell.get('outputs', [])]
-            assert ('stream', 'stream') not in list(zip(kinds,
-                                                        kinds[1:])), f'{file.stem}: {"".join(cell["source"])[:60]}'
+            neighbours = list(zip(kinds, kinds[1:]))
+            assert ('stream', 'stream') not in neighbours, f'{file.stem}: {"".join(cell["source"])[:60]}'
 
 
-def test_the_lessons_have_their_pictures(tutorial):
+def test_the_lessons_have_their_figures(tutorial):
     drawn = [(stem, source) for stem, source, shown in outputs(tutorial[0]) if 'image/png' in shown.get('data', {})]
     for stem in ('01_scratch', '02_finetune', '04_mobile', '06_distill', '07_compare'):
         assert any(s == stem and 'plot_predictions' in source for s, source in drawn), f'{stem}: no grid of predictions'
     for stem, call in (('05_random_erasing', 'plot_top_losses'), ('05_random_erasing', 'plot_confused_pairs'),
                        ('07_compare', 'grad_cam')):
-        assert any(s == stem and call in source for s, source in drawn), f'{stem}: no picture of {call}'
+        assert any(s == stem and call in source for s, source in drawn), f'{stem}: no figure of {call}'
     assert sum(s == '00_prepare' for s, _ in drawn) >= 2
 
 
-def test_the_report_opens_with_pictures_and_one_table(tutorial):
+def test_the_report_opens_with_figures_and_one_table(tutorial):
     results = (tutorial[0]/'report.html').read_text().partition('id="00_prepare"')[0].partition('id="results"')[2]
     assert results.count('data:image/png;base64,') >= 3
     assert results.count('class="dataframe"') == 1
@@ -142,7 +143,7 @@ def test_a_seed_becomes_a_ledger(tutorial):
     output, _ = tutorial
     assert ppcls_ledger([str(output), '--profile', 'smoke']) == 0
     ledger = read_ledger(output/'ledger.json')
-    assert list(ledger['roles']) == list(TITLES)
+    assert list(ledger['roles']) == list(ROLE_TITLES)
     assert ledger['seeds'] == [0]
     assert set(claim_table(ledger).verdict) <= {'gains', 'loses', 'undecided'}
     shown = json.loads((output/'results.json').read_text())
@@ -150,14 +151,15 @@ def test_a_seed_becomes_a_ledger(tutorial):
     assert shown['claims'] == ledger['claims']
 
 
-def test_the_ledger_of_the_repository_is_whole():
+def test_the_ledger_of_the_repository_is_complete():
     ledger = read_ledger(NBS/'ledger_cpu.json')
     assert len(set(ledger['seeds'])) >= 3
     assert ledger['profile'] == 'cpu'
     assert ledger['data'] == 'flowers102'
-    assert list(ledger['roles']) == list(TITLES)
-    assert all(
-        len(role['correct']) == len(ledger['seeds']) and role['images'] == 1020 for role in ledger['roles'].values())
+    assert list(ledger['roles']) == list(ROLE_TITLES)
+    for role in ledger['roles'].values():
+        assert len(role['correct']) == len(ledger['seeds'])
+        assert role['images'] == 1020
     assert all(ledger[key] for key in ('processor', 'cores', 'paddle', 'date', 'ppcls_nb'))
     steps = {role: ledger['roles'][role]['steps'] for role in ('mobile_alone', 'mobile_distilled')}
     assert abs(steps['mobile_alone'] - steps['mobile_distilled']) <= 16

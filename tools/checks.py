@@ -1,8 +1,8 @@
-"""What `make test` checks: `all` runs every part, whatever fails. One part a sub-command: clean, export, readme,
-notebooks; `write-readme` writes README.md.
+"""The checks of `make test`. `all` runs every part, also after a failure; clean, export, readme and notebooks run one
+part; `write-readme` writes README.md.
 
-Nothing here changes a notebook or the package: they are copied, the tools run on the copy, and the difference is
-printed. So it works with uncommitted edits and without git."""
+The checks change neither the notebooks nor the package: the tools run on a copy, and the differences are printed. So
+they work with uncommitted edits and without git."""
 import argparse, difflib, os, posixpath, re, shutil, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
@@ -11,7 +11,7 @@ NB_TIMEOUT = 20*60     # seconds for all library notebooks together
 
 
 def run_on_copy(root: Path, command: str, into: Path):
-    "Copy settings.ini and nbs/ of `root` to `into` and run the nbdev `command` there with the present interpreter."
+    "Copy settings.ini and nbs/ of `root` to `into`, and run the nbdev `command`, 'MODULE:FUNCTION', there."
     shutil.copy(root/'settings.ini', into)
     shutil.copytree(root/'nbs', into/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
     module, function = command.split(':')
@@ -19,33 +19,33 @@ def run_on_copy(root: Path, command: str, into: Path):
     done = subprocess.run([sys.executable, '-c', code], cwd=into, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f'{function} failed:\n{done.stdout}{done.stderr}')
-    if 'Warning' in done.stderr: print(done.stderr.strip())
+    if 'Warning' in done.stderr:
+        print(done.stderr.strip())
 
 
 def differences(have: Path, want: Path, pattern: str, label: str) -> list:
-    "Unified diffs, as text, between the files of `pattern` under two folders; a file missing on either side counts."
-    names = sorted({
-        p.relative_to(f)
-        for f in (have, want)
-        for p in f.rglob(pattern)
-        if '.ipynb_checkpoints' not in p.parts})
+    "Unified diffs, as text, of the files that match `pattern` in two folders, also of files that one of them lacks."
+    paths = [path.relative_to(folder) for folder in (have, want) for path in folder.rglob(pattern)]
     diffs = []
-    for name in names:
-        old, new = ((f/name).read_text(encoding='utf-8').splitlines() if (f/name).exists() else []
-                    for f in (have, want))
-        if old != new or not ((have/name).exists() and (want/name).exists()):
-            diffs.append('\n'.join(
-                difflib.unified_diff(old, new, f'{label}/{name}', f'{label}/{name} (fresh)', lineterm='', n=1))
-                         or f'{label}/{name}: empty')
+    for name in sorted(set(path for path in paths if '.ipynb_checkpoints' not in path.parts)):
+        old, new = ((folder/name).read_text(encoding='utf-8').splitlines() if (folder/name).exists() else None
+                    for folder in (have, want))
+        if old == new: continue
+        names = f'{label}/{name}', f'{label}/{name} (fresh)'
+        diff = '\n'.join(difflib.unified_diff(old or [], new or [], *names, lineterm='', n=1))
+        diffs.append(diff or f'{label}/{name}: empty')
     return diffs
 
 
-def verdict(diffs: list, remedy: str, limit: int = 80) -> bool:
-    "Print the diffs, each cut to `limit` lines, and what to do; true when there are none."
+def report_differences(diffs: list, remedy: str, limit: int = 80) -> bool:
+    "Print at most `limit` lines of each diff, and the `remedy`; true when there are no diffs."
     for diff in diffs:
         lines = diff.split('\n')
-        print('\n'.join(lines[:limit] + [f'… {len(lines) - limit} more lines']*(len(lines) > limit)))
-    if diffs: print(f'{len(diffs)} file{"s"*(len(diffs) > 1)} to update: {remedy}')
+        print(*lines[:limit], sep='\n')
+        if len(lines) > limit:
+            print(f'… {len(lines) - limit} more lines')
+    if diffs:
+        print(f'{len(diffs)} {"file" if len(diffs) == 1 else "files"} to update: {remedy}')
     return not diffs
 
 
@@ -53,80 +53,81 @@ def check_clean(root: Path = ROOT) -> bool:
     "nbdev_clean would change no notebook."
     with tempfile.TemporaryDirectory() as tmp:
         run_on_copy(root, 'nbdev.clean:nbdev_clean', Path(tmp))
-        return verdict(differences(root/'nbs', Path(tmp)/'nbs', '*.ipynb', 'nbs'), 'run `make clean` (it runs '
-                                                                                   'nbdev_clean)')
+        diffs = differences(root/'nbs', Path(tmp)/'nbs', '*.ipynb', 'nbs')
+    return report_differences(diffs, 'run `make clean` (it runs nbdev_clean)')
 
 
 def check_export(root: Path = ROOT) -> bool:
     "nbdev_export into an empty folder gives the modules of ppcls_nb/."
     with tempfile.TemporaryDirectory() as tmp:
         run_on_copy(root, 'nbdev.doclinks:nbdev_export', Path(tmp))
-        return verdict(differences(root/'ppcls_nb', Path(tmp)/'ppcls_nb', '*.py', 'ppcls_nb'),
-                       'run `make export`; a module that no notebook exports has to be removed by hand')
+        diffs = differences(root/'ppcls_nb', Path(tmp)/'ppcls_nb', '*.py', 'ppcls_nb')
+    return report_differences(diffs, 'run `make export`; remove modules that no notebook exports by hand')
 
 
-def from_top(markdown: str) -> str:
-    "`markdown` with the relative links of nbs/ rewritten for a file in the folder above."
-    def moved(link):
+def links_from_root(markdown: str) -> str:
+    "`markdown` with links that are relative to nbs/ made relative to the folder above."
+    def rewrite(link):
         target = link.group(1)
         if re.match(r'\w+:|#|/', target):
             return link.group(0)
-        return f'](' + posixpath.normpath(posixpath.join('nbs', target)) + ')'
-    return re.sub(r'\]\(([^)\s]+)\)', moved, markdown)
+        return f"]({posixpath.normpath(posixpath.join('nbs', target))})"
+    return re.sub(r'\]\(([^)\s]+)\)', rewrite, markdown)
 
 
 def render_readme(root: Path = ROOT) -> str:
-    "README.md as Markdown: nbs/index.ipynb, executed; a cell tagged hide-input shows only its output."
-    import nbformat
+    "The executed nbs/index.ipynb as Markdown; a cell tagged hide-input shows only its output."
     from nbclient import NotebookClient
-    from ppcls_nb.course.notebooks import VenvKernel, read_notebook
+    from ppcls_nb.course.execute import VenvKernel, read_notebook
     nb = read_notebook(root/'nbs'/'index.ipynb')
-    NotebookClient(nb, timeout=120, kernel_manager_class=VenvKernel, resources={
-        'metadata': {
-            'path': str(root/'nbs')}}).execute()
+    resources = {'metadata': {'path': str(root/'nbs')}}
+    NotebookClient(nb, timeout=120, kernel_manager_class=VenvKernel, resources=resources).execute()
     parts = ['<!-- Made from nbs/index.ipynb by `make export`; edit that. -->']
     for cell in nb.cells:
-        if cell.cell_type == 'markdown': parts.append(cell.source)
+        if cell.cell_type == 'markdown':
+            parts.append(cell.source)
         if cell.cell_type != 'code': continue
-        if 'hide-input' not in cell.metadata.get('tags', []): parts.append(f'```python\n{cell.source}\n```')
+        if 'hide-input' not in cell.metadata.get('tags', []):
+            parts.append(f'```python\n{cell.source}\n```')
         for output in cell.outputs:
             data = output.get('data', {})
             text = output.get('text') or data.get('text/plain', '')
             parts.append(data.get('text/markdown') or f'```\n{text.rstrip()}\n```')
-    return from_top('\n\n'.join(p.strip('\n') for p in parts)) + '\n'
+    return links_from_root('\n\n'.join(p.strip('\n') for p in parts)) + '\n'
 
 
 def check_readme(root: Path = ROOT) -> bool:
     "README.md is what nbs/index.ipynb renders to."
     with tempfile.TemporaryDirectory() as have, tempfile.TemporaryDirectory() as want:
-        if (root/'README.md').exists(): shutil.copy(root/'README.md', have)
+        if (root/'README.md').exists():
+            shutil.copy(root/'README.md', have)
         (Path(want)/'README.md').write_text(render_readme(root), encoding='utf-8')
-        return verdict(differences(Path(have), Path(want), 'README.md', '.'), 'run `make export`')
+        diffs = differences(Path(have), Path(want), 'README.md', '.')
+    return report_differences(diffs, 'run `make export`')
 
 
 def write_readme(root: Path = ROOT) -> bool:
     "Write README.md."
-    from ppcls_nb.basics import atomic_path
-    text = render_readme(root)
-    with atomic_path(root/'README.md') as tmp: tmp.write_text(text, encoding='utf-8')
+    from ppcls_nb.basics import write_text
+    write_text(root/'README.md', render_readme(root))
     return True
 
 
 def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
-    """nbdev_test passes for every library notebook, all within 20 minutes (tutorials are pytest's; a .notest file keeps
-    a folder out)."""
-    code = 'from nbdev.test import nbdev_test; nbdev_test(do_print=True, timing=True)'
+    """nbdev_test passes for every library notebook within 20 minutes.
+
+    Folders with a .notest file are skipped; the tutorials run in pytest."""
     from ppcls_nb import set_mkl_path
-    # notebooks run side by side, one a core
+    code = 'from nbdev.test import nbdev_test; nbdev_test(do_print=True, timing=True)'
+    # nbdev_test runs one notebook on each core
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1', 'MPLBACKEND': 'agg'}
-    # many of them import Paddle first
-    set_mkl_path(env)
+    set_mkl_path(env)       # before Paddle, which many notebooks import first
     process = subprocess.Popen([sys.executable, '-c', code], cwd=root, env=env, stdout=subprocess.PIPE, text=True,
                                start_new_session=True)
-    late, under_way, seen = threading.Event(), set(), 0
+    timed_out, running, started = threading.Event(), set(), 0
 
     def stop():
-        late.set()
+        timed_out.set()
         os.killpg(process.pid, signal.SIGKILL)
     timer = threading.Timer(timeout, stop)
     timer.start()
@@ -134,15 +135,21 @@ def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
         for line in process.stdout:
             print(line, end='', flush=True)
             state, _, file = line.strip().rpartition(' ')
-            if state == 'Starting': under_way.add(Path(file).name); seen += 1
-            if state == '- Completed': under_way.discard(Path(file).name)
+            if state == 'Starting':
+                running.add(Path(file).name)
+                started += 1
+            if state == '- Completed':
+                running.discard(Path(file).name)
         failed = process.wait() != 0
     finally:
         timer.cancel()
-        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
-    if late.is_set(): print(f"not finished within {timeout:g} s: {', '.join(sorted(under_way)) or 'nbdev_test itself'}")
-    elif not seen: print('nbdev_test found no notebook to run')
-    return not failed and not late.is_set() and seen > 0
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    if timed_out.is_set():
+        print(f"not finished within {timeout:g} s: {', '.join(sorted(running)) or 'nbdev_test itself'}")
+    elif not started:
+        print('nbdev_test found no notebook to run')
+    return not failed and not timed_out.is_set() and started > 0
 
 
 def parts(root: Path = ROOT) -> dict:
@@ -155,7 +162,7 @@ def parts(root: Path = ROOT) -> dict:
 
 
 def check_all(root: Path = ROOT, todo: dict | None = None) -> bool:
-    "Every part, whatever fails before it; a line for each at the end."
+    "Run every part, also after a failure, and print a summary; true when all passed."
     results = []
     for name, (command, env) in (parts(root) if todo is None else todo).items():
         print(f'── {name}', flush=True)
@@ -164,7 +171,8 @@ def check_all(root: Path = ROOT, todo: dict | None = None) -> bool:
         results.append((name, code, time.monotonic() - since))
     print('── summary')
     for name, code, seconds in results:
-        print(f'{name:10s} {"ok" if code == 0 else f"FAILED (exit status {code})":26s} {seconds/60:5.1f} min')
+        result = 'ok' if code == 0 else f'FAILED (exit status {code})'
+        print(f'{name:10s} {result:26s} {seconds/60:5.1f} min')
     return all(code == 0 for _, code, _ in results)
 
 

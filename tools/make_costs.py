@@ -1,13 +1,12 @@
-"""Counts what every network of the zoo costs, at the sizes at which its weights are evaluated, and writes
-ppcls_nb/facts/costs.csv.
+"""Counts the operations and weights of every network of the zoo, at the image sizes of its weights' evaluation, and
+writes ppcls_nb/facts/costs.csv.
 
-python tools/make_costs.py     (a minute or two; nothing is computed, see `models.zoo.network_costs`)
+python tools/make_costs.py     (a minute or two; the networks are not run, see `models.zoo.network_costs`)
 """
-import csv
 from pathlib import Path
 
 import ppcls_nb
-from ppcls_nb.basics import atomic_path
+from ppcls_nb.basics import write_csv
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.zoo import network_costs
 
@@ -21,10 +20,7 @@ def pairs():
 
 def main():
     rows = [network_costs(*pair) for pair in pairs()]
-    with atomic_path(FILE) as tmp, open(tmp, 'w', encoding='utf-8', newline='') as f:
-        writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(FILE, [list(rows[0]), *(list(row.values()) for row in rows)])
     print(f'{FILE}: {len(rows)} networks')
 
 
