@@ -38,7 +38,7 @@ class Switched(Teacher):
             self.get_ready(t)
         self.frozen[0].engine = self.compiled if self.kind == 'engine' else None
         t.target = self.kept if self.kind == 'alone' else self(t.images)
-        t.reference = t.target.argmax(-1)
+        t.metric_target = t.target.argmax(-1)
 
 
 class Turns:

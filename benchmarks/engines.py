@@ -18,10 +18,10 @@ import ppcls_nb  # before paddle: sets the threads
 import paddle, pandas as pd
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.benchmark import VARIANTS, benchmark, fastest_engine, figure
-from ppcls_nb.deploy.engine_choice import engine_versions, usual_engine
+from ppcls_nb.deploy.engine_choice import engine_versions, default_engine
 from ppcls_nb.deploy.export import export_model, read_export
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.models.inference import usual_threads
+from ppcls_nb.models.inference import default_threads
 from ppcls_nb.models import create_model
 
 CASES = ('MobileNetV3_large_x1_0:64', 'MobileNetV3_large_x1_0:224', 'ResNet50_vd:64', 'ResNet50_vd:224',
@@ -73,10 +73,10 @@ def main():
     for name in ('cpu-time', 'measured'):
         parser.add_argument(f'--{name}', action='store_true')
     args = parser.parse_args()
-    threads = args.threads or sorted({1, usual_threads()})
+    threads = args.threads or sorted({1, default_threads()})
     if args.cpu_time and threads != [1]:
         parser.error('--cpu-time: only with --threads 1')
-    print(f'{engine_versions()}, {usual_threads()} cores, {"processor time" if args.cpu_time else "wall time"}',
+    print(f'{engine_versions()}, {default_threads()} cores, {"processor time" if args.cpu_time else "wall time"}',
           flush=True)
     tables = []
     with tempfile.TemporaryDirectory() as tmp:
@@ -90,7 +90,7 @@ def main():
                           f'{time.perf_counter() - start:.1f} s', flush=True)
                 tables.append(benchmark(folder, args.engines, args.batch, n, args.rounds, args.runs, args.seconds,
                                         clock='cpu' if args.cpu_time else 'wall', bar=False))
-                tables[-1]['auto'] = [usual_engine(read_export(folder, False), n, int(b)) for b in tables[-1].batch]
+                tables[-1]['auto'] = [default_engine(read_export(folder, False), n, int(b)) for b in tables[-1].batch]
                 show(tables[-1])
     table = pd.concat(tables, ignore_index=True)
     if args.csv:

@@ -13,7 +13,7 @@ from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy import benchmark as lib
 from ppcls_nb.deploy.benchmark import (ChildRunner, benchmark, choose_engine, compare_outputs, default_variants,
                                        fastest_engine, figure, timing_rows)
-from ppcls_nb.deploy.engine_choice import available_engines, remember_engine, remembered_engine, usual_engine
+from ppcls_nb.deploy.engine_choice import available_engines, remember_engine, remembered_engine, default_engine
 from ppcls_nb.deploy.export import export_model, read_export
 from ppcls_nb.models import create_model
 
@@ -160,9 +160,9 @@ def test_the_fastest_engine_is_measured_once(folder, home):
     if len(engines) == 1:
         pytest.skip('only one engine is installed')
     assert fastest_engine(folder, (1,), 1, seconds=.1) in engines
-    assert usual_engine(record, 1) == remembered_engine(record, 1)['engine']
+    assert default_engine(record, 1) == remembered_engine(record, 1)['engine']
     remember_engine(record, 1, 'paddle', {1: {}})
-    assert usual_engine(record, 1) == fastest_engine(folder, (1,), 1) == 'paddle'
+    assert default_engine(record, 1) == fastest_engine(folder, (1,), 1) == 'paddle'
     assert fastest_engine(folder, (1,), 1, .1, again=True) in engines
     assert set(remembered_engine(record, 1)['ms']) == {1}
 
@@ -175,5 +175,5 @@ def test_command_remembers(folder, home, capfd):
     assert 'remembered for' in out
     assert 'auto, batch 1: onnx, ×1.00' in out
     assert 'Warning' not in err
-    assert usual_engine(read_export(folder), 1) == 'onnx'
+    assert default_engine(read_export(folder), 1) == 'onnx'
     assert len(list((home/'engines').iterdir())) == 1

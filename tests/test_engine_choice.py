@@ -7,7 +7,7 @@ import pytest
 
 from ppcls_nb.deploy import engine_choice
 from ppcls_nb.deploy.engine_choice import (available_engines, choice_key, choices_home, remember_engine,
-                                           remembered_engine, usual_engine)
+                                           remembered_engine, default_engine)
 from ppcls_nb.deploy.export import Exported
 
 FILES = {'inference.json': 'aa', 'inference.pdiparams': 'bb', 'inference.onnx': 'cc'}
@@ -77,14 +77,14 @@ def test_available_engines(record, monkeypatch):
 
 
 def test_auto_without_and_with_a_choice(record, home):
-    assert usual_engine(record) == available_engines(record)[0]
-    assert (usual_engine(record) == 'onnx') == bool(find_spec('onnxruntime'))
+    assert default_engine(record) == available_engines(record)[0]
+    assert (default_engine(record) == 'onnx') == bool(find_spec('onnxruntime'))
     remember_engine(record, None, 'paddle', {})
-    assert usual_engine(record) == usual_engine(record, None, 4) == 'paddle'
+    assert default_engine(record) == default_engine(record, None, 4) == 'paddle'
 
 
 @pytest.mark.skipif(not find_spec('onnxruntime'), reason='needs ONNX Runtime')
 @pytest.mark.parametrize('batch, engine', [(None, 'paddle'), (1, 'onnx'), (2, 'onnx'), (4, 'paddle'), (64, 'paddle')])
 def test_auto_takes_the_nearest_batch(record, home, batch, engine):
     remember_engine(record, None, 'paddle', {}, {1: 'onnx', 9: 'paddle'})
-    assert usual_engine(record, None, batch) == engine
+    assert default_engine(record, None, batch) == engine

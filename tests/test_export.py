@@ -7,7 +7,7 @@ import paddle, pytest
 
 from ppcls_nb.basics import PPClsError, file_digest
 from ppcls_nb.data.imaug import DecodeImage, ResizeImage, ToCHWImage, eval_ops, train_ops
-from ppcls_nb.deploy.export import RECORD, atomic_folder, export_model, ops_to_recipe, output_shape, read_export
+from ppcls_nb.deploy.export import RECORD_FILE, atomic_folder, export_model, ops_to_recipe, output_shape, read_export
 from ppcls_nb.deploy.onnx import PADDLE_3, program_ops
 from ppcls_nb.models import build_model
 
@@ -100,7 +100,7 @@ def test_operations_of_a_program(folder, tmp_path):
 
 def test_the_folder_is_complete(net, folder):
     assert net.training
-    assert {f.name for f in folder.iterdir()} >= {RECORD, 'inference.pdiparams'}
+    assert {f.name for f in folder.iterdir()} >= {RECORD_FILE, 'inference.pdiparams'}
     record = read_export(folder)
     assert ops_to_recipe(record.ops()) == ops_to_recipe(eval_ops(32))
     assert record.class_names == NAMES
@@ -142,7 +142,7 @@ def test_a_folder_with_other_files_is_not_replaced(net, tmp_path):
 def edit(pattern, by):
     "A change of the text of `inference.yml`."
     def change(folder):
-        file = folder/RECORD
+        file = folder/RECORD_FILE
         file.write_text(re.sub(pattern, by, file.read_text(), flags=re.M))
     return change
 
@@ -156,9 +156,9 @@ def flip_bit(folder):
 @pytest.mark.parametrize('change, message', [
     (flip_bit, 'inference.pdiparams: damaged or replaced'),
     (lambda f: (f/'inference.pdiparams').unlink(), 'inference.pdiparams: missing'),
-    (lambda f: (f/RECORD).unlink(), 'inference.yml is missing'),
-    (lambda f: (f/RECORD).write_bytes(b'\xff\xfe: ['), 'damaged, not valid YAML'),
-    (lambda f: (f/RECORD).write_text('a text'), "key 'format' is missing"),
+    (lambda f: (f/RECORD_FILE).unlink(), 'inference.yml is missing'),
+    (lambda f: (f/RECORD_FILE).write_bytes(b'\xff\xfe: ['), 'damaged, not valid YAML'),
+    (lambda f: (f/RECORD_FILE).write_text('a text'), "key 'format' is missing"),
     (edit('^format: 1', 'format: 2'), 'has format 2, ppcls_nb .* reads format 1; use the version that wrote it'),
     (edit('^network: .*\n', ''), "key 'network' is missing"),
     (edit('^softmax', 'sofmax'), "unknown key 'sofmax'; did you mean 'softmax'"),

@@ -40,7 +40,7 @@ def snapshot(t):
     "All that a search might change, as arrays."
     slots = optimizer_state(t.model, t.optimizer)['slots']
     drawn = np.random.get_state()[1], np.array(random.getstate()[1]), paddle.rand([4]).numpy()
-    counters = [t.schedule.last_epoch, t.schedule(), t.step, t.epoch, t.updates, t.metric.total]
+    counters = [t.schedule.last_epoch, t.schedule(), t.step, t.epoch, t.optimizer_steps, t.metric.total]
     modes = [layer.training for layer in t.model.sublayers(include_self=True)]
     return [*(v.numpy() for v in t.model.state_dict().values()),
             *(by_slot[k] for by_slot in slots.values() for k in sorted(by_slot)), *drawn, np.array(counters),
@@ -137,7 +137,7 @@ def test_accumulation_takes_part_and_the_sampler_is_restored():
     t.data.train = Loader(t.data.train)
     assert t.steps_per_epoch == 15
     assert len(lr_find(t, steps=12).rates) == 12
-    assert (t.updates, t.accumulate) == (0, 1)
+    assert (t.optimizer_steps, t.accumulate) == (0, 1)
     assert t.data.train.batch_sampler.epoch == 5
     assert t.data.train.batch_sampler.asked == []
 

@@ -79,7 +79,7 @@ def test_accumulated_batches_are_data_time():
     t = trainer([History(), Timer(warn=None)], delay=.004)
     t.accumulate = 2
     assert t.fit(1).history[0]['data_s'] >= 5*.004
-    assert t.updates == 3
+    assert t.optimizer_steps == 3
 
 
 @pytest.mark.skipif(peak_memory()['ram'] is None, reason='the operating system does not say')

@@ -144,7 +144,7 @@ def test_two_epochs_and_two_more_are_four(data, tmp_path):
     second = everything(data, tmp_path/'run', 4).fit(4)
     straight, resumed = kept(tmp_path/'straight'), kept(tmp_path/'run')
     assert_same(straight, resumed)
-    assert (first.step, second.step, second.updates) == (12, 24, 12)
+    assert (first.step, second.step, second.optimizer_steps) == (12, 24, 12)
     assert {'EMA', 'EarlyStopping'} <= straight['state']['callbacks'].keys()
     # the average is not the network
     assert any((straight['last.pdparams'][k] != v).any() for k, v in straight['state']['model'].items())

@@ -21,7 +21,7 @@ SECRET, MB, PIXELS = 'swordfish', 1 << 20, 1_000_000
 LEAKS = re.compile(
     r'Traceback|File "|\.py|site-packages|/etc|passwd|root:|ppcls_|inference\.|/usr|/home|/tmp|OpenCV|cv2|PIL|libpng|' +
     SECRET, re.I)
-START = "import sys, ppcls_nb.cli as c; c.MORE = ('cli.train', 'cli.serve'); sys.exit(c.main(sys.argv[1:]))"
+START = "import sys, ppcls_nb.cli as c; sys.exit(c.main(sys.argv[1:]))"
 
 
 class Service:

@@ -16,7 +16,7 @@ from ..basics import PPClsError, atomic_path
 from . import command, number, option
 from .answers import require_positive
 from ..deploy import benchmark as library
-from ..deploy.engine_choice import available_engines, usual_engine
+from ..deploy.engine_choice import available_engines, default_engine
 from ..deploy.export import read_export
 
 # %% ../../nbs/09_cli/09_benchmark.ipynb #12d6354e
@@ -53,7 +53,7 @@ def print_auto(record, table, remember: bool):
         if library.remember_table(record, threads, table):
             print(f'remembered for {record.folder} with {describe_threads(threads)}')
     for batch, rows in measured.groupby('batch'):
-        auto = usual_engine(record, threads, batch)
+        auto = default_engine(record, threads, batch)
         slower = [f'×{ratio:.2f}' for ratio in rows.ratio[rows.engine == auto]]
         print(f"auto, batch {batch}: {auto}, {slower[0] if slower else 'not measured'}")
 

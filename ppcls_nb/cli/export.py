@@ -14,7 +14,7 @@ from ..basics import PPClsError, suggest
 from . import BOOL, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, print_predictions, require_positive
 from .train import MODEL_HELP
-from ..deploy.export import RECORD, export_model, read_export
+from ..deploy.export import RECORD_FILE, export_model, read_export
 from ..deploy.predict import Predictor, image_batches, open_foreign, time_runs
 from ..models import list_models, weights_info
 from ..recipe.load import load_config
@@ -40,7 +40,7 @@ def print_export(folder, network):
         'images': ' × '.join(map(str, record.image_shape)),
         'outputs': 'probabilities' if record.softmax else 'logits',
         'class names': names + more,
-        'files': [*record.files, RECORD],
+        'files': [*record.files, RECORD_FILE],
         'written to': folder})
     print(f'next: ppcls predict -m {folder} -i IMAGE')
 
@@ -90,7 +90,7 @@ def find_export(model, params=None) -> tuple:
     folder = path if path.is_dir() else path.parent
     if not path.exists() and not (path.name in PROGRAM_NAMES and folder.is_dir()):
         raise PPClsError(f'{path}: no such folder, and no file of an inference model; expected what ppcls export wrote')
-    recorded = (folder/RECORD).is_file()
+    recorded = (folder/RECORD_FILE).is_file()
     if recorded and params and not Path(params).is_dir() and Path(params).parent.resolve() != folder.resolve():
         raise PPClsError(f'{params}: not in the folder {folder} of the program; a program and its weights belong '
                          'together')

@@ -124,7 +124,7 @@ def quantize(source, out, images=None, test=None, data_dir=None, method='minmax'
     "Write an exported network with 8-bit integers, and report what that cost; exit code 1 if it is slower or worse."
     if min(count, batch_size) < 1 or runs < 0 or (qat is not None and qat < 1):
         raise PPClsError('quantize: --count, --batch-size and --qat: expected 1 or more, --runs 0 or more')
-    settings = dict(method=method, count=count, seven_bits=seven_bits, max_drop=max_drop, batch_size=batch_size,
+    settings = dict(method=method, count=count, reduce_range=seven_bits, max_drop=max_drop, batch_size=batch_size,
                     runs=runs, bar=sys.stderr.isatty())
     if qat:
         report = quantize_run(source, out, qat, lr, weights, data, classes, **settings)

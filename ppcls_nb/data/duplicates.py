@@ -229,7 +229,7 @@ def find_duplicates(pool, reference, *, mirror: bool = True, min_inliers: int = 
             bar.update(len(pool[i:i+256])); bar.set_postfix(found=len(found))
     if unreadable is not None: unreadable += bad
     elif bad:
-        print(f'{len(bad):,} of {len(pool):,} pool images cannot be read and were left out: {first_few(p for p, _ in bad)}')
+        print(f'{len(bad):,} of {len(pool):,} pool images cannot be read and were left out: {_few(p for p, _ in bad)}')
     return found
 
 # %% ../../nbs/05_distill/01_duplicates.ipynb #0677ff86
@@ -253,7 +253,7 @@ def remove_duplicates(list_file, reference, root=None, out=None, reference_root=
     left."""
     file = Path(list_file)
     out = Path(out or file.with_name(f'{file.stem}_kept.txt'))
-    good, missing = list_entries(file, root, labelled=False)
+    good, missing = _entries(file, root, labelled=False)
     if not good:
         raise PPClsError(f'{file}: an empty pool: no line names an image' + (f' ({missing[0][2]})' if missing else ''))
     removed = find_duplicates([p for _, p, _ in good], _paths(reference, reference_root), unreadable=(bad := []),
@@ -300,7 +300,7 @@ class Leakage:
                 f'leakage: of {train:,} training images {n:,} are among the {valid:,} validation images{unseen}' +
                 f', {m:,} more nearly so'*self.looked]
             out += [f'  {m.pool} = {m.reference} ({WHY[m.how]})' for some in (self.same, self.near) for m in some[:few]]
-        return '\n'.join(out + [f'  not readable: {first_few(p for p, _ in self.unreadable)}']*bool(self.unreadable))
+        return '\n'.join(out + [f'  not readable: {_few(p for p, _ in self.unreadable)}']*bool(self.unreadable))
 
 # %% ../../nbs/05_distill/01_duplicates.ipynb #1a52d228
 def _same_bytes(train, valid) -> list:

@@ -464,7 +464,7 @@ def write_merged_list(labelled_list, selection, out, labelled_root=None, root=No
     root = _common([*labelled, *best], root, out)
     name = lambda path: Path(os.path.relpath(path, root)).as_posix()
     lines = [f'{name(p)} {label}' if label >= 0 else name(p) for p, label in labelled.items()]
-    good = [(n, -c) for n, (_, c) in ((name(p), b) for p, b in best.items()) if is_listable(n) and n == n.strip()]
+    good = [(n, -c) for n, (_, c) in ((name(p), b) for p, b in best.items()) if _listable(n) and n == n.strip()]
     lines += [f'{n} {c}' if pseudo else n for n, c in good]
     with atomic_path(out) as tmp: tmp.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8', newline='\n')
     return Merged(Path(out), root, len(labelled), len(good), len(already), repeated + twice, len(best) - len(good))

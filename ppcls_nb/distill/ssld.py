@@ -142,7 +142,7 @@ class Teacher(Callback):
     def before_step(self, t):
         if not self.ready: self.get_ready(t)
         t.target = self(t.images)
-        t.reference = t.target.argmax(-1)
+        t.metric_target = t.target.argmax(-1)
 
     def get_ready(self, t):
         "At the first batch: choose each network's engine, and say which, unless the training is a short one."

@@ -73,4 +73,4 @@ class StoredTeacher(Teacher):
 
     def before_step(self, t):
         t.target = self(t.labels)
-        t.reference = t.target.argmax(-1)
+        t.metric_target = t.target.argmax(-1)
