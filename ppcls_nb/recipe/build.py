@@ -28,7 +28,7 @@ from ..distill.ssld import Teacher
 from ..distill.stored import StoredTeacher, number_images, sharpen, stored_answers
 from ..models import create_model, list_pretrained, set_lr_mult, weights_info
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
-from .schema import AMPConf, network_names
+from .schema import AMPConf, network_names, same_settings
 from ..train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 from ..train.callbacks.monitors import ScalarLogger, Timer
 from ..train.callbacks.optimization import EMA, EarlyStopping, GradientAccumulation, GradientClip
@@ -347,7 +347,7 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
     optimizer = optimizer_of_recipe(conf, model, len(data.train))
     mix = build_mixing(conf)
     callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar, save_interval=conf.save_interval,
-                                   checkpoints=conf.checkpoints)
+                                   checkpoints=conf.checkpoints, same=same_settings)
     callbacks += callbacks_of_recipe(conf)
     callbacks += [callback for callback in (mix, teacher) if callback] + fix
     if teacher:
