@@ -5,7 +5,7 @@ import csv
 import cv2, numpy as np, pytest
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.distill import duplicates
+from ppcls_nb.data import duplicates
 from ppcls_nb.data.duplicates import check_leakage, find_duplicates, fingerprint, mirrored, remove_duplicates, same_photo
 
 

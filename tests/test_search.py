@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna, pytest
 from optuna.trial import TrialState
 
-from ppcls_nb.transfer.search import load_search, results, search
+from ppcls_nb.transfer.study import load_search, results, search
 
 SPACE = {'lr': [0.1, 0.01, 0.001], 'l2_decay': [1e-4, 1e-5], 'mixup': [False, True]}
 
@@ -83,7 +83,8 @@ def test_workers_share_a_grid(tmp_path):
 
 
 def test_a_ticket_that_is_there_twice_is_done_once(tmp_path):
-    from ppcls_nb.transfer.search import Space, open_study, requeue, tickets_of, top_up, work
+    from ppcls_nb.transfer.space import Space
+    from ppcls_nb.transfer.study import open_study, requeue, tickets_of, top_up, work
     space, folder = Space(SPACE), tmp_path/'found'
     study = open_study(folder, space, 'grid')
     top_up(study, tickets := tickets_of(space, 'grid'))
@@ -101,7 +102,8 @@ def test_a_ticket_that_is_there_twice_is_done_once(tmp_path):
 
 
 def test_bayes_after_a_kill_takes_up_the_settings_it_had_chosen(tmp_path):
-    from ppcls_nb.transfer.search import Space, open_study, rescue, tickets_of, top_up, work
+    from ppcls_nb.transfer.space import Space
+    from ppcls_nb.transfer.study import open_study, rescue, tickets_of, top_up, work
     space, folder = Space(SPACE), tmp_path/'found'
     study, count = open_study(folder, space, 'bayes'), []
     top_up(study, tickets_of(space, 'bayes', 10))

@@ -7,7 +7,8 @@ import cv2, numpy as np, pytest, yaml
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.data.petals import draw_scene, make_species
-from ppcls_nb.distill.select import SoftLabels, soft_labels, top_k_per_class, write_merged_list
+from ppcls_nb.distill.select import top_k_per_class, write_merged_list
+from ppcls_nb.distill.soft_labels import SoftLabels, soft_labels
 from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights
 
@@ -16,7 +17,7 @@ HOW = dict(name='means', batch_size=4, shard_size=8, progress=False)
 SCRIPT = '''
 import sys, time
 from ppcls_nb.data.imaug import eval_ops
-from ppcls_nb.distill.select import ListedFiles, soft_labels
+from ppcls_nb.distill.soft_labels import ListedFiles, soft_labels
 def means(images):
     print('batch', flush=True)
     time.sleep(float(sys.argv[3]))
