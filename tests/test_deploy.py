@@ -25,7 +25,7 @@ from ppcls_nb.models import create_model
 from ppcls_nb.train import CELoss, evaluate, save_weights
 from test_zoo import small, smallest
 
-ENGINES = ['paddle', 'training', *['onnx']*bool(find_spec('paddle2onnx') and find_spec('onnxruntime'))]
+TEACHER_ENGINES = ['paddle', 'training', *['onnx']*bool(find_spec('paddle2onnx') and find_spec('onnxruntime'))]
 
 ONE_BLOCK = dict(depths=[1, 1, 1, 1])
 SMALLER = {
@@ -96,10 +96,10 @@ def test_all_ways_of_inference_agree(name, flowers, tmp_path):
     conf = fresh_run(name, size_of(name), flowers, tmp_path/'run')
     net, ops, names = load_predictor(str(tmp_path/'run'))
     result = evaluate(net, build_loader(conf.VALID, conf, False), CELoss(), (1,), detail=True)
-    folder = export_model(net, tmp_path/'net', ops, names, onnx='onnx' in ENGINES)
+    folder = export_model(net, tmp_path/'net', ops, names, onnx='onnx' in TEACHER_ENGINES)
     files = [str(f) for f in build_loader(conf.VALID, conf, False).dataset.paths]
     inferred = [labels[0] for _, labels, _ in predict_files(net, ops, files, 1)]
-    predictors = {e: Predictor(folder, e) for e in ENGINES}
+    predictors = {e: Predictor(folder, e) for e in TEACHER_ENGINES}
     images = predictors['paddle'].preprocess(files)
     with paddle.no_grad(): logits = net(paddle.to_tensor(images)).numpy()
     assert abs(logits).max() < 100
@@ -121,7 +121,7 @@ class Shuffled(nn.Layer):
     def forward(self, x): return self.fc(nn.functional.channel_shuffle(paddle.concat([x, x], 1), 2).mean([2, 3]))
 
 
-@pytest.mark.skipif('onnx' not in ENGINES, reason='no paddle2onnx')
+@pytest.mark.skipif('onnx' not in TEACHER_ENGINES, reason='no paddle2onnx')
 def test_an_operation_that_onnx_lacks_is_an_error_and_does_not_end_the_process(tmp_path):
     message = 'cannot convert this network; it contains operations .*: channel_shuffle'
     with pytest.raises(PPClsError, match=message):

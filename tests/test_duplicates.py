@@ -5,8 +5,10 @@ import csv
 import cv2, numpy as np, pytest
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.distill import duplicates
-from ppcls_nb.data.duplicates import check_leakage, find_duplicates, fingerprint, mirrored, remove_duplicates, same_photo
+from ppcls_nb.data import duplicates
+from ppcls_nb.data.datasets import BadImage
+from ppcls_nb.data.duplicates import References, check_leakage, find_duplicates, fingerprint, match_descriptors
+from ppcls_nb.data.duplicates import mirrored, remove_duplicates, same_photo
 
 
 def scene(seed, h=96, w=112):
@@ -85,7 +87,7 @@ def test_two_runs_and_any_number_of_threads_give_the_same(folder, rooms, strange
     assert [m.how for m in runs[0]] == ['sift']
 
 
-def test_a_killed_run_goes_on_and_a_changed_reference_is_not_believed(folder, rooms, strangers, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_a_changed_reference_counts_as_new(folder, rooms, strangers, tmp_path, monkeypatch):
     pool = [save(tmp_path/f'{i}.png', scene(i % 30)) for i in range(3)]*100 + [rooms[3]]
     looked = []
     look = duplicates._look
@@ -124,10 +126,9 @@ def test_lists_keep_their_lines_and_the_report_says_why(folder, rooms):
     removal = remove_duplicates(folder/'pool.txt', folder/'val.txt', out=folder/'out'/'kept.txt', progress=False)
     assert removal.kept.read_text(encoding='utf-8').splitlines() == ['pool/1.png 7', 'pool/2.png', 'pool/1.png 7']
     with open(removal.report, newline='', encoding='utf-8') as f: report = list(csv.DictReader(f))
-    assert [(r['line'], r['reason'].split(':')[0]) for r in report] == [('2', 'near-duplicate (SIFT)'),
-                                                                        ('5', 'same file'), ('6', 'identical bytes'),
-                                                                        ('7', 'unreadable'), ('8', 'unreadable'),
-                                                                        ('9', 'unreadable')]
+    assert [(r['line'], r['reason'].split(':')[0]) for r in report] == [
+        ('2', 'near-duplicate (SIFT)'), ('5', 'same file'), ('6', 'identical bytes'), ('7', 'unreadable'),
+        ('8', 'unreadable'), ('9', 'unreadable')]
     assert report[0]['reference'].endswith('room 104.png')
     assert sorted(p.name for p in (folder/'out').iterdir()) == ['kept.txt', 'kept.txt.csv']
     assert not check_leakage(removal.kept, folder/'val.txt', root=folder, progress=False)
@@ -136,9 +137,8 @@ def test_lists_keep_their_lines_and_the_report_says_why(folder, rooms):
 def test_leakage_of_lists_and_of_paths(folder, rooms, strangers):
     link = folder/'pool'/'link.png'
     link.symlink_to(folder/'val set'/'room 101.png')
-    leak = check_leakage([*strangers[:5],
-                          str(link), save(folder/'pool'/'near.png',
-                                          scene(108)[:, ::-1])], rooms, progress=False)
+    near = save(folder/'pool'/'near.png', scene(108)[:, ::-1])
+    leak = check_leakage([*strangers[:5], str(link), near], rooms, progress=False)
     assert leak
     assert [m.how for m in leak.same] == ['file']
     assert [m.flipped for m in leak.near] == [True]
@@ -150,7 +150,58 @@ def test_leakage_of_lists_and_of_paths(folder, rooms, strangers):
     with pytest.raises(PPClsError, match='wrong.txt:1: no such image'): check_leakage(folder/'wrong.txt', rooms)
 
 
-def test_wrong_input_is_told(folder, rooms, strangers, capsys):
+def test_images_without_features_are_compared_by_their_thumbnails():
+    def fog(phase):
+        waves = np.sin(np.linspace(0, 3, 64) + phase)[:, None]*40
+        return (waves + np.linspace(0, 50, 64) + 100).astype(np.uint8)
+    misty, other = fingerprint(fog(0)), fingerprint(fog(1))
+    assert same_photo(misty, fingerprint(cv2.resize(fog(0), (96, 96)))).how == 'thumbnail'
+    assert same_photo(misty, other) is None
+    flat = fingerprint(np.full((64, 64), 100, np.uint8))
+    assert (flat.points.shape, flat.descriptors.shape) == ((0, 2), (0, 128))
+    assert same_photo(flat, flat) is None
+    assert len(match_descriptors(flat, misty)) == 0
+
+
+def test_references_by_file_bytes_and_picture(folder, rooms, tmp_path):
+    copy = save(tmp_path/'copy.png', scene(100)[9:89, 20:105][:, ::-1])
+    known = References(rooms, progress=False)
+    look = duplicates._look(copy)[:3]
+    assert [m.flipped for m in known.matches(*look)] == [True]
+    assert known.matches(*look, mirror=False) == []
+    assert known.matches(*look, min_inliers=1000) == []
+    with pytest.raises(PPClsError, match='no reference images'): References([])
+    (tmp_path/'broken.jpg').write_bytes(b'not an image')
+    with pytest.raises(BadImage, match='broken.jpg: not an image'):
+        References([*rooms, tmp_path/'broken.jpg'], progress=False)
+
+
+def test_leakage_by_files_and_bytes_alone(folder, rooms, strangers, tmp_path):
+    copy = tmp_path/'copy.png'
+    copy.write_bytes((folder/'val set'/'room 100.png').read_bytes())
+    leak = check_leakage([*strangers[:3], str(copy), rooms[1]], rooms, near=False)
+    assert [m.how for m in leak.same] == ['bytes', 'file']
+    assert [(m.pool, m.reference) for m in leak.same] == [(str(copy), rooms[0]), (rooms[1], rooms[1])]
+    assert leak.near == []
+    lists = {name: tmp_path/f'{name}.txt' for name in ('pool', 'val')}
+    lists['pool'].write_text(''.join(f'pool/{i}.png\n' for i in range(3)))
+    lists['val'].write_text(''.join(f'val set/room {i}.png 0\n' for i in ROOMS))
+    assert len(check_leakage(lists['pool'], lists['val'], folder, near=False).same) == 0
+    assert len(check_leakage(lists['val'], lists['val'], folder, near=False).same) == len(ROOMS)
+    with pytest.raises(PPClsError, match='no validation images'): check_leakage(rooms, [])
+    with pytest.raises(PPClsError, match='gone.jpg'): check_leakage([str(tmp_path/'gone.jpg')], rooms, near=False)
+
+
+def test_a_list_of_which_nothing_is_left(folder, rooms, tmp_path):
+    (tmp_path/'val.txt').write_text(''.join(f'val set/room {i}.png 0\n' for i in ROOMS))
+    with pytest.raises(PPClsError, match='nothing would be left'):
+        remove_duplicates(tmp_path/'val.txt', rooms, folder, progress=False)
+    (tmp_path/'nowhere.txt').write_text('a.jpg\nb.jpg\n')
+    with pytest.raises(PPClsError, match='an empty pool: no line names an image .no such image'):
+        remove_duplicates(tmp_path/'nowhere.txt', rooms)
+
+
+def test_wrong_input(folder, rooms, strangers, capsys):
     (folder/'bad.png').write_bytes(b'nothing')
     assert find_duplicates([str(folder/'bad.png'), str(folder/'gone.png')], rooms, progress=False) == []
     assert '2 of 2 pool images cannot be read and were left out' in capsys.readouterr().out

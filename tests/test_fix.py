@@ -2,13 +2,14 @@
 from pathlib import Path
 
 import cv2, numpy as np, paddle, pytest
+from paddle import nn
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.datasets import ImageDataset
 from ppcls_nb.data.imaug.presets import eval_ops
 from ppcls_nb.data.loader import make_loader
-from ppcls_nb.distill.fix import Fix, fix_train, freeze_but_classifier, head_features, head_of, last_batch_norm
-from ppcls_nb.models import create_model
+from ppcls_nb.distill.fix import Fix, _probe, fix_train, freeze_but_classifier, head_features, head_of, last_batch_norm
+from ppcls_nb.models import create_model, lr_table, set_lr_mult
 from ppcls_nb.train import CELoss, Data, RunFolder, Trainer, build_optimizer, evaluate, save_weights
 
 # name of a network and of its classifier: behind dropout, with stochastic depth, the main one of three heads
@@ -89,17 +90,44 @@ def test_a_resumed_run_ends_the_same(images, tmp_path):
     assert all((v == resumed[k]).all() for k, v in straight.items())
 
 
-def test_refused(images):
+def test_refused(images, tmp_path):
     model, labels = network('MobileNetV3_small_x0_35'), ImageDataset(images.paths, images.labels + 5)
-    for arguments, words in [(dict(train=images, size=63), 'size 63: expected 64'),
+    for arguments, words in [(dict(train=images, size=63), 'size 63: expected at least 64'),
                              (dict(train=labels), 'label 7: the network has 3 classes, expected 0…2'),
                              (dict(train=images, valid=labels), 'label 7'),
-                             (dict(train=images, batch_norm='bn'), 'batch norm')]:
+                             (dict(train=images, batch_norm='bn'), 'batch norm'),
+                             (dict(train=images, batch_norm=True, cache=True), 'cache with batch_norm'),
+                             (dict(train=images, callbacks=[RunFolder(tmp_path)]), 'cache with a RunFolder')]:
         with pytest.raises(PPClsError, match=words): fix_train(model, trained_at=64, bar=False, **arguments)
     model.classifier = 'head'
-    with pytest.raises(PPClsError, match="attribute classifier is 'head'"): freeze_but_classifier(model)
-    with pytest.raises(PPClsError, match='no Linear layer with the last word'):
+    with pytest.raises(PPClsError, match="it has no layer 'head'"): freeze_but_classifier(model)
+    with pytest.raises(PPClsError, match='is not a Linear layer whose outputs are the logits'):
         head_features(network('SqueezeNet1_1'), make_loader(images, 4), bar=False)
     Path(images.paths[0]).write_bytes(b'no image')
     with pytest.raises(PPClsError, match='0.png'):
         fix_train(network('MobileNetV3_small_x0_35'), images, trained_at=64, size=64, bar=False)
+
+
+def test_the_optimizer_is_made_after_the_fix(images):
+    model = network('MobileNetV3_small_x0_35')
+    optimizer = build_optimizer('Momentum', model.parameters(), 0.1)
+    with pytest.raises(PPClsError, match=r'make Fix\(model\) first'):
+        Trainer(model, Data(make_loader(images, 4), None, 3, 'noise'), CELoss(), optimizer, [Fix(model)]).fit(1)
+
+
+def test_an_image_that_the_network_cannot_take():
+    rigid = nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 5))
+    with pytest.raises(PPClsError, match='Sequential cannot take images of 40 pixels'): _probe(rigid, 40)
+
+
+def test_freezing_scales_learning_rates_and_can_be_undone():
+    paddle.seed(0)
+    model = create_model('ResNet18_vd', class_num=5, lr_mult_list=[0.1, 0.1, 0.2, 0.2, 0.3])
+    learning = freeze_but_classifier(model)
+    assert [tuple(p.shape) for p in learning] == [(512, 5), (5,)]
+    assert [p for p in model.parameters() if not p.stop_gradient] == learning
+    assert len(freeze_but_classifier(model, batch_norm=True)) == 4
+    assert (lr_table(model).multiplier > 0).tolist() == [False, False, True, True]        # stem, blocks, the norm, fc
+    with pytest.raises(PPClsError, match="did you mean 'blocks.7.conv1.bn'"):
+        freeze_but_classifier(model, 'blocks.7.conv1.bm')
+    assert set(set_lr_mult(model, {'*': 1}).multiplier) == {1}

@@ -16,9 +16,9 @@ from ppcls_nb.deploy.predict import Predictor, image_batches, open_foreign, prep
 from ppcls_nb.models import build_model
 
 OPS, NAMES = eval_ops(32), ['star', 'wheel', 'bell', 'spiral']
-ENGINES = ['paddle', 'training']
+TEACHER_ENGINES = ['paddle', 'training']
 if PADDLE_3 and find_spec('paddle2onnx'):
-    ENGINES += [e for e, package in (('onnx', 'onnxruntime'), ('openvino', 'openvino')) if find_spec(package)]
+    TEACHER_ENGINES += [e for e, package in (('onnx', 'onnxruntime'), ('openvino', 'openvino')) if find_spec(package)]
 HAS_ONNX = bool(PADDLE_3 and find_spec('paddle2onnx'))
 
 
@@ -115,7 +115,7 @@ def test_batches_leave_out_bad_images_or_raise():
         next(image_batches(SHEETS, OPS, 0))
 
 
-@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('engine', TEACHER_ENGINES)
 def test_every_engine_gives_the_networks_outputs(folder, files, logits, engine):
     images, expected = logits
     predictor = Predictor(folder, engine)

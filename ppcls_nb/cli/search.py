@@ -19,7 +19,7 @@ from ..recipe.build import Trainer
 from ..recipe.load import find_config, load_config
 from ..recipe.schema import keys_that_may_change, without_keys
 from ..recipe.trained import open_recipe
-from ..transfer import search as study_tools
+from ..transfer import study as library
 from ..transfer.search import Diverged, MedianPruner, Report, Space
 from ..transfer.search import best_trial, importances, load_search, results
 
@@ -35,7 +35,7 @@ class RecipeTrial:
 
     def conf(self, point):
         "The recipe at a point."
-        settings = Space(self.space).words(point)
+        settings = Space(self.space).override_args(point)
         return open_recipe(self.source, [*self.override, *settings, 'save_interval=0'], self.data)
 
     def __call__(self, point, run, report):
@@ -64,7 +64,7 @@ def check_space(source, override, space):
     for name, parameter in space.items():
         for value in values_of(parameter.distribution):
             try:
-                load_config(source, list(override), space.words({**first, name: value}))
+                load_config(source, list(override), space.override_args({**first, name: value}))
             except PPClsError as e:
                 raise PPClsError(f'space: {name}: {e}') from None
 
@@ -75,7 +75,7 @@ def common_settings(conf) -> dict:
 
 def search_recipe(source, override=(), data=None, space=None, folder='output/search', pruning='median', **settings):
     """Search `space` (None: the documents' 196 settings) around recipe `source`; other arguments and the result are
-    those of `ppcls_nb.transfer.search.search`."""
+    those of `ppcls_nb.transfer.study.search`."""
     space, override = Space(space), list(override)
     check_space(source, override, space)
     conf = open_recipe(source, override, data)
@@ -84,7 +84,7 @@ def search_recipe(source, override=(), data=None, space=None, folder='output/sea
     if pruning == 'median':
         pruning = MedianPruner(5, max(1, conf.epochs//3))
     trial = RecipeTrial(str(source), override, data and str(data), dict(space))
-    return study_tools.search(trial, space, folder, pruning=pruning, settings=common_settings(conf), **settings)
+    return library.search(trial, space, folder, pruning=pruning, settings=common_settings(conf), **settings)
 
 # %% ../../nbs/09_cli/06_search.ipynb #5a1e5361
 def describe_range(distribution) -> str:
@@ -112,7 +112,7 @@ def search(config, override=(), data=None, space=None, method='bayes', trials=No
     conf = open_recipe(config, override, data)
     folder = Path(out or Path(conf.model_save_dir)/f'{find_config(config).stem}-search')
     space = Space(space)
-    total = len(study_tools.tickets_of(space, method, trials, seed))
+    total = len(library.work_items(space, method, trials, seed))
     print_facts({
         'search': f'{method}, {total} trials' + (f' of {space.size} settings' if space.size else ''),
         'for': [f'{name} {describe_range(distribution)}' for name, distribution in space.distributions.items()],
@@ -136,7 +136,7 @@ def train_command(config, override, data, space, best) -> str:
         words += ['-o', *override]
     if data:
         words += ['--data', str(data)]
-    return ' '.join([*words, space.flags(best.params)])
+    return ' '.join([*words, space.cli_args(best.params)])
 
 def print_best(study, folder, space, config, override=(), data=None):
     "Print the best trial, and the command that trains it."

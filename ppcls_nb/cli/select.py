@@ -14,7 +14,8 @@ from . import BOOL, command, number, option
 from .train import MODEL_HELP
 from ..data.duplicates import remove_duplicates
 from ..data.lists import read_class_names, read_list
-from ..distill.select import ListedFiles, SoftLabels, soft_labels, top_k_per_class, write_merged_list
+from ..distill.select import top_k_per_class, write_merged_list
+from ..distill.soft_labels import ListedFiles, SoftLabels, soft_labels
 from ..recipe.trained import image_files, load_predictor, set_device
 
 # %% ../../nbs/09_cli/07_select.ipynb #3eee9413

@@ -19,7 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..basics import PPClsError, suggest
 from ..data.imaug import build_mix, build_ops
-from ..distill.ssld import ENGINES
+from ..distill.ssld import TEACHER_ENGINES
 from ..models import list_models
 from ..train.losses import JSDivLoss
 from ..train.optim import RESERVED_ARGS, OPTIMIZERS, REGULARIZERS
@@ -65,7 +65,7 @@ class ArchitectureConf:
     teacher_params: Any = key(None, 'arguments of the teacher: one for all, or a list with one for each')
     teacher_size: Any = key(None, 'pixels that the teacher sees: one for all, or a list; none: those of the student')
     teacher_weights: list[float] | None = key(None, 'a weight for each teacher; none: equal ones')
-    teacher_engine: str = key('auto', 'what computes the teacher', choices=ENGINES)
+    teacher_engine: str = key('auto', 'what computes the teacher', choices=TEACHER_ENGINES)
     teacher_answers: str = key('live', 'the teacher sees the same crops as the student (`live`), or each image and its '
                                'mirror image once, before the training (`stored`)', choices=('live', 'stored'))
     teacher_transforms: list[Any] = key([], 'operations for stored answers; empty: those of VALID')
