@@ -52,7 +52,7 @@ def compare_paddle(name, size, runs, images):
     import paddle
     from paddle.static.quantization import PostTrainingQuantization
     from ppcls_nb.deploy.quantize import speed_ratio
-    from ppcls_nb.models.inference import Engine, save_inference
+    from ppcls_nb.models.inference import InferenceEngine, save_inference
     with tempfile.TemporaryDirectory() as tmp:
         save_inference(make_network(name, size, images), f'{tmp}/float', (3, size, size))
         paddle.enable_static()
@@ -64,7 +64,7 @@ def compare_paddle(name, size, runs, images):
         tool.save_quantized_model(f'{tmp}/int8', model_filename='inference.pdmodel',
                                   params_filename='inference.pdiparams')
         paddle.disable_static()
-        a, b = Engine(f'{tmp}/float'), Engine(f'{tmp}/int8', config=lambda c: c.enable_mkldnn_int8())
+        a, b = InferenceEngine(f'{tmp}/float'), InferenceEngine(f'{tmp}/int8', config=lambda c: c.enable_mkldnn_int8())
         print_ratio(name, 'paddle int8', speed_ratio(a, b, images[:1], runs))
 
 

@@ -23,7 +23,7 @@ from ppcls_nb.deploy.export import export_model
 from ppcls_nb.deploy.predict import Predictor
 from ppcls_nb.models import create_model
 from ppcls_nb.train import CELoss, evaluate, save_weights
-from test_zoo import small, smallest
+from networks import small, smallest
 
 TEACHER_ENGINES = ['paddle', 'training', *['onnx']*bool(find_spec('paddle2onnx') and find_spec('onnxruntime'))]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 
-from test_weights import old_state, variable
+from networks import old_state, variable
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.recipe.build import load_config

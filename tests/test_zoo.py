@@ -8,18 +8,19 @@ import gc, math
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 
+from networks import NAMES, small, smallest
 from official import FACTS, golden_output, official_state
-from ppcls_nb.models import build_model, create_model, list_models, model_info, weights_info
+from ppcls_nb.basics import fact_rows
+from ppcls_nb.models import build_model, create_model, model_info, weights_info
 from ppcls_nb.models.inference import save_inference
 from ppcls_nb.models.layers import count_weights, is_weight
-from ppcls_nb.models.registry import fact_rows
+from ppcls_nb.models.network import classifier_names
 from ppcls_nb.models.zoo import network_costs
 
 OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy',      # no official checkpoint with today's names
         # not PaddleClas's; their weights: test_models.py
         'EfficientNetLite0', 'EfficientNetLite1', 'EfficientNetLite2'}
 COSTS = fact_rows('costs')
-NAMES = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
 
 
 def sharded(names):
@@ -32,9 +33,6 @@ def sharded(names):
 def free_memory():
     yield
     gc.collect()
-
-
-def small(name): return (96, 112) if 'ception' in name else (64, 80)
 
 
 def record(model, method, results):
@@ -96,11 +94,6 @@ def test_any_task_learns(name):
     with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
 
 
-def smallest():
-    return sorted({model_info(n)['family']: n
-                   for n in sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))}.values())
-
-
 @pytest.mark.parametrize('name', sharded(NAMES))
 def test_exported_network_gives_the_same_outputs(name, tmp_path):
     model, (h, w) = build_model(name, class_num=5), small(name)
@@ -151,6 +144,6 @@ def test_every_network_has_its_record():
         tags = model_info(name)['weights']
         assert tags, name
         for tag in tags:
-            classifier = weights_info(tag).classifier
             keys = official_state(name)
-            for c in classifier if isinstance(classifier, tuple) else (classifier,): assert f'{c}.weight' in keys, tag
+            for classifier in classifier_names(weights_info(tag)):
+                assert f'{classifier}.weight' in keys, tag

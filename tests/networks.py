@@ -1,0 +1,90 @@
+"What several test files need of networks and weights: their names, image sizes, and old formats of their files."
+import io, pickle, struct
+from collections import OrderedDict
+
+from official import FACTS
+from ppcls_nb.models import list_models, model_info
+from ppcls_nb.models.formats.old_names import old_names
+from ppcls_nb.models.formats.static_file import DTYPES
+from ppcls_nb.models.formats.torch_file import MAGIC, PROTOCOL
+
+NAMES = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
+
+
+def small(name):
+    "A small image size (height, width) that the network `name` accepts."
+    return (96, 112) if 'ception' in name else (64, 80)
+
+
+def smallest():
+    "The sorted names of the smallest network of each family."
+    largest_first = sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))
+    return sorted({model_info(n)['family']: n for n in largest_first}.values())
+
+
+def old_state(model):
+    "The network's arrays under their names in Paddle 1.x."
+    state = model.state_dict()
+    return {name: state[key].numpy() for key, name in old_names(model.name, state).items()}
+
+
+def varint(n):
+    "The bytes of a varint of protobuf."
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+
+def variable(a, levels=(), code=None):
+    "An array as the bytes of a file of Paddle 1.x; `levels`: lists of offsets."
+    if code is None:
+        code = next(c for c, dtype in DTYPES.items() if a.dtype == dtype)
+    desc = b'\x08' + varint(code) + b''.join(b'\x10' + varint(n) for n in a.shape)
+    lod = b''.join(struct.pack(f'<Q{len(level)}Q', 8*len(level), *level) for level in levels)
+    return struct.pack('<IQ', 0, len(levels)) + lod + struct.pack('<Ii', 0, len(desc)) + desc + a.tobytes()
+
+
+def write_folder(folder, arrays):
+    "Write the weights of Paddle 1.x: a file for each array; returns the folder."
+    for name, a in arrays.items():
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_bytes(variable(a))
+    return folder
+
+
+class _Name:
+    "Pickles as the name `module.attr`."
+    def __init__(self, module, attr):
+        self.module, self.attr = module, attr
+
+
+class _Tensor:
+    "An array that pickles as a torch tensor."
+    def __init__(self, a, key):
+        self.a, self.key = a, key
+
+
+class _TorchPickler(pickle._Pickler):
+    "Writes `_Name` and `_Tensor` as PyTorch does."
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, _Name):
+            return self.write(f'c{obj.module}\n{obj.attr}\n'.encode())
+        if not isinstance(obj, _Tensor):
+            return super().save(obj, save_persistent_id)
+        self.save(_Name('torch._utils', '_rebuild_tensor_v2'))
+        self.write(pickle.MARK)
+        super().save(('storage', _Name('torch', 'FloatStorage'), obj.key, 'cpu', obj.a.size, None))
+        self.write(pickle.BINPERSID)
+        for value in (0, obj.a.shape, tuple(s//4 for s in obj.a.strides), False, OrderedDict()):
+            super().save(value)
+        self.write(pickle.TUPLE + pickle.REDUCE)
+
+
+def torch_bytes(state):
+    "Float32 arrays {name: array} as the bytes of a PyTorch file of the format before 1.6."
+    f = io.BytesIO()
+    for obj in (MAGIC, PROTOCOL, dict(protocol_version=PROTOCOL, little_endian=True)):
+        pickle.dump(obj, f, 2)
+    _TorchPickler(f, 2).dump({k: _Tensor(a, str(i)) for i, (k, a) in enumerate(state.items())})
+    pickle.dump([str(i) for i in range(len(state))], f, 2)
+    for a in state.values():
+        f.write(struct.pack('<q', a.size) + a.ravel('K').tobytes())
+    return f.getvalue()
