@@ -50,7 +50,7 @@ def small_recipe(output) -> dict:
 
 
 def make_recipe(home) -> SimpleNamespace:
-    "The folder `home` with small.yaml (`recipe`) and drawn flowers of four kinds, 48 to train on and 24 to validate on."
+    "small.yaml (`recipe`) and the drawn flowers `garden`, 48 to train on and 24 to validate on, in the folder `home`."
     settings = dict(classes=4, per_class=[12, 6, 1], size=40, progress=False)
     garden = prepare_data('petals', home/'data', settings).root
     recipe = home/'small.yaml'

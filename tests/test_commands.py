@@ -58,8 +58,8 @@ def run(home):
     kept = load_state(run/'last.pdstate')['epoch'] if (run/'last.pdstate').exists() else 0
     stopped = process.returncode == 130 and f'keeps {kept} of 4 epochs' in rest
     assert stopped or kept == 4, printed + rest
-    for part in ('MobileNetV1_x0_25, 0.', '3 classes', 'from a random start', '48 images to train on, 12 to validate on',
-                 '4 epochs of 6 steps of 8 images', '0.02 at first, Momentum'):
+    for part in ('MobileNetV1_x0_25, 0.', '3 classes', 'from a random start', '4 epochs of 6 steps of 8 images',
+                 '48 images to train on, 12 to validate on', '0.02 at first, Momentum'):
         assert part in printed
     code, out, _ = ppcls(*argv)
     assert code == 0
