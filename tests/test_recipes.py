@@ -7,15 +7,17 @@ from pathlib import Path
 import cv2, numpy as np, paddle, pytest
 from omegaconf import OmegaConf
 
-from ppcls_nb.recipe.build import CONFIGS, Trainer, build_mixing, build_transforms, find_config, list_configs, load_config, resolve_pretrained, sources_of, use_data
+from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.data.prepare import DataInfo
 from ppcls_nb.models import list_models, list_pretrained, model_info
-from ppcls_nb.models.registry import fact_rows
+from ppcls_nb.recipe.build import Trainer, build_mixing, build_transforms, resolve_pretrained, sources_of, use_data
+from ppcls_nb.recipe.load import CONFIGS, assign, find_config, list_configs, load_config, merge, pairs, parse_yaml
+from ppcls_nb.recipe.load import read_recipe
 from ppcls_nb.train import CELoss, build_optimizer, build_schedule
 
 RECIPES = [n for n in list_configs() if n != 'eval']
 OTHERS = {'quick_start': 6, 'DataAugment': 9, 'Distillation': 2, 'Fix': 1}
-OURS = {'Fix/Fix_ResNet50_vd_ssld_v2'}      # the documents tell of it and give no recipe
+OURS = {'Fix/Fix_ResNet50_vd_ssld_v2'}      # the documents describe it without a recipe
 DOCUMENTED = ('ARCHITECTURE.name ARCHITECTURE.params pretrained_model mode model_save_dir classes_num total_images '
               'save_interval validate valid_interval '
               'epochs topk image_shape ls_epsilon use_mix use_distillation LEARNING_RATE OPTIMIZER TRAIN VALID').split()
@@ -26,7 +28,8 @@ COSTS = {r['arch']: int(r['params']) for r in fact_rows('costs')}
 def digest(conf) -> str:
     "Eight characters that stand for all documented values of a recipe."
     keys = OmegaConf.to_container(conf)
-    for section in ('TRAIN', 'VALID'): keys[section].pop('skip_bad')
+    for section in ('TRAIN', 'VALID'):
+        keys[section].pop('skip_bad')
     values = {k: keys['ARCHITECTURE'][k.split('.')[1]] if '.' in k else keys[k] for k in DOCUMENTED}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -37,13 +40,17 @@ def recipe(name):
     return load_config(name)
 
 
-def family(name): return model_info(recipe(name).ARCHITECTURE.name)['family']
+def family(name) -> str:
+    "The family of a recipe's network."
+    return model_info(recipe(name).ARCHITECTURE.name)['family']
 
 
 def smallest() -> list:
     "For every family, the ImageNet recipe of its smallest network."
-    imagenet, found = [n for n in RECIPES if n.split('/')[0] not in OTHERS], {}
-    for n in sorted(imagenet, key=lambda n: COSTS.get(recipe(n).ARCHITECTURE.name, 0)): found.setdefault(family(n), n)
+    imagenet = [name for name in RECIPES if name.split('/')[0] not in OTHERS]
+    found = {}
+    for name in sorted(imagenet, key=lambda name: COSTS.get(recipe(name).ARCHITECTURE.name, 0)):
+        found.setdefault(family(name), name)
     return sorted(found.values())
 
 
@@ -72,7 +79,8 @@ def test_a_recipe_and_its_parts(name):
     for train, reader in ((True, conf.TRAIN), (False, conf.VALID)):
         ops = build_transforms(reader, conf, train)
         image = cv2.imencode('.png', np.zeros((40, 50, 3), np.uint8))[1].tobytes()
-        for op in ops: image = op(image)
+        for op in ops:
+            image = op(image)
         assert image.shape == tuple(conf.image_shape)
         assert image.dtype == np.float32
     assert (build_mixing(conf) is not None) == conf.use_mix
@@ -94,7 +102,8 @@ def four(tmp_path_factory):
     folder = tmp_path_factory.mktemp('four')
     for i in range(4):
         cv2.imwrite(str(folder/f'{i}.png'), np.random.default_rng(i).integers(0, 256, (96, 100, 3), np.uint8))
-    for part in ('train', 'val'): (folder/f'{part}_list.txt').write_text(''.join(f'{i}.png {i}\n' for i in range(4)))
+    for part in ('train', 'val'):
+        (folder/f'{part}_list.txt').write_text(''.join(f'{i}.png {i}\n' for i in range(4)))
     return DataInfo('four', folder, folder, 'drawn in a test', 4, {})
 
 
@@ -103,11 +112,13 @@ def test_a_step_of_every_family(name, four):
     conf = load_config(name, {'TRAIN.batch_size': 4, 'TRAIN.num_workers': 0, 'validate': False, 'epochs': 1})
     size = 75 if conf.image_shape[-1] > 256 else 64
     for n, op in enumerate(conf.TRAIN.transforms):
-        if 'RandCropImage' in op: conf.TRAIN.transforms[n].RandCropImage.size = size
+        if 'RandCropImage' in op:
+            conf.TRAIN.transforms[n].RandCropImage.size = size
     t = Trainer.from_config(use_data(conf, four), bar=False)
     first = t.model.parameters()[0]
     before = first.numpy()
-    if t.schedule.get_lr() == 0: t.schedule.step()
+    if t.schedule.get_lr() == 0:
+        t.schedule.step()
     t.fit(1)
     assert t.step == 1
     assert math.isfinite(t.loss_value.item())
@@ -126,8 +137,8 @@ def test_weights_a_recipe_starts_from():
             assert resolve_pretrained(source) in list_pretrained() or 'flowers102_R50_vd_final' in source
 
 
-@pytest.mark.parametrize('resize, said', [({}, 1), ({'interpolation': 2}, 0), ({'interpolation': 0}, 0)])
-def test_a_missing_interpolation_is_worth_a_word_and_a_chosen_one_is_not(resize, said, capsys):
+@pytest.mark.parametrize('resize, warnings', [({}, 1), ({'interpolation': 2}, 0), ({'interpolation': 0}, 0)])
+def test_a_missing_interpolation_is_reported_and_a_chosen_one_is_not(resize, warnings, capsys):
     transforms = [{'DecodeImage': None}, {'ResizeImage': {'resize_short': 256, **resize}}]
     changes = {
         'ARCHITECTURE.name': 'EfficientNetB0',
@@ -135,4 +146,116 @@ def test_a_missing_interpolation_is_worth_a_word_and_a_chosen_one_is_not(resize,
         'VALID.transforms': transforms}
     conf = load_config('quick_start/ResNet50_vd', changes)
     build_transforms(conf.VALID, conf, False)
-    assert capsys.readouterr().out.count('VALID.transforms: ResizeImage without interpolation') == said
+    assert capsys.readouterr().out.count('VALID.transforms: ResizeImage without interpolation') == warnings
+
+
+@pytest.mark.parametrize('text, message', [
+    ('epochs: 3\ntopk: 5\nepochs: 4', "my.yaml:3: key 'epochs' is given twice, first in line 1"),
+    ('epochs: [3\ntopk: 5', 'my.yaml:2: not valid YAML'),
+    ('TRAIN:\n\tbatch_size: 3', 'my.yaml:2: not valid YAML'),
+    ('- epochs', 'my.yaml:1: expected keys and values'),
+    ('a: &a [*a]', 'nested too deeply')])
+def test_what_is_no_mapping_is_reported_with_its_line(text, message):
+    with pytest.raises(PPClsError, match=message):
+        parse_yaml(text, 'my.yaml')
+
+
+def test_an_empty_file_has_no_keys():
+    assert parse_yaml('') == ({}, {})
+
+
+def test_names_of_bundled_recipes():
+    assert find_config('ResNet50_vd_finetune').name == 'ResNet50_vd_finetune.yaml'
+    documented = find_config('./configs/ResNet/ResNet50_vd.yaml')
+    assert documented == find_config('ResNet/ResNet50_vd') == CONFIGS/'ResNet'/'ResNet50_vd.yaml'
+
+
+def test_a_recipe_takes_over_the_keys_of_its_base():
+    keys, _ = read_recipe(CONFIGS/'ResNet/ResNet50_vd.yaml')
+    assert keys['TRAIN']['mix']
+    assert len(keys['TRAIN']['transforms']) == 5
+    other_function = merge(dict(a=dict(function='x', params=dict(p=1), q=2)), dict(a=dict(function='y')))
+    assert other_function == dict(a=dict(function='y'))
+
+
+@pytest.mark.parametrize('name, message', [
+    ('one', 'one.yaml: is its own base'),
+    ('three', 'three.yaml:2: base: unknown recipe')])
+def test_a_base_that_cannot_be_used(name, message, tmp_path):
+    bases = {
+        'one': 'base: two',
+        'two': 'base: [_base/imagenet, one.yaml]',
+        'three': 'epochs: 3\nbase: _base/imagnet'}
+    for file, text in bases.items():
+        (tmp_path/f'{file}.yaml').write_text(text)
+    with pytest.raises(PPClsError, match=message):
+        read_recipe(tmp_path/f'{name}.yaml')
+
+
+@pytest.mark.parametrize('key, message', [
+    ('TRAIN.transforms.9.x', 'TRAIN.transforms has entries 0…4'),
+    ('TRAIN.transforms.9', 'TRAIN.transforms has entries 0…4'),
+    ('epochs.x', 'epochs is 200, nothing is below it')])
+def test_an_override_below_nothing(key, message):
+    keys, _ = read_recipe(CONFIGS/'ResNet/ResNet50_vd.yaml')
+    with pytest.raises(PPClsError, match=message):
+        assign(keys, key, 1)
+
+
+@pytest.mark.parametrize('text, message', [
+    ('epochs', 'expected KEY=VALUE'),
+    ('=3', 'expected KEY=VALUE'),
+    ('TRAIN.mix=[{', 'override TRAIN.mix:1: not valid YAML')])
+def test_an_override_that_is_none(text, message):
+    with pytest.raises(PPClsError, match=message):
+        pairs([text])
+
+
+@pytest.mark.parametrize('text, message', [
+    ('epoch=3', "override epoch: unknown key 'epoch'; did you mean 'epochs'"),
+    ('epochs=many', 'override epochs: epochs: .*many'),
+    ('TRAIN=5', 'override TRAIN: TRAIN is 5, expected a section: batch_size'),
+    ('epochs', 'expected KEY=VALUE'),
+    ('TRAIN.transforms.1.RandCropImage.sizes=3',
+     "override TRAIN.transforms.1.RandCropImage.sizes|unknown argument 'sizes'"),
+    ('LEARNING_RATE.function=Step', 'override LEARNING_RATE.function: unknown schedule')])
+def test_a_mistake_in_an_override_is_reported_with_the_override(text, message):
+    with pytest.raises(PPClsError, match=message):
+        load_config('ResNet/ResNet50_vd', [text])
+
+
+def test_overrides_are_applied():
+    conf = load_config('quick_start/ResNet50_vd_ssld_finetune', ['epochs=2', 'ARCHITECTURE.params={}'],
+                       {'LEARNING_RATE.params.lr': 0.01})
+    assert conf.AMP is None
+    assert load_config('ResNet/ResNet18', ['use_mix=1']).use_mix is True
+
+
+OLD_RECIPE = '''mode: train
+ARCHITECTURE:
+    name: "ShuffleNetV2"
+classes_num: 102
+LEARNING_RATE:
+    function: 'Piecewise'
+    params:
+        lr: 0.1
+        decay_epochs: [30, 60, 90]
+        gamma: 0.1
+TRAIN:
+    batch_size: 256
+    transforms:
+        - DecodeImage:
+        - RandCropImage:
+            size: 224
+'''
+
+
+@pytest.mark.parametrize('right, wrong', [
+    ('classes_num', 'class_num'), ('Piecewise', 'Piecewis'), ('gamma', 'gama'), ('RandCropImage', 'RandomCrop'),
+    ('ShuffleNetV2', 'ShuffleNetV3_x1_0'), ('102', 'many'), ('TRAIN:', 'TRAIN: 3\nVALID:')])
+def test_a_mistake_in_a_file_is_reported_with_its_line(right, wrong, tmp_path):
+    text = OLD_RECIPE.replace(right, wrong)
+    line = next(n for n, row in enumerate(text.splitlines(), 1) if wrong.split('\n')[0] in row)
+    (tmp_path/'old.yaml').write_text(text)
+    with pytest.raises(PPClsError, match=f'old.yaml:{line}: '):
+        load_config(tmp_path/'old.yaml')

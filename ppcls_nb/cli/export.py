@@ -22,7 +22,7 @@ from ..recipe.trained import class_names, image_files, load_predictor, run_of, r
 
 # %% ../../nbs/09_cli/04_export.ipynb #5f893d3c
 def origin_of(network, file, source) -> dict:
-    "What an export's record says about where its weights are from: `file`, of a run maybe, or what `source` names."
+    "The entry `about` of an export's record: the weights `file`, or else `source`, and the data of their run, if any."
     about = {'weights': str(file or source), 'loaded': str(network.load_report)}
     run = run_of(Path(file)) if file else None
     if run:
@@ -46,13 +46,13 @@ def print_export(folder, network):
 
 # %% ../../nbs/09_cli/04_export.ipynb #d2967fe4
 def write_export(network, out, operations, names, onnx, **settings) -> Path:
-    "`export_model` with inference.onnx; where that cannot be made and `onnx` is None, without, and a line says so."
+    "`export_model` with inference.onnx (without if `onnx` is False, or None where it cannot be made); the folder."
     try:
         return export_model(network, out, operations, names, onnx=onnx is not False, **settings)
     except PPClsError as e:
         if onnx or 'onnx' not in str(e).lower():
             raise
-        print(f'without inference.onnx, so that only Paddle can run it: {e}', file=sys.stderr)
+        print(f'without inference.onnx, so only Paddle can run the network: {e}', file=sys.stderr)
         return export_model(network, out, operations, names, onnx=False, **settings)
 
 @command('export',
@@ -84,8 +84,9 @@ def export(model, params=None, out=None, weights=None, classes=None, softmax=Fal
 PROGRAM_NAMES = ('model', 'params', '__model__', 'inference')
 
 def find_export(model, params=None) -> tuple:
-    """(folder, program, weights) for the documents' ways to name an inference model: a folder; a program in it, or
-    `DIR/model`, `DIR/inference`; and maybe its weights. Program and weights are None for a folder with a record."""
+    """(folder, program, weights) of an inference model. `model`: its folder, the program in it, or DIR/model or
+    DIR/inference as in the documents; `params`: its weights. Program and weights are None for a folder with a
+    record."""
     path = Path(model)
     folder = path if path.is_dir() else path.parent
     if not path.exists() and not (path.name in PROGRAM_NAMES and folder.is_dir()):
@@ -104,7 +105,7 @@ def find_export(model, params=None) -> tuple:
     return folder, program, Path(params) if params else first_of(f'{program.stem}.pdiparams', 'params')
 
 def open_predictor(model, params, model_name, engine, threads, batch_size, **options) -> Predictor:
-    "The `Predictor` for the files that `find_export` finds; files without a record need `model_name`."
+    "The `Predictor` of an inference model (see `find_export`); one without a record needs `model_name`."
     folder, program, weights = find_export(model, params)
     if model_name and model_name not in list_models():
         raise PPClsError(suggest(model_name, list_models(), 'network'))
@@ -114,7 +115,7 @@ def open_predictor(model, params, model_name, engine, threads, batch_size, **opt
             raise PPClsError(f'--model_name {model_name}: {folder} holds {predictor.record.network}')
         return predictor
     if not model_name:
-        read_export(folder)      # raises: there is no record
+        read_export(folder)      # raises, since there is no record
     operations = weights_info(model_name).eval_ops()
     return open_foreign(program, weights, operations, model_name, engine, threads=threads, **options)
 

@@ -26,11 +26,11 @@ RECIPE_OPTIONS = (
     option('-o', '--override', nargs='+', action='extend', metavar='KEY=VALUE',
            help='change keys of the recipe, such as TRAIN.batch_size=64'),
     option('--data', metavar='DIR',
-           help='folder with train_list.txt and val_list.txt, in the layout of flowers102, or with one folder a class'))
+           help='folder with train_list.txt and val_list.txt, with a folder for each class, or like flowers102'))
 
 # %% ../../nbs/09_cli/03_train.ipynb #35c791db
 def print_plan(trainer, conf, run: Path):
-    "Print what `trainer` is about to do by the recipe `conf` in the folder `run`."
+    "Print what `trainer` is about to do: by the recipe `conf`, in the folder `run`."
     model, data = trainer.model, trainer.data
     size = sum(parameter.size for parameter in model.parameters())/1e6
     validation = 'none' if data.valid is None else f'{len(data.valid.dataset):,}'
@@ -50,15 +50,15 @@ def print_plan(trainer, conf, run: Path):
 
 # %% ../../nbs/09_cli/03_train.ipynb #6ae9e6b8
 def first_process() -> bool:
-    "Whether this process is the first of a job, the one that prints; several processes are connected by the call."
+    "Whether this process is the first of its job; connects the processes, if there are several."
     return init_distributed()[0] == 0
 
 def prints_in(first: bool):
-    "A context in which only the first process of a job prints."
+    "A context in which the process prints only if it is the `first` of its job."
     return redirect_stdout(sys.stdout if first else io.StringIO())
 
 def start_over(run: Path, first: bool):
-    "Rename an existing run folder to the first free NAME.old-N; the other processes of a job wait."
+    "In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait."
     if first and run.exists():
         old = next_free_path(run)
         run.rename(old)
@@ -67,7 +67,7 @@ def start_over(run: Path, first: bool):
         paddle.distributed.barrier()
 
 def finished_epochs(run: Path) -> int:
-    "How many epochs of a run folder are done, after which it would resume."
+    "The number of finished epochs in a run folder."
     return load_state(run/'last.pdstate')['epoch'] if (run/'last.pdstate').is_file() else 0
 
 # %% ../../nbs/09_cli/03_train.ipynb #4fca6081
@@ -103,14 +103,14 @@ def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False):
 
 # %% ../../nbs/09_cli/03_train.ipynb #7a9b4b5d
 def logged_row(run: Path, weights: Path) -> dict | None:
-    "The row of a run's log that belongs to its best or last weights, or None."
+    "The row of a run's log for its best or last weights, or None."
     rows = [row for row in load_run(run).rows if 'valid_total' in row]
     if weights.stem == 'best':
         return max(rows, key=lambda row: row['valid_top1_correct'], default=None)
     return rows[-1] if rows and weights.stem == 'last' else None
 
 def compare_with_log(run: Path, weights: Path, metric):
-    "Print whether the accuracy `metric` of a run's `weights` is the one in its log."
+    "Print whether the accuracy `metric` of a run's `weights` is equal to that in its log."
     row = logged_row(run, weights)
     if row:
         same = (row['valid_total'], row['valid_top1_correct']) == (metric.total, metric.correct[1])
@@ -128,13 +128,14 @@ def compare_with_log(run: Path, weights: Path, metric):
                 help='save figures and JSON there: classes, confusions, calibration, examples, top losses, Grad-CAM'),
          option('--classes', metavar='FILE', help='names for the report, a line each'))
 def eval_(config=None, run=None, weights=None, override=(), data=None, report=None, classes=None):
-    "Evaluate weights on a recipe's validation images; those of a run give the number in its log."
+    "Evaluate weights on a recipe's validation images; for a run, compare the accuracy with that in its log."
     if bool(run) == bool(config):
         raise PPClsError('eval: expected one of -c RECIPE (with -o pretrained_model=PATH) and --run FOLDER')
     first = first_process()
     with prints_in(first):
+        source = run_weights(run, weights) if run else None
         conf = open_recipe(Path(run)/'config.yaml' if run else config, override, data, run)
-        source = run_weights(run, weights) if run else conf.pretrained_model
+        source = source or conf.pretrained_model
         if source and not isinstance(source, (str, Path)):
             source = source[-1]
         model, file = trained_network(conf, source)

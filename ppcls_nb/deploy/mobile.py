@@ -14,7 +14,7 @@ import numpy as np
 from ..basics import PPClsError, atomic_path, write_text
 from .export import Exported, read_export
 from .onnx import onnx_session
-from ..models.inference import Engine
+from ..models.inference import InferenceEngine
 from ..models.network import relative_difference
 
 # %% ../../nbs/07_deploy/04_mobile.ipynb #09430fc3
@@ -124,7 +124,7 @@ def lite_times(folder, python=None, warmup: int = 10, repeats: int = 30) -> tupl
         np.save(f'{tmp}/images.npy', images)
         times = _run_lite(python, record, 'x86', Path(tmp), Path(tmp)/'images.npy', warmup, repeats)
         outputs = np.load(f'{tmp}/outputs.npy')
-    return times, relative_difference(outputs, Engine(folder, onednn=False)(images))
+    return times, relative_difference(outputs, InferenceEngine(folder, onednn=False)(images))
 
 def to_lite(folder, file, target: str = 'arm', python=None, check: bool = True) -> Path:
     """Convert the export in `folder` (one with `inference.pdmodel`) to Paddle-Lite's `file`.nb for `target`, 'arm' or

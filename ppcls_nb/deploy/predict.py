@@ -21,7 +21,7 @@ from .engine_choice import default_engine
 from .export import Exported, ops_to_recipe, output_shape, read_export
 from .onnx import PADDLE_3, onnx_session, silence_stdout
 from .timing import time_runs
-from ..models.inference import Engine, default_threads
+from ..models.inference import InferenceEngine, default_threads
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #1cd0b205
 def _as_decoded(img, op: DecodeImage):
@@ -124,7 +124,7 @@ def _load_paddle(record, threads, onednn=True, **options):
     set_options = _paddle_config(**options)
     program = _runnable_program(record)
     onednn = onednn and options.get('ir_optim', True) and not options.get('use_gpu')
-    engine = Engine(program.parent, threads, onednn, set_options)
+    engine = InferenceEngine(program.parent, threads, onednn, set_options)
     # in the first run the engine may find out that it has to do without oneDNN
     with silence_stdout():
         engine(np.zeros((1, *record.image_shape), np.float32))

@@ -59,29 +59,30 @@ class OptimizerConf(FunctionConf):
 # %% ../../nbs/08_recipe/00_schema.ipynb #5d6adf25
 @dataclass
 class ArchitectureConf:
-    "The network, and how a teacher is asked."
-    name: str = key(MISSING, 'the network; `A_distill_S`: teacher and student, `A+B_distill_S`: two teachers and a student')
+    "The network, and how the teacher of a distillation is used."
+    name: str = key(MISSING, 'the network; `A_distill_S`: teacher and student, `A+B_distill_S`: two teachers and a '
+                    'student')
     params: dict[str, Any] = key({}, "the network's arguments, such as `lr_mult_list`")
     teacher_params: Any = key(None, 'arguments of the teacher: one for all, or a list with one for each')
     teacher_size: Any = key(None, 'pixels that the teacher sees: one for all, or a list; none: those of the student')
     teacher_weights: list[float] | None = key(None, 'a weight for each teacher; none: equal ones')
-    teacher_engine: str = key('auto', 'what computes the teacher', choices=TEACHER_ENGINES)
+    teacher_engine: str = key('auto', 'the engine that computes the teacher', choices=TEACHER_ENGINES)
     teacher_answers: str = key('live', 'the teacher sees the same crops as the student (`live`), or each image and its '
                                'mirror image once, before the training (`stored`)', choices=('live', 'stored'))
     teacher_transforms: list[Any] = key([], 'operations for stored answers; empty: those of VALID')
-    teacher_sharpening: float = key(1.0, 'temperature that sharpens stored answers: below 1 they become more decided')
+    teacher_sharpening: float = key(1.0, 'temperature of stored answers: below 1 makes the probabilities sharper')
     lr_mult: dict[str, float] = key({}, 'patterns of parameter names and the factors of their learning rates')
 
 @dataclass
 class ReaderConf:
-    "Where images come from and what is done to them."
-    batch_size: int = key(32, 'images of a step, of all processes together', minimum=1)
+    "Where images come from and how they are prepared."
+    batch_size: int = key(32, 'images in a step, over all processes', minimum=1)
     num_workers: int = key(0, 'threads that prepare images', minimum=0, may_change=MACHINE)
     file_list: str = key(MISSING, 'list file with lines of `path label`', may_change=('search',))
     data_dir: str = key(MISSING, 'folder that the paths are relative to', may_change=('search',))
-    shuffle_seed: int = key(0, 'another order of the images')
-    transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of the "
-                                "weights' record, or the standard ones at `image_shape`")
+    shuffle_seed: int = key(0, 'added to `seed` for the order of the images')
+    transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of "
+                                "the official weights, or the standard ones at `image_shape`")
     mix: list[Any] | None = key(None, 'operations that mix training batches; with `use_mix: True`')
     skip_bad: bool = key(False, 'leave damaged images out, with a warning, instead of stopping at the first')
 
@@ -91,14 +92,14 @@ class AMPConf:
     "Mixed precision."
     level: str = key('O1', 'O1: some operations in half precision; O2: all of them')
     dtype: str = key('float16', 'the half precision: float16 or bfloat16')
-    init_loss_scaling: float | None = key(None, 'factor of the loss at first')
+    init_loss_scaling: float | None = key(None, 'initial loss scaling factor')
     scale_loss: float | None = key(None, 'the same, in old files')
-    use_dynamic_loss_scaling: bool = key(True, 'change the factor as the gradients allow')
+    use_dynamic_loss_scaling: bool = key(True, 'adjust the factor during training')
     use_pure_fp16: bool = key(False, 'the same as level O2')
 
 @dataclass
 class ClipConf:
-    "Limits on gradients: one of the two."
+    "Gradient clipping: one of the two."
     norm: float | None = key(None, 'largest norm of all gradients together')
     value: float | None = key(None, 'largest absolute value of a gradient')
 
@@ -106,60 +107,61 @@ class ClipConf:
 class EarlyStoppingConf:
     "When to stop before the last epoch."
     patience: int = key(MISSING, 'validations without a better result after which the training stops')
-    min_delta: float = key(0., 'how much better the best has to become')
+    min_delta: float = key(0., 'smallest increase of the accuracy that counts as better')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #2c7ece4c
-PRETRAINED_HELP = ("official weights by name, a file, its prefix or a folder; for a distillation a list in the order of "
-                   "the name, the teachers' and then the student's, which may be left out")
-LEAKAGE_HELP = ('what a distillation looks for in its training list before it starts: `same`, files of the validation '
-                'list; `near`, their near-duplicates too; `off`; `auto`: `near` for short lists, `same` for long ones')
+PRETRAINED_HELP = ("official weights by name, a file, its prefix or a folder; for a distillation a list in the order "
+                   "of the name, the teachers' and then the student's, which may be left out")
+LEAKAGE_HELP = ('what a distillation searches its training list for before it starts: `same`: images of the validation '
+                'list; `near`: their near-duplicates, too; `off`; `auto`: `near` for short lists, `same` for long ones')
 FIX_HELP = 'the Fix strategy (documents 3.2.3): `True` trains the classifier alone, `batch_norm` the last one too'
 
 @dataclass
 class Config:
     "A recipe."
     ARCHITECTURE: ArchitectureConf = key(ArchitectureConf, 'the network')
-    LEARNING_RATE: FunctionConf = key(FunctionConf, 'the schedule: `lr` and its other parameters; `steps` of `Linear` is '
-                                      "only compared with the run's real length")
+    LEARNING_RATE: FunctionConf = key(FunctionConf, 'the schedule: `lr` and its other parameters; `steps` of '
+                                      "`Linear` is only compared with the run's length")
     OPTIMIZER: OptimizerConf = key(OptimizerConf, 'the optimizer')
     TRAIN: ReaderConf = key(ReaderConf, 'the training images')
     VALID: ReaderConf = key(ReaderConf, 'the validation images')
     AMP: AMPConf | None = key(None, 'mixed precision; `use_fp16: False` switches the section off')
     mode: str = key('train', 'kept for old files: the command decides what is done', choices=('train', 'valid', 'eval'))
     pretrained_model: Any = key(None, PRETRAINED_HELP)
-    checkpoints: str | None = key(None, 'a run folder, one of its folders EPOCH, or a state file, for a new run to start from',
-                                  may_change=('resume',))
+    checkpoints: str | None = key(None, 'state that a new run starts from: a run folder, one of its folders EPOCH, '
+                                  'or a state file', may_change=('resume',))
     model_save_dir: str = key('./output/', 'where run folders are made', may_change=MACHINE)
-    classes_num: int = key(1000, 'outputs of the network', minimum=1)
+    classes_num: int = key(1000, 'number of classes', minimum=1)
     total_images: int | None = key(None, 'only compared with the length of the list')
-    save_interval: int = key(1, 'every how many epochs weights and state are kept in a folder EPOCH, besides `best` and '
-                             '`last`; 0: never', minimum=0, may_change=MACHINE)
+    save_interval: int = key(1, 'epochs after which weights and state are also kept in a folder EPOCH, besides `best` '
+                             'and `last`; 0: never', minimum=0, may_change=MACHINE)
     validate: bool = key(True, 'evaluate on the validation images')
-    valid_interval: int = key(1, 'after how many epochs', minimum=1)
+    valid_interval: int = key(1, 'epochs from one validation to the next', minimum=1)
     epochs: int = key(120, 'passes over the training list', minimum=0)
-    topk: int = key(5, 'the second accuracy besides top-1', minimum=1)
+    topk: int = key(5, 'the k of the second accuracy, beside top-1', minimum=1)
     image_shape: list[int] = key([3, 224, 224], 'channels, height, width')
     ls_epsilon: float | None = key(None, 'fraction of the label that is spread over all classes; negative is off')
     use_mix: bool = key(False, 'mix batches by the operations of `TRAIN.mix`: both or neither')
-    use_distillation: bool = key(False, 'learn from a teacher, on images that need no labels')
+    use_distillation: bool = key(False, 'train with a teacher; the training images need no labels')
     distill: dict[str, Any] = key({}, 'arguments of `JSDivLoss`: `kind`, `temperature`')
     # YAML reads off as False
     leakage: Any = key('auto', LEAKAGE_HELP, choices=('auto', 'same', 'near', 'off', False))
     fix: Any = key(False, FIX_HELP, choices=(True, False, 'batch_norm'))
-    use_ema: bool = key(False, 'keep and evaluate a running mean of the weights')
-    ema_decay: float = key(0.9999, 'decay of that mean')
+    use_ema: bool = key(False, 'keep and evaluate an exponential moving average of the weights')
+    ema_decay: float = key(0.9999, 'decay of that average')
     use_fp16: bool | None = key(None, 'mixed precision')
     use_gpu: bool | None = key(None, 'False: compute on the CPU; True without a GPU: on the CPU, with a message',
                                may_change=MACHINE)
     use_sync_bn: bool = key(False, 'batch statistics over all processes (GPUs only)')
-    lr_scaling: int | None = key(None, 'batch size that `lr` was written for; it is scaled to that of this run', minimum=1)
+    lr_scaling: int | None = key(None, 'batch size that `lr` was chosen for; it is scaled to that of this run',
+                                 minimum=1)
     no_weight_decay: bool = key(False, 'no weight decay for biases and normalization')
-    accumulate: int = key(1, 'batches to an optimizer step', minimum=1)
-    clip: ClipConf | None = key(None, 'limits on gradients: `norm` or `value`')
+    accumulate: int = key(1, 'batches in an optimizer step', minimum=1)
+    clip: ClipConf | None = key(None, 'gradient clipping: `norm` or `value`')
     early_stopping: EarlyStoppingConf | None = key(None, 'stop early: `patience`, `min_delta`')
-    vdl_dir: str | None = key(None, 'write curves for VisualDL there', may_change=MACHINE)
+    vdl_dir: str | None = key(None, 'folder for curves of VisualDL', may_change=MACHINE)
     data_name: str = key('', "name of the data in logs; empty: the folder's")
-    seed: int = key(0, 'of weights, order and augmentation')
+    seed: int = key(0, 'seed of weights, order and augmentation')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #80dcfb69
 def section_class(kind):
@@ -233,8 +235,8 @@ IGNORED = {
 RENAMED = {'amp_scale_loss': 'init_loss_scaling', 'use_dynamic_loss_scaling': 'use_dynamic_loss_scaling'}
 
 def modernize(keys: dict, place=lambda path: 'recipe') -> dict:
-    """`keys` without those `IGNORED` (a line is printed for each that is on, with its `place`), those `RENAMED`
-    put into AMP, which stays off unless use_fp16 is on."""
+    """The recipe `keys` without those in `IGNORED`, and with those in `RENAMED` moved into the section AMP, which stays
+    off unless use_fp16 is on. For each ignored key that is on, a line says why, after its `place((key,))`."""
     for key in [k for k in IGNORED if keys.get(k)]:
         print(f'{place((key,))}: {key} has no effect: {IGNORED[key]}')
     moved = {new: keys[old] for old, new in RENAMED.items() if old in keys}
@@ -244,24 +246,25 @@ def modernize(keys: dict, place=lambda path: 'recipe') -> dict:
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #1227053c
 def check_type(name: str, value, kind, path, fail):
-    "Call `fail(path, message)` if `value` is no list, mapping or section where `kind`, the type of the key, is one."
-    plain = next((origin for part in (kind, *get_args(kind)) if (origin := get_origin(part)) in (list, dict)), object)
-    if not isinstance(value, (plain, type(None))):
-        fail(path, f"{name} is {value!r}, expected {'a list' if plain is list else 'names with values'}")
+    "Call `fail(path, message)` if `kind`, the type of the key, is a list, mapping or section and `value` is not."
+    origins = {get_origin(part) for part in (kind, *get_args(kind))}
+    for container, expected in ((list, 'a list'), (dict, 'names with values')):
+        if container in origins and not isinstance(value, (container, type(None))):
+            fail(path, f'{name} is {value!r}, expected {expected}')
     inner = section_class(kind)
     if inner and not isinstance(value or {}, dict):
         fail(path, f'{name} is {value!r}, expected a section: {", ".join(f.name for f in fields(inner))}')
 
 def check_keys(given: dict, fail, kind=Config, path=()):
-    """Call `fail(path, message)` for the first key of `given` that `kind` does not have, with the nearest that it has,
-    or the section where it belongs."""
+    """Call `fail(path, message)` for the first key of `given` that the dataclass `kind` does not have; the message
+    names the nearest key, or the section that the key belongs to. `path`: that of `given` in the recipe."""
     known = {f.name: f.type for f in fields(kind)}
     for name, value in given.items():
         if name not in known:
-            homes = [] if path else [s for s, c in SECTIONS.items() if name in {f.name for f in fields(c)}]
             message = suggest(name, known, ' '.join((*path, 'key')))
-            if homes:
-                message = f"unknown key '{name}'; it belongs into {' or '.join(homes)}"
+            sections = [s for s, section in SECTIONS.items() if name in {f.name for f in fields(section)}]
+            if sections and not path:
+                message = f"unknown key '{name}'; it belongs to {' or '.join(sections)}"
             fail((*path, str(name)), message)
         check_type(name, value, known[name], (*path, name), fail)
         inner = section_class(known[name])
@@ -272,7 +275,7 @@ def check_keys(given: dict, fail, kind=Config, path=()):
 OLD_NETWORKS = {'ShuffleNetV2': 'ShuffleNetV2_x1_0', 'ResNet_ACNet': 'ResNet50_ACNet'}
 
 def value_at(keys, *path):
-    "The value at `path`, None where there is none or it must still be given."
+    "The value at `path` in nested dictionaries; None where there is none, or where it must still be given."
     for name in path:
         keys = keys.get(name) if isinstance(keys, dict) else None
     return None if keys == MISSING else keys
@@ -285,7 +288,8 @@ def network_names(name: str) -> tuple[list, str]:
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #9217938e
 def check_function(keys: dict, path: tuple, kind: str, table: dict, fail):
-    "Call `fail(path, message)` if the section at `path` names a function that is not in `table`, or a wrong parameter."
+    """Call `fail(path, message)` if the function named at `path` is not in `table`, or a parameter is not one of its
+    own."""
     name, given = value_at(keys, *path, 'function'), value_at(keys, *path, 'params') or {}
     if name is None:
         return
@@ -293,7 +297,7 @@ def check_function(keys: dict, path: tuple, kind: str, table: dict, fail):
         fail((*path, 'function'), suggest(name, table, kind))
     valid = set(signature(table[name]).parameters) - {'epochs', 'steps_per_epoch'} - RESERVED_ARGS
     if name == 'Linear':
-        valid.add('steps')      # in the documents' table
+        valid.add('steps')      # in the documents, and only compared with the run's length
     for parameter in given if isinstance(given, dict) else ():
         if parameter not in valid:
             fail((*path, 'params', str(parameter)), suggest(parameter, valid, f'parameter of {name}'))

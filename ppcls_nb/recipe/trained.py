@@ -14,7 +14,7 @@ from pathlib import Path
 import paddle
 from paddle.nn import functional as F
 from ..basics import PPClsError, first_few, suggest
-from ..data.folders import SUFFIXES
+from ..data.folders import SUFFIXES, walk_images
 from ..data.imaug import eval_ops
 from ..data.lists import read_class_names, read_list
 from ..data.resolve import resolve_data
@@ -28,14 +28,14 @@ from .schema import network_names
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #21c81137
 def run_weights(run, which=None) -> Path:
-    "A run folder's weights: 'best' or 'last'; None is the best where there are any."
+    "The file of a run folder's weights, `which` of best and last; None: the best, if there are any, else the last."
     run = Path(run)
     if not (run/'config.yaml').is_file():
         raise PPClsError(f'{run}: not a run folder, config.yaml is missing; train it first')
     files = [run/f'{name}.pdparams' for name in ([which] if which else ['best', 'last'])]
     existing = [file for file in files if file.is_file()]
     if not existing:
-        raise PPClsError(f'{files[0]}: does not exist; the run has finished no epoch, or was not validated')
+        raise PPClsError(f'{files[0]}: does not exist; the run has not finished an epoch, or was not validated')
     return existing[0]
 
 def run_of(weights: Path) -> Path | None:
@@ -43,7 +43,7 @@ def run_of(weights: Path) -> Path | None:
     return weights.parent if (weights.parent/'config.yaml').is_file() else None
 
 def weights_file(path) -> Path | None:
-    "The weights file that `path` means: the file, the file without its suffix, a run's best; None if there is none."
+    "The weights of `path`, a file with or without its suffix or a run folder (its best); None if there are none."
     path = Path(path)
     if (path/'config.yaml').is_file():
         return run_weights(path)
@@ -51,8 +51,8 @@ def weights_file(path) -> Path | None:
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #933169a3
 def data_settings(source, conf, classes=None, spare=None) -> dict:
-    """The keys of a recipe that point `conf` at the data `source` (see `resolve_data`); `classes` are the class names of
-    a trained network, whose numbers the labels get."""
+    """{key: value} that points the recipe `conf` at the data `source` (see `resolve_data`). `classes`: the class names of
+    a trained network, which decide on the labels; `spare`: a folder for lists that cannot be beside the images."""
     info = resolve_data(source, classes=classes, spare=spare or conf.model_save_dir)
     settings = {}
     for part, default in (('TRAIN', 'train_list.txt'), ('VALID', 'val_list.txt')):
@@ -64,8 +64,8 @@ def data_settings(source, conf, classes=None, spare=None) -> dict:
     return {**settings, 'data_name': info.name, 'classes_num': info.class_num, 'total_images': None}
 
 def names_to_keep(conf, data) -> list | None:
-    """The class names of the run whose weights a recipe starts from, if the images `data` are of these classes only, so
-    that its classifier can go on; else None."""
+    """The class names of the run whose weights a recipe starts from, if the images `data` have no other classes, so that
+    its classifier remains valid; else None."""
     source = conf.pretrained_model
     file = weights_file(source) if data and isinstance(source, str) and source else None
     names = read_class_names(file.parent/'classes.txt') if file else None
@@ -78,8 +78,8 @@ def names_to_keep(conf, data) -> list | None:
     return None
 
 def open_recipe(source, override=(), data=None, run=None, **more):
-    """Recipe `source` (path or name of a bundled one) pointed at `data`, with the keys `more` that are not None, and
-    `override` (a list of 'KEY=VALUE') last. With the folder of a `run`, its class names decide on labels."""
+    """The recipe `source`, a path or a bundled name, pointed at `data`, if any; then the keys `more` that are not None,
+    and last `override`, a list of 'KEY=VALUE', are set. The class names in the folder of a `run` decide on labels."""
     conf = load_config(source, override)
     names = read_class_names(Path(run)/'classes.txt') if run else names_to_keep(conf, data)
     settings = data_settings(data, conf, names, run) if data else {}
@@ -88,8 +88,8 @@ def open_recipe(source, override=(), data=None, run=None, **more):
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #9399f055
 def as_started(conf, run=None):
-    """Recipe `conf` with the `pretrained_model` that the run in folder `run` (None: no run) started from, for
-    `build_loader` and `build_transforms`."""
+    """A copy of the recipe `conf` with the `pretrained_model` that the run in the folder `run` started from (None: no
+    run), for `build_loader` and `build_transforms`."""
     conf = conf.copy()
     if run:
         conf.pretrained_model = load_config(Path(run)/'config.yaml').pretrained_model
@@ -105,8 +105,8 @@ def require_complete(model):
                          f'{model.class_num} classes, and the rest would stay random; {report}')
 
 def trained_network(conf, weights):
-    """The (student) network of a recipe with the weights of a file, prefix, folder or tag, all of which must load:
-    (network, their file). Else a PPClsError that says what is missing."""
+    """(network, file of its weights): the network of a recipe, or the student of a distillation, in evaluation mode,
+    with `weights` from a file, prefix, folder or tag. PPClsError if they do not cover all tensors."""
     source = resolve_pretrained(weights)
     if not conf.ARCHITECTURE.get('name'):
         raise PPClsError('ARCHITECTURE.name: no network is named; write -o ARCHITECTURE.name=NAME')
@@ -117,7 +117,9 @@ def trained_network(conf, weights):
     _, name = network_names(conf.ARCHITECTURE.name)
     record = record_of_recipe(as_started(conf, run_of(file)))
     student = conf.copy()
-    student.ARCHITECTURE.name, student.use_distillation, student.pretrained_model = name, False, str(source)
+    student.ARCHITECTURE.name = name
+    student.use_distillation = False
+    student.pretrained_model = str(source)
     if record and record.arch == name:
         student.ARCHITECTURE.params = {**record.args, **conf.ARCHITECTURE.params}
     model, _ = build_models(student)
@@ -127,21 +129,22 @@ def trained_network(conf, weights):
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #9b83967c
 def class_names(conf, run=None, file=None) -> list | None:
-    """A name for each class: from `file`, else from classes.txt in the run folder or beside the recipe's lists; None
-    where there is none."""
+    """The names of the classes: from `file`, else from classes.txt in the folder `run` or beside the lists of the
+    recipe `conf`; None if there are none."""
     if file:
         names = read_class_names(file)
         if names is None:
-            raise PPClsError(f'{file}: no such file; expected the names of the classes, a line each')
+            raise PPClsError(f'{file}: no such file; expected a file with the name of a class in each line')
         return names
     folders = [Path(run)] if run else []
     if conf:
         folders.append(Path(conf.VALID.file_list).parent)
-    return next((names for folder in folders if (names := read_class_names(folder/'classes.txt')) is not None), None)
+    found = [read_class_names(folder/'classes.txt') for folder in folders]
+    return next((names for names in found if names is not None), None)
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #e593c64a
 def network_of_file(name: str, weights: str):
-    "(network, operations) for a weights file without a run; the file's classifier says how many classes there are."
+    "(network, operations) for a weights file without a run; its classifier gives the number of classes."
     if name not in list_models():
         raise PPClsError(suggest(name, list_models(), 'network'))
     classifier, *_ = classifier_names(create_model(name))
@@ -160,16 +163,16 @@ def network_of_run(run: Path, file: Path):
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #fa0bf2e4
 def load_predictor(model, weights=None, classes=None):
-    """(network, operations, class names or None) for predictions with `model`: a run folder or weights inside of one, a
-    tag of official weights, or a network's name with `weights` from a file.
+    """(network, operations, class names or None) for predictions. `model`: a run folder or weights in one, a tag of
+    official weights, or the name of a network, with its `weights` in a file; `classes`: a file with class names.
 
-    All tensors must have been loaded, else a PPClsError; `classes` is a file of names."""
+    PPClsError if there are no such weights, or they do not cover all tensors."""
     file = weights_file(weights or model)
     run = run_of(file) if file else None
     if run:
         network, operations, conf = network_of_run(run, file)
         if weights and str(model) != network.name and model in list_models():
-            raise PPClsError(f'{file}: weights of {network.name}, as the run beside them says, not of {model}')
+            raise PPClsError(f'{file}: weights of {network.name}, by the run in their folder, not of {model}')
         return network, operations, class_names(conf, run, classes)
     if weights:
         network, operations = network_of_file(model, str(weights))
@@ -179,8 +182,8 @@ def load_predictor(model, weights=None, classes=None):
         operations = record.eval_ops()
     else:
         tag = suggest(model, list_pretrained(), 'weights')
-        raise PPClsError(f'{model}: no run folder and no weights in one, and as a tag: {tag}; for a file from '
-                         'elsewhere name the network, -m NAME -p FILE')
+        raise PPClsError(f'{model}: no run folder, no weights in one, and as a tag: {tag}; for a file from elsewhere '
+                         'give the network and the file, -m NAME -p FILE')
     require_complete(network)
     network.eval()
     return network, operations, class_names(None, None, classes)
@@ -188,8 +191,8 @@ def load_predictor(model, weights=None, classes=None):
 # %% ../../nbs/08_recipe/03_trained.ipynb #b4bbfa66
 def predict_files(model, operations, files, k: int = 5, batch_size: int = 32, num_workers: int = 0,
                   failed: dict | None = None):
-    """Yields (file, labels, scores) with the `k` largest probabilities for each of `files` that can be read; the others
-    are entered into `failed` {file: reason}."""
+    """Yield (file, labels, scores) with the `k` largest probabilities for each of `files` that can be read. The others
+    are added to the dictionary `failed`, {file: reason}."""
     def probabilities(images):
         with paddle.no_grad():
             return F.softmax(model(paddle.to_tensor(images)).astype('float32'), -1).numpy()
@@ -200,7 +203,7 @@ def predict_files(model, operations, files, k: int = 5, batch_size: int = 32, nu
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #cc5ac99f
 def set_device(use_gpu: bool | None):
-    "Compute on the CPU (False) or the GPU (True); None: Paddle's choice. PPClsError where there is no GPU."
+    "Compute on the CPU (False), the GPU (True) or where Paddle does by default (None); PPClsError without a GPU."
     if use_gpu is False:
         paddle.set_device('cpu')
     if use_gpu and not paddle.device.get_device().startswith('gpu'):
@@ -209,18 +212,16 @@ def set_device(use_gpu: bool | None):
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #aa1fcd8f
 def image_files(sources, root=None) -> list:
-    """The image files that `sources` mean: files, folders (all that is below them, sorted), and lists, text files
-    (.txt) with a line 'path' or 'path label' for each image.
+    """The paths of the images in `sources`: files, folders (with their subfolders, sorted), and list files (.txt) with
+    a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder).
 
-    Paths of a list are relative to `root` (default: the list's folder). A folder without images, or a list with a line
-    that names none, is a PPClsError."""
+    PPClsError for a folder without images, or a list with a line whose image does not exist."""
     files = []
     for source in map(Path, sources):
         if source.suffix.lower() == '.txt':
             found, _ = read_list(source, root, labelled=False)
         elif source.is_dir():
-            found = sorted(file for file in source.rglob('*')
-                           if file.suffix.lower() in SUFFIXES and not file.name.startswith('.'))
+            found = [source/name for name in walk_images(source)[0]]
         else:
             found = [source]
         if not found:

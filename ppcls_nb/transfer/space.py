@@ -133,4 +133,3 @@ class Space(dict):
         quoted = [f"'{arg}'" if set(arg) & set(' {}[]"') else arg for arg in self.override_args(point)]
         return '-o ' + ' '.join(quoted)
 
-    words, flags = override_args, cli_args        # the former names, used by cli.search
