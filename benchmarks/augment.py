@@ -70,12 +70,12 @@ class Contestant:
     """A process of `script`, a file beside this one, with the additional environment variables `env`.
 
     A call with a method's name and arguments returns the answer of the process."""
-    def __init__(self, name, python, folder, log, script='augment_peers.py', batch=BATCH, env={}):
+    def __init__(self, name, python, folder, log, script='augment_peers.py', batch=BATCH, env=None):
         threads = {f'{library}_NUM_THREADS': '1' for library in ('OMP', 'MKL', 'OPENBLAS')}
         command = [python, Path(__file__).with_name(script), name, folder, str(batch)]
         self.name, self.log = name, log
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(log, 'w'),
-                                        text=True, env=os.environ | threads | env)
+                                        text=True, env=os.environ | threads | (env or {}))
 
     def __call__(self, *question):
         self.process.stdin.write(json.dumps(question) + '\n')
@@ -147,6 +147,7 @@ def compare_random(contestants, pipeline, n, epochs):
     compared = {'ours', *TARGETS.get(pipeline, {})}
     if pipeline in HIDE and pipeline != 'random_erasing':
         compared.add('original')
+    ours = None      # the first of the contestants
     for name in [name for name in contestants if name in compared]:
         got = contestants[name]('describe', pipeline, list(range(epochs)), batches)
         ours = got if name == 'ours' else ours

@@ -5,7 +5,8 @@ python benchmarks/trainer.py [step] [loading] [NETWORK:PIXELS ...] [--batch 32] 
 
 step: a step of `Trainer` with the standard callbacks and the timer, and a bare loop (forward, loss, backward,
 optimizer, schedule), on the same network, optimizer and batch, in one process in turns: a round is one step of the
-trainer, two of the bare loop, one of the trainer (A B B A), the next round B A A B, so that other load on the machine affects both.
+trainer, two of the bare loop, one of the trainer (A B B A), the next round B A A B, so that other load on the machine
+affects both.
 Printed are the median over the rounds of trainer time / bare time and its quartiles. `--control` compares the bare loop
 with itself, which shows the variation by chance; `--cpu-time` measures processor time instead of wall time, for a
 machine with other load (best with OMP_NUM_THREADS=1: waiting threads count too); `--profile` lists the functions of the

@@ -16,7 +16,6 @@ import os
 import platform
 import sys
 import warnings
-import zlib  # before Paddle: 2.6 exports zlib symbols of its own
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder

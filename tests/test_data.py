@@ -1,9 +1,9 @@
 """What spans the data notebooks: from a download to batches, and everything that can go wrong on the way."""
-import hashlib, json, os, shutil, subprocess, sys, tarfile, textwrap, threading
+import hashlib, json, os, shutil, subprocess, sys, tarfile, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import cv2, numpy as np, pytest
+import numpy as np, pytest
 
 import ppcls_nb
 from ppcls_nb.basics import PPClsError

@@ -1,7 +1,6 @@
 """Finetuning across notebooks: from a folder of images to a run that `ppcls eval`, `ppcls infer` and a recipe
 understand; a killed run; the large-scale weights of the documents as an archive of 2020."""
 import io, shutil, tarfile
-from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest

@@ -1,6 +1,5 @@
 "Folders of images and their split, in the corner cases (nbs/01_data/08_folders.ipynb)."
 from collections import Counter
-from pathlib import Path
 
 import cv2, numpy as np, pytest
 

@@ -7,13 +7,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = '''
 import json, sys
 sys.path[:] = [p for p in sys.path if p != sys.argv[2]]
-sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in getattr(f, '__module__', '') + getattr(f, '__name__', '')]
+def editable(finder): return '__editable__' in getattr(finder, '__module__', '') + getattr(finder, '__name__', '')
+sys.meta_path[:] = [finder for finder in sys.meta_path if not editable(finder)]
 import paddle
 repo = sys.argv[1]
 net = paddle.hub.load(repo, 'SqueezeNet1_1', source='local', class_num=4)
 net.eval()
 import ppcls_nb
-print(json.dumps([len(paddle.hub.list(repo, source='local')), list(net(paddle.rand([1, 3, 64, 64])).shape), ppcls_nb.__file__]))
+shape = list(net(paddle.rand([1, 3, 64, 64])).shape)
+print(json.dumps([len(paddle.hub.list(repo, source='local')), shape, ppcls_nb.__file__]))
 '''
 
 

@@ -1,6 +1,5 @@
 "Finding flowers102, its list files and the choice of the data (nbs/01_data/03_flowers102 and 05_prepare)."
 import shutil
-from pathlib import Path
 
 import numpy as np, pytest, scipy.io
 

@@ -2,7 +2,6 @@
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
 from omegaconf import OmegaConf
 

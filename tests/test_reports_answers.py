@@ -146,8 +146,9 @@ def test_quantize_counts_the_labels_of_a_list_by_name(home):
 
 # --- 2. split folders by other names
 
-SPLIT_NAMES = [('Training', 'Testing'), ('Train', 'Test'), ('TRAIN', 'VAL'), ('train', 'dev'), ('seg_train', 'seg_test'),
-               ('train', 'valid_data'), ('train_set', 'eval'), ('training_data', 'validation-data')]
+SPLIT_NAMES = [('Training', 'Testing'), ('Train', 'Test'), ('TRAIN', 'VAL'), ('train', 'dev'),
+               ('seg_train', 'seg_test'), ('train', 'valid_data'), ('train_set', 'eval'),
+               ('training_data', 'validation-data')]
 
 
 @pytest.mark.parametrize('train, other', SPLIT_NAMES)
@@ -196,3 +197,98 @@ def test_lists_that_a_person_made_are_kept_and_what_is_new_is_said(tmp_path, cap
     resolve_data(data)
     assert (data/'train_list.txt').read_text() == kept
     assert '12 images' in (said := capsys.readouterr().out) and 'in none of the lists' in said
+
+
+# --- 3. logits that are not numbers
+
+class Broken(paddle.nn.Layer):
+    "Gives the right class for bright images, and NaN for dark ones."
+    def forward(self, x):
+        dark = x.mean([1, 2, 3]) < 0
+        logits = paddle.nn.functional.one_hot(paddle.zeros([len(x)], 'int64'), 3)
+        return paddle.where(dark.unsqueeze(1).expand_as(logits), paddle.full_like(logits, float('nan')), logits)
+
+
+def test_not_a_number_is_a_wrong_answer_and_is_said():
+    from ppcls_nb.train import evaluate
+    images = paddle.concat([paddle.ones([3, 3, 8, 8]), -paddle.ones([2, 3, 8, 8])])
+    result = evaluate(Broken(), [(images, paddle.zeros([5], 'int64'))], ks=(1, 2))
+    assert result.metric.correct == {1: 3, 2: 3}
+    assert result.metric.total == 5
+    assert result.nonfinite == 2
+
+
+def test_infer_reports_images_whose_outputs_are_not_numbers(home, tmp_path, capsys):
+    run = shutil.copytree(home/'run', tmp_path/'run')
+    state = paddle.load(str(run/'best.pdparams'))
+    state['fc.bias'] = state['fc.bias']*float('nan')
+    paddle.save(state, str(run/'best.pdparams'))
+    image = next((home/'test'/'rose').iterdir())
+    code, out, err = ppcls(capsys, 'infer', '-m', run, '-i', image, '--json', tmp_path/'a.json')
+    assert code == 1
+    assert 'not finite' in err
+    assert 'NaN' not in (tmp_path/'a.json').read_text()
+    code, out, _ = ppcls(capsys, 'eval', '--run', run)
+    assert counted(out)[0] == 0
+    assert 'not finite' in out
+
+
+# --- 4. image_shape
+
+def test_image_shape_changes_the_operations_that_a_recipe_lists():
+    conf = load_config('ResNet50_vd_finetune', ['image_shape=[3, 64, 64]'])
+    ops = {name: args for op in [*conf.TRAIN.transforms, *conf.VALID.transforms] for name, args in op.items()}
+    assert ops['RandCropImage']['size'] == ops['CropImage']['size'] == 64
+    assert ops['ResizeImage']['resize_short'] == round(256*64/224)
+
+
+def test_image_shape_and_operations_of_another_size_are_an_error():
+    change = ['TRAIN.transforms=[{DecodeImage: {}}, {RandCropImage: {size: 96}}]', 'image_shape=[3, 64, 64]']
+    with pytest.raises(PPClsError, match='image_shape.*64.*96'):
+        load_config('ResNet50_vd_finetune', change)
+
+
+def test_an_image_that_is_wider_than_high(home):
+    from ppcls_nb.recipe.build import build_transforms
+    conf = load_config(home/'small.yaml', ['TRAIN.transforms=[]', 'VALID.transforms=[]', 'image_shape=[3, 48, 192]'])
+    for part, train in ((conf.TRAIN, True), (conf.VALID, False)):
+        image = cv2.imencode('.png', np.zeros((100, 400, 3), np.uint8))[1].tobytes()
+        for operation in build_transforms(part, conf, train):
+            image = operation(image, np.random.default_rng(0))
+        assert image.shape == (3, 48, 192)
+
+
+# --- 5. files that are left out
+
+@pytest.mark.parametrize('suffix', ['.jfif', '.JPE', '.jfi', '.mpo', '.png', '.gif', '.webp'])
+def test_whatever_can_be_decoded_is_an_image(tmp_path, suffix):
+    (tmp_path/'a'/'b').mkdir(parents=True)
+    (tmp_path/'a'/'b'/f'x{suffix}').write_bytes(b'x')
+    assert [Path(f).suffix for f in image_files([tmp_path/'a'])] == [suffix]
+
+
+def test_infer_walks_like_lists(tmp_path, capsys):
+    (tmp_path/'a'/'.ipynb_checkpoints').mkdir(parents=True)
+    (tmp_path/'a'/'.ipynb_checkpoints'/'x.png').write_bytes(b'x')
+    (tmp_path/'elsewhere').mkdir()
+    (tmp_path/'elsewhere'/'y.png').write_bytes(b'x')
+    (tmp_path/'a'/'link').symlink_to(tmp_path/'elsewhere')
+    (tmp_path/'a'/'notes.txt').write_text('x')
+    assert [Path(f).name for f in image_files([tmp_path/'a'])] == ['y.png']
+    assert '1 file without the suffix of an image' in capsys.readouterr().err
+
+
+# --- 8. options by their first letters
+
+def test_no_option_is_matched_by_its_beginning(capsys):
+    code, _, err = ppcls(capsys, 'train', '--conf', 'ResNet18')
+    assert code == 2 and 'unrecognized arguments: --conf' in err or 'required: -c' in err
+
+
+def test_the_documents_short_and_long_forms_mean_the_same(home, tmp_path, capsys):
+    image = next((home/'test'/'rose').iterdir())
+    assert ppcls(capsys, 'export', '--m', home/'run', '--o', tmp_path/'out')[0] == 0
+    for form in (('-i', image, '-m', tmp_path/'out'), (f'--i={image}', f"--d={tmp_path/'out'}"),
+                 (f'--image_file={image}', f"--model_dir={tmp_path/'out'}"), (f'--i={image}', f"--m={tmp_path/'out'}")):
+        code, out, err = ppcls(capsys, 'predict', *form)
+        assert (code, err) == (0, '') and 'rose' in out

@@ -153,7 +153,7 @@ def test_two_epochs_and_two_more_are_four(data, tmp_path):
 def serve(data):
     "For each folder read from stdin, train in it in a child process; print the child's number and its exit code."
     os.environ['OMP_NUM_THREADS'] = '1'
-    import paddle, paddle.nn                                            # once, for all children
+    import paddle.nn  # noqa: F401, once, for all children
     while line := sys.stdin.readline():
         sys.stdout.flush()
         if (child := os.fork()) == 0:
@@ -183,6 +183,7 @@ def test_killed_twenty_times(data, tmp_path):
         say('wait')
         assert hear() == 0
         whole, kills, runs, epochs = time.perf_counter() - began, 0, 0, []
+        done = False
         while kills < 20 or not done:
             run = tmp_path/f'run-{runs}'
             say(run)

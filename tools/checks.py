@@ -1,5 +1,5 @@
-"""The checks of `make test`. `all` runs every part, also after a failure; clean, export, readme and notebooks run one
-part; `write-readme` writes README.md.
+"""The checks of `make test`. `all` runs every part, also after a failure; clean, export, readme, lint and notebooks run
+one part; `write-readme` writes README.md.
 
 The checks change neither the notebooks nor the package: the tools run on a copy, and the differences are printed. So
 they work with uncommitted edits and without git."""
@@ -113,6 +113,11 @@ def write_readme(root: Path = ROOT) -> bool:
     return True
 
 
+def check_lint(root: Path = ROOT) -> bool:
+    "The linter (ruff, rules in pyproject.toml) finds nothing in the notebooks and scripts."
+    return subprocess.run([sys.executable, '-m', 'ruff', 'check', '--quiet', str(root)]).returncode == 0
+
+
 def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
     """nbdev_test passes for every library notebook within 20 minutes.
 
@@ -156,7 +161,7 @@ def parts(root: Path = ROOT) -> dict:
     "Name → (command, environment) of each part of `make test`, in order."
     check, pytest = [sys.executable, str(root/'tools'/'checks.py')], [sys.executable, '-m', 'pytest']
     zoo = ['tests/test_zoo.py', '-n', '2', '--dist', 'loadgroup']
-    return {**{name: ([*check, name], {}) for name in ('clean', 'export', 'readme', 'notebooks')},
+    return {**{name: ([*check, name], {}) for name in ('clean', 'export', 'readme', 'lint', 'notebooks')},
             'pytest': ([*pytest, '--ignore', 'tests/test_zoo.py'], {}),
             'zoo': ([*pytest, *zoo], {'OMP_NUM_THREADS': '1'})}
 
@@ -178,6 +183,7 @@ def check_all(root: Path = ROOT, todo: dict | None = None) -> bool:
 
 STEPS = {
     'all': check_all,
+    'lint': check_lint,
     'clean': check_clean,
     'export': check_export,
     'readme': check_readme,

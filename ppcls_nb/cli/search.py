@@ -49,7 +49,8 @@ class RecipeTrial:
             try:
                 trainer.fit(conf.epochs)
             except PPClsError as e:
-                if math.isfinite(getattr(trainer, 'loss_float', 0.)):
+                evaluated = trainer.valid and trainer.valid.nonfinite
+                if math.isfinite(getattr(trainer, 'loss_float', 0.)) and not evaluated:
                     raise
                 raise Diverged(e) from e
         row = [row for row in trainer.history if 'valid_total' in row][-1]

@@ -151,6 +151,8 @@ def evaluate_network(model, file: Path, conf, report=None, classes=None):
     dataset = loader.dataset
     name = conf.data_name or dataset.name
     print(f'[{name}] {file}: valid   loss:{result.loss:.4f}   {result.metric}')
+    if result.nonfinite:
+        print(f'{result.nonfinite} of {result.metric.total} images: the outputs are not finite and count as wrong')
     if run:
         compare_with_log(run, file, result.metric)
     if report:

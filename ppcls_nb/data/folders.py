@@ -45,7 +45,8 @@ PART_WORDS = {
 }
 
 def part_of(name: str) -> str | None:
-    "The part of a split, train, val or test, that a folder's name says, in any case: 'seg_train', 'TEST', 'valid data'."
+    """The part of a split, train, val or test, that a folder's name says, in any case: 'seg_train', 'TEST', 'valid
+    data'."""
     words = {word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)}
     parts = [part for part, known in PART_WORDS.items() if words & known]
     return parts[0] if len(parts) == 1 else None
@@ -167,8 +168,8 @@ def _innermost(folder: Path) -> Path:
     return _innermost(folder/names[0]) if len(names) == 1 and part_of(names[0]) == part_of(folder.name) else folder
 
 def _read_split(folder: Path, val: float, seed: int):
-    """(class names, {part: rows}, other files) of a folder with train/, val/, …, each with a folder for each class; where
-    there is no val/, its rows are the fraction `val` of train/."""
+    """(class names, {part: rows}, other files) of a folder with train/, val/, …, each with a folder for each class;
+    where there is no val/, its rows are the fraction `val` of train/."""
     folders = {}
     for name in _class_folders(folder):
         part = part_of(name)
@@ -218,7 +219,8 @@ def _print_split(folder, out, names, parts, others, kept: bool):
 
 # %% ../../nbs/01_data/08_folders.ipynb #fe87dfce
 def split_folder(folder: Path, val: float = 0.2, test: float = 0., seed: int = 0) -> tuple:
-    "(class names, {part: rows}, other files, whether the folders decided the split) of a folder, see `make_list_files`."
+    """(class names, {part: rows}, other files, whether the folders decided the split) of a folder, see
+    `make_list_files`."""
     if _is_split(folder):
         return *_read_split(folder, val, seed), True
     names, rows, others = _scan(folder)

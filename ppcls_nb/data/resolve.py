@@ -64,18 +64,18 @@ def compare_with_folder(folder: Path, val: float, seed: int):
         print(f'  made anew: {len(present - paths):,} images were not in the lists of {folder}, '
               f'{len(paths - present):,} are gone')
     elif present - paths:
-        print(f'{folder}: {len(present - paths):,} images ({first_few(sorted(present - paths))}) are in none of the lists '
-              'there; ppcls lists --overwrite makes new ones')
+        print(f'{folder}: {len(present - paths):,} images ({first_few(sorted(present - paths))}) are in none of '
+              'the lists there; ppcls lists --overwrite makes new ones')
 
 # %% ../../nbs/01_data/08b_resolve.ipynb #5ba36f9f
 def label_map(names, classes, where) -> dict:
-    """{label: label among `classes`} for the labels 0, 1, … of the class `names` of a list; PPClsError for a name that is
-    not in `classes`, which begins with `where`."""
+    """{label: label among `classes`} for the labels 0, 1, … of the class `names` of a list; PPClsError for a name that
+    is not in `classes`, which begins with `where`."""
     known = {normalize('NFC', str(name)): label for label, name in enumerate(classes)}
     for name in names:
         if normalize('NFC', name) not in known:
-            raise PPClsError(f"{where}: {suggest(name, classes, 'class')}; the labels of a network follow the names of the "
-                             'classes it was trained on')
+            raise PPClsError(f"{where}: {suggest(name, classes, 'class')}; the labels of a network follow the names of "
+                             'the classes it was trained on')
     return {label: known[normalize('NFC', name)] for label, name in enumerate(names)}
 
 def relabelled(info: DataInfo, classes: list, out: Path) -> DataInfo:

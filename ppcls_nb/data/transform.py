@@ -42,8 +42,8 @@ def transform(data, ops=(), rng=None, out=None):
 
     `rng`: the generator for all operations, by default a new one with a random seed. An array `data` is not changed;
     operations in place copy it first where other code may hold it. `out`: an array for the result; it is passed to
-    operations with the attribute `supports_out`, which use it if the shape is right, so the caller must check whether the
-    result is `out`."""
+    operations with the attribute `supports_out`, which use it if the shape is right, so the caller must check whether
+    the result is `out`."""
     rng, exclusive = rng or np.random.default_rng(), isinstance(data, bytes)
     for op in joined(ops):
         if isinstance(op, InPlaceOp):

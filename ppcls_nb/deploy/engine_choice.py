@@ -54,14 +54,14 @@ def choices_home() -> Path:
 def _choice_file(record: Exported, threads) -> Path:
     return choices_home()/f'{choice_key(record, threads)}.json'
 
-def remember_engine(record: Exported, threads: int | None, engine: str, ms: dict, by_batch: dict = {}) -> bool:
+def remember_engine(record: Exported, threads: int | None, engine: str, ms: dict, by_batch: dict | None = None) -> bool:
     """Remember `engine` as the meaning of `auto` for this export, machine and number of threads, and `by_batch`
     {batch: engine} for those batches. `ms`: {batch: {engine: median in ms}}. Returns False, with a line on stderr, if
     the choice cannot be written."""
     choice = {
         'network': record.network,
         'engine': engine,
-        'each': {str(batch): name for batch, name in by_batch.items()},
+        'each': {str(batch): name for batch, name in (by_batch or {}).items()},
         'threads': threads or default_threads(),
         'versions': engine_versions(),
         'ms': {str(batch): times for batch, times in ms.items()}}

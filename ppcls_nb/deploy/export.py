@@ -190,7 +190,7 @@ def _random_outputs(model, image_shape, softmax):
 
 # %% ../../nbs/07_deploy/00_export.ipynb #51d1f481
 def export_model(model, folder, ops, names=None, image_shape=None, softmax: bool = False, onnx: bool = False,
-                 about: dict = {}) -> Path:
+                 about: dict | None = None) -> Path:
     """Write `model`, a `paddle.nn.Layer` (N, 3, H, W) → logits, as an inference model with its `inference.yml` into
     `folder`, completely or not at all, and return the folder. The batch size N stays open.
 
@@ -213,7 +213,7 @@ def export_model(model, folder, ops, names=None, image_shape=None, softmax: bool
         softmax=softmax,
         class_names=list(map(str, names)) if names else None,
         versions={'ppcls_nb': __version__, 'paddle': paddle.__version__},
-        about=dict(about))
+        about=dict(about or {}))
     with atomic_folder(folder, is_export_file) as new:
         program = save_inference(model, new, shape, softmax)
         loaded = paddle.jit.load(str(program.with_suffix('')))
@@ -230,7 +230,8 @@ def _read_record_file(folder: Path) -> dict:
     if not folder.is_dir():
         raise PPClsError(f'{folder}: no such folder; expected one that ppcls export wrote')
     if not file.is_file():
-        raise PPClsError(f'{folder}: {RECORD_FILE} is missing, so this is not a network exported by ppcls_nb; export one '
+        raise PPClsError(f'{folder}: {RECORD_FILE} is missing, so this is not a network exported by ppcls_nb; export '
+                         'one '
                          'with: ppcls export -m NAME -p WEIGHTS -o DIR')
     try:
         values = yaml.safe_load(file.read_text(encoding='utf-8'))

@@ -83,9 +83,17 @@ def image_batches(images, ops, batch_size: int = 32, num_workers: int = 0, faile
 def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, num_workers: int = 0,
                 failed: dict | None = None):
     """Yield (index into `images`, labels, scores) of the `k` most probable classes. `probabilities`: a function
-    (N, 3, H, W) → (N, class_num); the rest as in `image_batches`."""
+    (N, 3, H, W) → (N, class_num); the rest as in `image_batches`. An image whose outputs are not finite counts as
+    one that cannot be read."""
     for indices, arrays in image_batches(images, ops, batch_size, num_workers, failed):
         for i, p in zip(indices, probabilities(arrays)):
+            if not np.isfinite(p).all():
+                name = images[i] if isinstance(images[i], (str, Path)) else f'image {i}'
+                reason = 'the outputs of the network are not finite; are its weights damaged?'
+                if failed is None:
+                    raise BadImage(name, reason)
+                failed[str(name)] = reason
+                continue
             best = np.argsort(-p, kind='stable')[:k]
             yield i, best.tolist(), p[best].tolist()
 
@@ -208,11 +216,11 @@ class Predictor:
     """An exported network, run by an engine: `predictor(images)` → [[(label, name, score), …], …].
 
     `source`: a folder that `export_model` wrote, or an `Exported`. `engine`: 'paddle' (prediction engine), 'training'
-    (training engine), 'onnx', 'openvino', or 'auto': 'paddle' if one of its options is given, else what `default_engine`
-    says. `threads`: of a run (default: OMP_NUM_THREADS). `batch`: the expected number of images at once, a hint for
-    'auto'. `verify`: compare the files with their digests. `options`: for the engine 'paddle' only: `onednn`, and the
-    documents' (5.1.3) `use_gpu`, `gpu_mem` (MB), `ir_optim`, `use_tensorrt`, `use_fp16`; a `PPClsError` for what the
-    installed Paddle cannot do.
+    (training engine), 'onnx', 'openvino', or 'auto': 'paddle' if one of its options is given, else what
+    `default_engine` says. `threads`: of a run (default: OMP_NUM_THREADS). `batch`: the expected number of images at
+    once, a hint for 'auto'. `verify`: compare the files with their digests. `options`: for the engine 'paddle' only:
+    `onednn`, and the documents' (5.1.3) `use_gpu`, `gpu_mem` (MB), `ir_optim`, `use_tensorrt`, `use_fp16`; a
+    `PPClsError` for what the installed Paddle cannot do.
 
     Attributes: `record`, `engine` (the name), `ops`, `names` (of the classes, '' if unknown), `run` (the loaded
     engine). Threads may share a `Predictor` with the engines 'paddle' and 'onnx', but not with the others."""

@@ -252,9 +252,9 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
     `images`: paths, bytes or uint8 RGB arrays, of which `count` (at most 32 for entropy) calibrate by `method`
     ('minmax', 'percentile' or 'entropy'). `tests`: other images to compare on (default: the rest), `labels`: theirs (or
     those of `images`). `ranges`: learned ranges of layer inputs, {name of the weight: (lowest, highest)}, see
-    `learned_ranges`. `reduce_range`: weights of 7 bits, for processors without VNNI. `max_drop`: points of top-1 that may
-    be lost without a warning. `runs`: pairs of runs for the speed, 0 for none. `BadImage` for an image that cannot be
-    read, `PPClsError` for a folder that is not an export or is quantized already. Source: documents 5.3."""
+    `learned_ranges`. `reduce_range`: weights of 7 bits, for processors without VNNI. `max_drop`: points of top-1 that
+    may be lost without a warning. `runs`: pairs of runs for the speed, 0 for none. `BadImage` for an image that cannot
+    be read, `PPClsError` for a folder that is not an export or is quantized already. Source: documents 5.3."""
     _check_method(method)
     record = read_export(source)
     if method == 'entropy':
@@ -386,8 +386,8 @@ def strip_quant(model: nn.Layer) -> nn.Layer:
     return model
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #e8b4ec76
-def export_quant_aware(model: nn.Layer, folder, ops, images, names=None, about: dict = {}, softmax: bool = False,
-                       **options) -> Quantized:
+def export_quant_aware(model: nn.Layer, folder, ops, images, names=None, about: dict | None = None,
+                       softmax: bool = False, **options) -> Quantized:
     """Write a network that `quant_aware` has prepared, and that was trained since, with 8-bit weights and its learned
     ranges. Arguments as in `export_model`, `options` as in `quantize`. Afterwards `model` is without rounding
     (`strip_quant`)."""

@@ -22,8 +22,8 @@ from .ssld import TeacherNetwork
 
 # %% ../../nbs/05_distill/02_soft_labels.ipynb #65f99a56
 def teacher_digest(teacher) -> str:
-    """SHA-256 (hex) of a network's class, parameters and buffers, or of the files of an `InferenceEngine`. PPClsError for
-    anything else, or if the files are missing."""
+    """SHA-256 (hex) of a network's class, parameters and buffers, or of the files of an `InferenceEngine`. PPClsError
+    for anything else, or if the files are missing."""
     h = hashlib.sha256()
     program = getattr(teacher, 'program', None)
     if isinstance(teacher, paddle.nn.Layer):
@@ -242,9 +242,9 @@ def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: i
     """Compute the soft labels of `teacher` for the images `files` after `ops`, in shards of `shard_size` images, in
     `folder`. The same call continues an interrupted one, with files equal bit for bit.
 
-    `teacher`: a network, an `InferenceEngine` or any function of float32 (N, 3, H, W) that gives logits (N, C), or, with
-    `softmax=False`, probabilities; `name` identifies it (default: `teacher_digest`). `files`: a list, or anything that
-    can be iterated twice (`ListedFiles`); an image that cannot be read is listed in failed.csv. `dtype`: 'float16'
+    `teacher`: a network, an `InferenceEngine` or any function of float32 (N, 3, H, W) that gives logits (N, C), or,
+    with `softmax=False`, probabilities; `name` identifies it (default: `teacher_digest`). `files`: a list, or anything
+    that can be iterated twice (`ListedFiles`); an image that cannot be read is listed in failed.csv. `dtype`: 'float16'
     (error at most p/2048 or 3e-8) or 'float32'; `top`: store only that many best classes. `engine`: for a network, see
     `TeacherNetwork.prepare`. Process `rank` of `ranks` computes every ranks-th shard. `mirror`: the mean of the
     probabilities of the image and its mirror image. PPClsError: an empty pool, no readable image, a folder of another

@@ -34,8 +34,8 @@ class AlexNet(Network):
     """AlexNet in one column (https://arxiv.org/abs/1404.5997): (N, in_channels, H, W), H, W ≥ 63 → logits (N,
     class_num).
 
-    `hidden`: neurons in each of the two hidden fully connected layers; `dropout`: fraction of their inputs that is zeroed
-    in training."""
+    `hidden`: neurons in each of the two hidden fully connected layers; `dropout`: fraction of their inputs that is
+    zeroed in training."""
     classifier, head = '_fc8', ('_drop1', '_fc6', '_drop2', '_fc7', '_fc8')
 
     def __init__(self, hidden: int = 4096, dropout: float = 0.5, class_num: int = 1000, in_channels: int = 3):

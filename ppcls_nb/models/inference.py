@@ -110,8 +110,8 @@ def _last_line(error) -> str: return str(error).strip().splitlines()[-1]
 
 # %% ../../nbs/03_models/70_inference.ipynb #2d1fd489
 def compile_model(model: nn.Layer, image_shape=(3, 224, 224), threads: int | None = None) -> InferenceEngine:
-    """An `InferenceEngine` that runs `model`, for float32 images of `image_shape` (C, H, W). It keeps the present weights; later
-    changes of the model do not affect it."""
+    """An `InferenceEngine` that runs `model`, for float32 images of `image_shape` (C, H, W). It keeps the present
+    weights; later changes of the model do not affect it."""
     with tempfile.TemporaryDirectory() as tmp:
         engine = InferenceEngine(save_inference(model, tmp, image_shape).parent, threads)
         # run once while the files exist, since the engine may have to read them again without oneDNN

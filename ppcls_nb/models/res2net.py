@@ -23,13 +23,14 @@ class Res2Block(Residual):
     """(N, in_c, H, W) → (N, out_c, H/stride, W/stride), with `scales` parts (at least 2) of `w` channels inside.
 
     `short` {name: layer} is the shortcut, `name` the prefix of the convolutions in the middle."""
-    def __init__(self, in_c: int, w: int, scales: int, out_c: int, stride: int = 1, short: dict = {},
+    def __init__(self, in_c: int, w: int, scales: int, out_c: int, stride: int = 1, short: dict | None = None,
                  name: str = 'res2a'):
         if scales < 2:
             raise PPClsError(f'Res2Block: scales {scales}; expected at least 2')
         middle = {f'{name}_branch2b_{i + 1}': conv_bn(w, w, 3, stride, act='relu') for i in range(scales - 1)}
         super().__init__(
-            dict(conv0=conv_bn(in_c, w*scales, 1, act='relu'), **middle, conv2=conv_bn(w*scales, out_c, 1)), short)
+            dict(conv0=conv_bn(in_c, w*scales, 1, act='relu'), **middle, conv2=conv_bn(w*scales, out_c, 1)),
+            short or {})
         self.scales, self.stride = scales, stride
 
     def main(self, x):

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from ..basics import PPClsError
 from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
-from ..data.imaug import build_mix, build_ops, eval_ops, train_ops
+from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, eval_ops, train_ops
 from ..data.imaug.presets import interpolation_number
 from ..data.loader import make_loader
 from ..data.prepare import DataInfo
@@ -105,9 +105,16 @@ def build_transforms(reader, conf, train: bool) -> list:
         operations = build_ops(OmegaConf.to_container(reader.transforms))
         warn_of_interpolation(operations, record, 'TRAIN' if train else 'VALID')
         return operations
-    if record:
+    _, height, width = conf.image_shape
+    if record and (height, width) in ((224, 224), (record.crop_size, record.crop_size)):
         return record.train_ops() if train else record.eval_ops()
-    return (train_ops if train else eval_ops)(conf.image_shape[-1])
+    style = dict(interpolation=record.interpolation, mean=record.mean, std=record.std) if record else {}
+    if train:
+        return train_ops(width if height == width else (width, height), **style)
+    if height == width:
+        return eval_ops(width, **style)
+    return [ResizeImage((width, height)) if isinstance(op, ResizeImage) else op
+            for op in eval_ops(min(height, width), **style) if not isinstance(op, CropImage)]
 
 # %% ../../nbs/08_recipe/02_build.ipynb #17bb4a34
 def local_batch_size(batch_size: int, exact: bool = True) -> int:

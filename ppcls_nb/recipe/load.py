@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'RecipeLoader', 'children', 'collect_places', 'parse_yaml', 'place_of', 'list_configs', 'find_config',
            'describes_the_same', 'merge', 'read_text', 'find_base', 'read_recipe', 'pairs', 'index_of', 'assign',
-           'apply_overrides', 'rename_old_networks', 'load_config', 'require']
+           'width_height', 'resized', 'follow_image_shape', 'apply_overrides', 'rename_old_networks', 'load_config',
+           'require']
 
 # %% ../../nbs/08_recipe/01_load.ipynb #d6ed9bf3
 import re
@@ -177,6 +178,43 @@ def assign(keys: dict, key: str, value):
     last = index_of(last, keys, key, '.'.join(sections))
     keys[last] = deepcopy(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
 
+# %% ../../nbs/08_recipe/01_load.ipynb #e8a27848
+def width_height(size) -> tuple:
+    "An operation's size, an int or (width, height), as (width, height)."
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+def resized(name: str, settings: dict, old: tuple, new: tuple) -> dict:
+    "The settings of the operation `name` with sizes for images of `old` (width, height) replaced by those for `new`."
+    settings = dict(settings or {})
+    if 'size' in settings and width_height(settings['size']) == old:
+        settings['size'] = new[0] if new[0] == new[1] else list(new)
+    elif name == 'ResizeImage' and 'resize_short' in settings and new[0] == new[1]:
+        settings['resize_short'] = round(settings['resize_short']*min(new)/min(old))
+    elif name == 'ResizeImage' and 'resize_short' in settings:
+        settings = {'size': list(new), **{key: v for key, v in settings.items() if key != 'resize_short'}}
+    return settings
+
+def follow_image_shape(keys: dict, old, given: set, fail):
+    """Let the operations of a recipe, whose `image_shape` was `old`, follow the present one, in place; those of the
+    sections in `given` were written with it. `fail(path, message)` is called for crops of another size."""
+    shape = keys.get('image_shape') or [3, 224, 224]
+    sizes = [tuple(s[:0:-1]) if isinstance(s, list) and len(s) == 3 else None for s in (old, shape)]
+    if None in sizes or sizes[0] == sizes[1]:
+        return
+    for section in ('TRAIN', 'VALID'):
+        operations = value_at(keys, section, 'transforms')
+        for n, operation in enumerate(operations if isinstance(operations, list) else ()):
+            if not isinstance(operation, dict) or len(operation) != 1:
+                continue
+            (name, settings), = operation.items()
+            if section not in given:
+                operations[n] = {name: resized(name, settings, *sizes)}
+                settings = operations[n][name]
+            size = (settings or {}).get('size')
+            if name in ('RandCropImage', 'CropImage') and size and width_height(size) != sizes[1]:
+                fail(('image_shape', ), f'image_shape is {shape}, but {section}.transforms has {name} of size {size}; '
+                                        'write one size in both')
+
 # %% ../../nbs/08_recipe/01_load.ipynb #e18893db
 def apply_overrides(keys: dict, places: dict, overrides: dict) -> dict:
     "Assign `overrides` {dotted key: value} to `keys`, in place; returns the places, in which these are overrides."
@@ -202,8 +240,10 @@ def load_config(source, *overrides):
     file and line, or the override."""
     file = find_config(source)
     keys, places = read_recipe(file)
-    for group in overrides:
-        places = apply_overrides(keys, places, pairs(group))
+    shape = deepcopy(keys.get('image_shape') or [3, 224, 224])
+    changes = [pairs(group) for group in overrides]
+    for group in changes:
+        places = apply_overrides(keys, places, group)
 
     def place(path):
         return place_of(places, path, str(file))
@@ -212,8 +252,11 @@ def load_config(source, *overrides):
         raise PPClsError(f'{place(path)}: {message}') from None
 
     keys = modernize(keys, place)
-    for check in (check_keys, check_functions, check_names):
-        check(keys, fail)
+    check_keys(keys, fail)
+    given = {key.split('.')[0] for group in changes for key in group if '.transforms' in key}
+    follow_image_shape(keys, shape, given, fail)
+    check_functions(keys, fail)
+    check_names(keys, fail)
     keys = {key: value for key, value in keys.items() if value is not None or key not in SECTIONS}
     rename_old_networks(keys)
     try:

@@ -51,8 +51,9 @@ def weights_file(path) -> Path | None:
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #933169a3
 def data_settings(source, conf, classes=None, spare=None) -> dict:
-    """{key: value} that points the recipe `conf` at the data `source` (see `resolve_data`). `classes`: the class names of
-    a trained network, which decide on the labels; `spare`: a folder for lists that cannot be beside the images."""
+    """{key: value} that points the recipe `conf` at the data `source` (see `resolve_data`). `classes`: the class names
+    of a trained network, which decide on the labels; `spare`: a folder for lists that cannot be beside the images.
+    """
     info = resolve_data(source, classes=classes, spare=spare or conf.model_save_dir)
     settings = {}
     for part, default in (('TRAIN', 'train_list.txt'), ('VALID', 'val_list.txt')):
@@ -64,8 +65,8 @@ def data_settings(source, conf, classes=None, spare=None) -> dict:
     return {**settings, 'data_name': info.name, 'classes_num': info.class_num, 'total_images': None}
 
 def names_to_keep(conf, data) -> list | None:
-    """The class names of the run whose weights a recipe starts from, if the images `data` have no other classes, so that
-    its classifier remains valid; else None."""
+    """The class names of the run whose weights a recipe starts from, if the images `data` have no other classes, so
+    that its classifier remains valid; else None."""
     source = conf.pretrained_model
     file = weights_file(source) if data and isinstance(source, str) and source else None
     names = read_class_names(file.parent/'classes.txt') if file else None
@@ -215,13 +216,19 @@ def image_files(sources, root=None) -> list:
     """The paths of the images in `sources`: files, folders (with their subfolders, sorted), and list files (.txt) with
     a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder).
 
-    PPClsError for a folder without images, or a list with a line whose image does not exist."""
+    Other files in a folder are counted on the error output. PPClsError for a folder without images, or a list with a
+    line whose image does not exist."""
     files = []
     for source in map(Path, sources):
         if source.suffix.lower() == '.txt':
             found, _ = read_list(source, root, labelled=False)
         elif source.is_dir():
-            found = [source/name for name in walk_images(source)[0]]
+            names, others = walk_images(source)
+            found = [source/name for name in names]
+            if others:
+                unit = 'file' if len(others) == 1 else 'files'
+                print(f'{source}: {len(others):,} {unit} without the suffix of an image left out ({first_few(others)})',
+                      file=sys.stderr)
         else:
             found = [source]
         if not found:

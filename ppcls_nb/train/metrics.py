@@ -17,10 +17,11 @@ from ..models.network import evaluating
 # %% ../../nbs/04_train/02_metrics.ipynb #70d27d9f
 def topk_hits(logits, labels, ks=(1, 5)) -> np.ndarray:
     """For logits `(N, C)` and labels `(N,)`: bool `(N, len(ks))`, whether the label is among the k largest logits; k is
-    limited to C."""
+    limited to C. Logits that are not finite are never right."""
     C = logits.shape[-1]
     _, order = paddle.topk(logits, min(max(ks), C), axis=-1)
-    hit = order.numpy() == labels.numpy().reshape(-1, 1)
+    finite = paddle.isfinite(logits.astype('float32')).all(-1, keepdim=True).numpy()
+    hit = (order.numpy() == labels.numpy().reshape(-1, 1)) & finite
     return np.stack([hit[:, :k].any(1) for k in ks], 1)
 
 # %% ../../nbs/04_train/02_metrics.ipynb #7f1763dc
@@ -65,7 +66,7 @@ class TopK:
 @dataclass
 class Evaluation:
     """What `evaluate` found: counts, mean loss (None without a loss), and for each of N images its label, prediction
-    (both int, `(N,)`) and hits (bool, `(N, len(ks))`).
+    (both int, `(N,)`) and hits (bool, `(N, len(ks))`). Where the logits are not finite, the prediction is -1.
 
     `indices` are the images' indices in the dataset (None unless the loader is a `Loader`). With `detail`: `probs`, the
     probability of the prediction, and `losses`, the cross entropy in nats, both float32 `(N,)`."""
@@ -81,6 +82,11 @@ class Evaluation:
     @property
     def top1(self) -> float: return self.metric.accuracy(self.metric.ks[0])
 
+    @property
+    def nonfinite(self) -> int:
+        "How many images had logits that are not finite."
+        return int((self.predictions == -1).sum())
+
     def as_dict(self, prefix='valid_') -> dict:
         "Counts and loss, with `prefix` before each key."
         return {**self.metric.as_dict(prefix), f'{prefix}loss': self.loss}
@@ -90,7 +96,8 @@ def _row(logits, labels, loss, ks, detail):
     """The results of a batch: a tuple (labels, predictions, hits) of arrays `(N, …)`, with `detail` also the
     predictions' probabilities and the losses per image; and the sum of its `loss` (0 without a loss)."""
     y = labels.numpy().reshape(-1)
-    p = logits.argmax(-1).numpy()
+    finite = paddle.isfinite(logits.astype('float32')).all(-1).numpy()
+    p = np.where(finite, logits.argmax(-1).numpy(), -1)
     columns = y, p, topk_hits(logits, labels, ks)
     if detail:
         n = np.arange(len(y))

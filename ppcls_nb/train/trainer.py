@@ -47,11 +47,11 @@ class Trainer:
     """Train `model` on `data` (a `Data`) with `loss(output, target)` and `optimizer`; `callbacks` add the rest.
 
     During a step: `images (N, 3, H, W)`, `labels (N,)`, `logits (N, C)` (the main ones of several outputs), `target`,
-    `metric_target`, `loss_value` (a scalar tensor), `loss_float` (the same as a number), `is_update` (whether the optimizer
-    steps after this batch), `loss_weight` (this batch's fraction of the images of the optimizer's step). Always:
-    `epoch` (finished so far), `epochs`, `step` (batches so far), `optimizer_steps` (steps of the optimizer so far), `metric`
-    (training `TopK`), `valid` (last `Evaluation`), `history`, `rank` of `ranks` processes.
-    `topk`: the k of the accuracies; `valid_interval`: epochs between validations."""
+    `metric_target`, `loss_value` (a scalar tensor), `loss_float` (the same as a number), `is_update` (whether the
+    optimizer steps after this batch), `loss_weight` (this batch's fraction of the images of the optimizer's step).
+    Always: `epoch` (finished so far), `epochs`, `step` (batches so far), `optimizer_steps` (steps of the optimizer so
+    far), `metric` (training `TopK`), `valid` (last `Evaluation`), `history`, `rank` of `ranks` processes. `topk`: the k
+    of the accuracies; `valid_interval`: epochs between validations."""
     def __init__(self, model, data, loss, optimizer, callbacks=(), seed=0, topk=(1, 5), valid_interval=1):
         self.model, self.data, self.loss, self.optimizer = model, data, loss, optimizer
         self.callbacks, self.seed, self.topk, self.valid_interval = list(callbacks), seed, tuple(topk), valid_interval

@@ -48,8 +48,8 @@ def _header(data):
     rotation; zeros where the header cannot be read. PPClsError for a format that is not decoded, and for a JPEG file
     without an end marker."""
     if not _is_known(data):
-        raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes): expected a JPEG, PNG, '
-                         'WebP, GIF, BMP, TIFF, AVIF or PNM file')
+        raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes): expected a JPEG, '
+                         'PNG, WebP, GIF, BMP, TIFF, AVIF or PNM file')
     if data[:2] == b'\xff\xd8':
         w, h, at = _jpeg_header(data)
         if data.rfind(b'\xff\xd9', at) < 0:

@@ -13,19 +13,25 @@ import numpy as np, paddle
 from fastcore.basics import patch
 from omegaconf import OmegaConf
 from tqdm import tqdm
-from ...basics import PPClsError, atomic_path, next_free_path, write_text
+from ...basics import PPClsError, atomic_path, json_text, next_free_path, write_text
 from ..checkpoint import RunLock, load_optimizer_state, load_state, optimizer_state
 from ..checkpoint import save_state, save_weights
 from ..trainer import Callback
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #04327fad
 class NaNMonitor(Callback):
-    "Raise `PPClsError` with epoch, step and learning rate when the loss is not finite, before the weights change."
+    """Raise `PPClsError` with epoch, step and learning rate when the loss is not finite, before the weights change, or
+    when outputs for validation images are not finite, before they are saved."""
     def after_loss(self, t):
         if not math.isfinite(t.loss_float):
             raise PPClsError(f'loss is {t.loss_float} in epoch {t.epoch}, step {t.step}, learning rate '
                              f'{t.optimizer.get_lr():.6g}: try a smaller learning rate, or check the images of this '
                              'step for bad values')
+
+    def after_epoch(self, t):
+        if t.valid and t.valid.nonfinite:
+            raise PPClsError(f'epoch {t.epoch - 1}: the outputs for {t.valid.nonfinite} of {t.valid.metric.total} '
+                             'validation images are not finite: try a smaller learning rate')
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #c4c6a059
 class Progress(Callback):
@@ -123,9 +129,9 @@ class RunFolder(Callback):
     `config`, save after every epoch, and write predictions and weights at the end.
 
     Every `save_interval` epochs (0: never) weights and state are also kept in `run`/EPOCH. A run without a state of its
-    own starts from that of `checkpoints` (see `find_state`), if given. `same(old, new)` says whether two configs describe
-    the same run. Raises `PPClsError` where another process is
-    writing the run, and for a state of another network."""
+    own starts from that of `checkpoints` (see `find_state`), if given. `same(old, new)` says whether two configs
+    describe the same run. Raises `PPClsError` where another process is writing the run, and for a state of another
+    network."""
     order = 50
     def __init__(self, run, config=None, save_interval: int = 0, checkpoints=None,
                  same=same_but_for_workers):
@@ -247,7 +253,7 @@ def write_weights(self: RunFolder, t, name):
 @patch
 def write_metrics(self: RunFolder, t):
     "Write all rows so far."
-    write_text(self.run/'metrics.jsonl', ''.join(json.dumps(row) + '\n' for row in t.history))
+    write_text(self.run/'metrics.jsonl', ''.join(json_text(row, indent=None) + '\n' for row in t.history))
 
 @patch
 def write_predictions(self: RunFolder, final, topk):
