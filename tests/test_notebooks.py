@@ -579,3 +579,12 @@ def test_wrong_seeds_are_refused(write, tmp_path, capsys):
     assert 'parameter output: several seeds would all write there' in refused(course, '--seeds', 2, '-p', 'output=x')
     assert "seed is 'many': expected a whole number" in refused(course, '--seeds', 2, '-p', 'seed=many')
     assert not (tmp_path/'out').exists()
+
+
+def test_notebooks_of_one_name_keep_their_folders(write, tmp_path):
+    first, second = write('a/train', 'print("first")'), write('b/train', 'print("second")')
+    assert main([str(first), str(second), '-o', str(tmp_path/'out')]) == 0
+    saved = sorted((tmp_path/'out'/'notebooks').iterdir())
+    assert [path.name for path in saved] == ['a-train.ipynb', 'b-train.ipynb']
+    assert [outputs(path)[0].text for path in saved] == ['first\n', 'second\n']
+    assert set(timing.read_timings(tmp_path/'out'/'timings.json')['notebooks']) == {'a-train', 'b-train'}

@@ -7,7 +7,7 @@ __all__ = ['DATA_NAMES', 'read_profile', 'parse_parameters', 'relative_work', 'f
            'seed_courses', 'write_course_report', 'run_course', 'main']
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #3fec32f3
-import argparse, hashlib, json, logging, signal, sys, threading
+import argparse, hashlib, json, logging, os, signal, sys, threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -119,8 +119,12 @@ class Course:
         return {k: v for k, v in values.items() if k in names}
 
     def executed_path(self, notebook: Path) -> Path:
-        "Where the executed `notebook` is saved."
-        return self.output/'notebooks'/notebook.name
+        """Where the executed `notebook` is saved: under its name, or if another notebook of the course has the same one,
+        with its folders before it."""
+        if [n.name for n in self.notebooks].count(notebook.name) < 2:
+            return self.output/'notebooks'/notebook.name
+        common = os.path.commonpath([n.resolve().parent for n in self.notebooks])
+        return self.output/'notebooks'/'-'.join(notebook.resolve().relative_to(common).parts)
 
     def settings_digest(self) -> str:
         "A digest of all values but the output folder."
@@ -158,7 +162,8 @@ def is_complete(self: Course) -> bool:
     "Whether the last run of every notebook, as it is now, ended well with these settings, and `results.json` exists."
     rows = read_timings(self.output/'timings.json').get('notebooks', {})
     for notebook in self.notebooks:
-        last, executed = rows.get(notebook.stem, [{}])[-1], self.executed_path(notebook)
+        executed = self.executed_path(notebook)
+        last = rows.get(executed.stem, [{}])[-1]
         if last.get('status') != 'ok' or last.get('settings') != self.settings_digest():
             return False
         if not executed.is_file() or _sources(executed) != _sources(notebook):
@@ -169,7 +174,7 @@ def is_complete(self: Course) -> bool:
 def results(self: Course) -> list:
     "The `RunResult` of each notebook's last run, from `timings.json`."
     rows = read_timings(self.output/'timings.json')['notebooks']
-    last = {n: rows[n.stem][-1] for n in self.notebooks}
+    last = {n: rows[self.executed_path(n).stem][-1] for n in self.notebooks}
     return [RunResult(n, self.executed_path(n), row['seconds'], row['status']) for n, row in last.items()]
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #733a7ca0
@@ -192,7 +197,7 @@ def run(self: Course, progress: RunProgress, console: Console, kernel_timeout: i
                                   cell_timeout, console=console, started_cells=progress.started_cells)
         finally:
             bars = progress.bars
-            record_time(timings, progress.finish(result), profile=profile, settings=self.settings_digest(),
+            record_time(timings, progress.finish(result), result.out.stem, profile=profile, settings=self.settings_digest(),
                         resumed=bars.resumed, training=round(bars.training_seconds(), 2))
         results.append(result)
         if not result.ok:

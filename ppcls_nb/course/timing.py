@@ -178,8 +178,9 @@ def read_timings(file) -> dict:
     except ValueError as e:
         raise PPClsError(f'{file}: not valid JSON ({e}); move the file away to start a new one') from e
 
-def record_time(file, result: RunResult, **more):
-    "Append a row for `result` to the timings file, which is created if missing: start, seconds, status and `more`."
+def record_time(file, result: RunResult, name: str = '', **more):
+    """Append a row for `result` to the timings file, which is created if missing: start, seconds, status and `more`.
+    `name`: of the notebook (default: the stem of its path)."""
     timings, machine = read_timings(file), machine_facts()
     notebooks = timings.setdefault('notebooks', {})
     if timings.get('machine', machine) != machine:
@@ -188,7 +189,7 @@ def record_time(file, result: RunResult, **more):
     timings['machine'] = machine
     started = datetime.fromtimestamp(time.time() - result.seconds).isoformat(timespec='seconds')
     row = dict(started=started, seconds=round(result.seconds, 2), status=result.status, **more)
-    notebooks.setdefault(result.path.stem, []).append(row)
+    notebooks.setdefault(name or result.path.stem, []).append(row)
     write_json(file, timings)
 
 def earlier_runs(file, settings: str) -> dict:
