@@ -8,8 +8,7 @@ __all__ = ['NUMBERS', 'NUMBER_OPTIONS', 'more_settings', 'print_plan', 'finetune
 # %% ../../nbs/09_cli/05_finetune.ipynb #db53e10b
 import os, sys
 from pathlib import Path
-import yaml
-from ..basics import PPClsError
+from ..basics import PPClsError, read_value
 from . import BOOL, command, number, option
 from ..transfer import finetune as library
 
@@ -30,10 +29,7 @@ def more_settings(pairs) -> dict:
         name, equals, value = pair.partition('=')
         if not equals:
             raise PPClsError(f'-o {pair}: expected NAME=VALUE')
-        try:
-            settings[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise PPClsError(f'-o: {e}') from None
+        settings[name.strip()] = read_value(value, f'-o {name.strip()}')
     return settings
 
 # %% ../../nbs/09_cli/05_finetune.ipynb #4bbbcd62

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..basics import PPClsError, suggest
+from ..basics import PPClsError, read_value, suggest
 from .execute import (
     Console, RunResult, check_parameters, declared_parameters, read_notebook, run_notebook)
 from .report import write_report
@@ -44,10 +44,7 @@ def parse_parameters(pairs) -> dict:
         name, equals, value = pair.partition('=')
         if not equals or not name.isidentifier():
             raise PPClsError(f"parameter '{pair}': expected NAME=VALUE, such as seed=3")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise PPClsError(f"parameter '{pair}': the value is not valid YAML") from e
+        values[name] = read_value(value, f"parameter '{pair}'")
     return values
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #88868c48
@@ -119,8 +116,8 @@ class Course:
         return {k: v for k, v in values.items() if k in names}
 
     def executed_path(self, notebook: Path) -> Path:
-        """Where the executed `notebook` is saved: under its name, or if another notebook of the course has the same one,
-        with its folders before it."""
+        """Where the executed `notebook` is saved: under its name, or if another notebook of the course has the same
+        one, with its folders before it."""
         if [n.name for n in self.notebooks].count(notebook.name) < 2:
             return self.output/'notebooks'/notebook.name
         common = os.path.commonpath([n.resolve().parent for n in self.notebooks])

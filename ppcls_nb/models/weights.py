@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np, paddle, pandas as pd
 from ..basics import PPClsError, atomic_path, first_few, suggest, write_json
 from ..data.download import download, unpack
+from .formats.paddle_file import read_paddle
 from .network import FeatureNet, classifier_names
 from .formats.old_names import has_old_names, rename_old
 from .registry import WEIGHTS, Weights, build_model, model_class
@@ -39,7 +40,7 @@ def read_arrays(path) -> dict:
             with np.load(path, allow_pickle=False) as file:
                 state = dict(file)
         else:
-            state = paddle.load(str(path), return_numpy=True)
+            state = read_paddle(path)
         state = {k: np.asarray(v) for k, v in state.items() if k != 'StructuredToParameterName@@'}
     except Exception as e:
         raise PPClsError(f'{path}: no readable weights ({type(e).__name__}: {e})') from e

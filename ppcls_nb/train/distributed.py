@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from paddle import distributed as dist, nn
 from paddle.distributed import fleet
 from ..basics import PPClsError
+from ..models.formats.paddle_file import read_paddle
 from .callbacks.run_folder import History, RunFolder
 from .callbacks.optimization import EMA
 from .trainer import Callback
@@ -181,7 +182,7 @@ def synchronize(self: Distributed, t):
     folder = next(cb for cb in t.callbacks if isinstance(cb, RunFolder))
     box = [_packed(folder.state_of(t)) if t.rank == 0 else None]
     dist.broadcast_object_list(box, 0)
-    if starts[t.rank] != starts[0]: folder.restore(t, paddle.load(BytesIO(box[0]), return_numpy=True))
+    if starts[t.rank] != starts[0]: folder.restore(t, read_paddle(BytesIO(box[0])))
 
 # %% ../../nbs/04_train/08_distributed.ipynb #26c1ea94
 CONNECTION_ERRORS = ('gloo', 'nccl', 'process_group', 'processgroup', 'tcp_store', 'tcp_utils')

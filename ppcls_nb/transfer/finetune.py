@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SMALL_DATASET', 'LARGE_DATASET', 'SSLD_MULTS', 'BY_DATASET_SIZE', 'MAX_TO_DECODE', 'finetune_defaults', 'plan_text',
            'FreezeBackbone', 'FinetuneData', 'gather_images', 'describe_ops', 'finetune_ops', 'start_network',
-           'recipe_of', 'PlanFolder', 'make_plan', 'finetune']
+           'recipe_of', 'PlanFolder', 'check_setting', 'make_plan', 'finetune']
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #62b940d8
 import inspect, os, zlib
@@ -324,6 +324,16 @@ class PlanFolder(RunFolder):
             for name, text in self.files.items(): write_text(self.run/name, text)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #59e61b52
+def check_setting(name: str, value, default):
+    "Raise a PPClsError if the `value` of a setting is not of the kind of its `default`: True or False, or a number."
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise PPClsError(f'finetune: {name} is {value!r}, expected True or False')
+    if isinstance(default, (int, float)) and not isinstance(default, bool) and not is_number:
+        raise PPClsError(f'finetune: {name} is {value!r}, expected a number')
+    if type(default) is int and is_number and value != int(value):
+        raise PPClsError(f'finetune: {name} is {value!r}, expected a whole number')
+
 def make_plan(n: int, class_num: int, net, record: Weights, tag, similar: bool = True,
               given: dict | None = None) -> dict:
     """`finetune_defaults` for `n` images and this network, with the settings `given`. PPClsError: an unknown setting,
@@ -335,6 +345,7 @@ def make_plan(n: int, class_num: int, net, record: Weights, tag, similar: bool =
     for name in given:
         if name not in plan or name == 'why':
             raise PPClsError(f"finetune: {suggest(name, set(plan) - {'why'}, 'setting')}")
+        check_setting(name, given[name], plan[name])
     plan.update(given)
     plan['why'].update(dict.fromkeys(given, 'asked for'))
     for name in ('lr', 'head_lr', 'epochs', 'batch_size', 'size'):

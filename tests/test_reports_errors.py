@@ -1,0 +1,37 @@
+"""Errors that help, and values that are read as people mean them: what users of such tools report."""
+import ppcls_nb  # before paddle: sets the threads
+import pytest
+
+from ppcls_nb.basics import PPClsError
+from ppcls_nb.cli.finetune import more_settings
+from ppcls_nb.course.notebooks import parse_parameters
+from ppcls_nb.recipe.load import load_config, pairs, parse_yaml
+from ppcls_nb.transfer.finetune import check_setting
+
+VALUES = {'1e-3': 0.001, '5E4': 5e4, '1.5': 1.5, '.5': 0.5, '7': 7, '-3': -3, '0x10': 16, 'None': None, 'null': None,
+          'True': True, 'false': False, '2026-01-01': '2026-01-01', '12:30': '12:30', '1:30:00': '1:30:00', 'a#b': 'a#b',
+          'a #b': 'a #b', '"quoted"': 'quoted', '[1, 2e-1]': [1, 0.2], '': None, 'v1.2.3': 'v1.2.3', '1_000': 1000}
+
+
+@pytest.mark.parametrize('text, value', VALUES.items())
+@pytest.mark.parametrize('read', [pairs, more_settings, parse_parameters])
+def test_values_on_the_command_line(read, text, value):
+    found = read([f'x={text}'])['x']
+    assert found == value and type(found) is type(value)
+
+
+def test_values_in_a_recipe():
+    keys, _ = parse_yaml('a: 1e-3\nb: 2026-01-01\nc: 12:30\nd: 1.\ne: .inf\nf: off\n')
+    assert keys == {'a': 0.001, 'b': '2026-01-01', 'c': '12:30', 'd': 1.0, 'e': float('inf'), 'f': False}
+
+
+def test_a_date_is_a_folder():
+    assert load_config('ResNet50_vd_finetune', ['model_save_dir=2026-01-01']).model_save_dir == '2026-01-01'
+
+
+@pytest.mark.parametrize('name, value, default, expected', [
+    ('freeze_epochs', 'half', 3, 'a number'), ('keep_statistics', 'maybe', True, 'True or False'),
+    ('epochs', 2.5, 10, 'a whole number'), ('lr', True, 0.1, 'a number')])
+def test_settings_of_the_wrong_kind_are_one_line(name, value, default, expected):
+    with pytest.raises(PPClsError, match=f'finetune: {name} is {value!r}, expected {expected}'):
+        check_setting(name, value, default)
