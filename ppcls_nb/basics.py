@@ -52,7 +52,7 @@ def atomic_path(path):
     itself.
 
     On any error the temporary file is removed and `path` stays as it was. A full disk raises PPClsError."""
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     if path.exists() and not path.is_file():
         yield path
         return
@@ -115,7 +115,8 @@ def write_csv(path, rows):
 class ValueLoader(yaml.SafeLoader):
     "PyYAML's safe loader with the numbers of YAML 1.2: 1e-5 is one, 12:30 and 2026-01-01 are texts."
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(':')[2] not in ('int', 'float', 'timestamp')]
+        first: [(tag, pattern) for tag, pattern in resolvers
+                if tag.rpartition(':')[2] not in ('int', 'float', 'timestamp')]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
 NUMBERS = {

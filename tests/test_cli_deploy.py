@@ -125,7 +125,7 @@ def predict_list(flowers, folder, *argv):
     code, out, err = ppcls(*argv, '-i', folder/'list.txt', folder/'broken.jpg', '--data_dir', flowers.garden,
                            '--topk', 4, '--json', folder/'saved.json', '--csv', folder/'saved.csv')
     assert code == 1
-    assert err.strip().endswith('not an image that can be decoded, or a damaged one (8 bytes)')
+    assert 'not an image that can be decoded, or a damaged one (8 bytes)' in err
     assert out.count('\n') == 4
     return json.loads((folder/'saved.json').read_text()), [row[0] for row in csv.reader((folder/'saved.csv').open())]
 
@@ -194,7 +194,7 @@ def test_quantize_after_training(flowers):
     folder, garden = flowers.home/'eight_bits', flowers.garden
     code, out, err = ppcls('quantize', flowers.exported, '-o', folder, '--images', garden/'train_list.txt',
                            '--test', garden/'val_list.txt', '--runs', 5, '--max_drop', 100)
-    assert 'top-1' in out
+    assert 'top-1' in out, (code, err)
     assert 'calibration     minmax on 48 images' in out
     assert 'speed, onnx' in out
     assert code == ('slower than before' in err)

@@ -235,7 +235,7 @@ def test_fresh_keeps_the_old_run_under_another_name(run, home, tmp_path):
     (['eval', '--run', 'nowhere'], 'nowhere: not a run folder'),
     (['eval', '-c', 'SMALL'], 'ppcls: pretrained_model: no weights are named'),
     (['eval', '--run', 'RUN', '-o', 'classes_num=4'], 'of MobileNetV1_x0_25 with 4 classes'),
-    (['eval', '--run', 'RUN', '-o', 'ARCHITECTURE.name=ResNet18'], 'fits ResNet18, but for the classifier'),
+    (['eval', '--run', 'RUN', '-o', 'ARCHITECTURE.name=ResNet18'], 'fits ResNet18, except the classifier'),
     (['infer'], 'required: -i'),
     (['infer', '-m', 'RUN', '-i', 'x.png', '--topk', '0'], '--topk 0'),
     (['infer', '-m', 'RUN', '-i', 'RUN'], 'no images in this folder'),

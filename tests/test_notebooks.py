@@ -460,7 +460,7 @@ def test_a_missing_profile_without_neighbours(tmp_path):
 
 @pytest.mark.parametrize('pair, message', [
     ('seed 3', "parameter 'seed 3': expected NAME=VALUE"),
-    ('a=[1', 'the value is not valid YAML')])
+    ('a=[1', 'not valid YAML')])
 def test_a_parameter_is_a_name_and_a_value_in_yaml(pair, message):
     with pytest.raises(PPClsError, match=message):
         parse_parameters([pair])

@@ -267,15 +267,16 @@ def test_whatever_can_be_decoded_is_an_image(tmp_path, suffix):
     assert [Path(f).suffix for f in image_files([tmp_path/'a'])] == [suffix]
 
 
-def test_infer_walks_like_lists(tmp_path, capsys):
+def test_infer_walks_like_lists(tmp_path):
     (tmp_path/'a'/'.ipynb_checkpoints').mkdir(parents=True)
     (tmp_path/'a'/'.ipynb_checkpoints'/'x.png').write_bytes(b'x')
     (tmp_path/'elsewhere').mkdir()
     (tmp_path/'elsewhere'/'y.png').write_bytes(b'x')
     (tmp_path/'a'/'link').symlink_to(tmp_path/'elsewhere')
     (tmp_path/'a'/'notes.txt').write_text('x')
-    assert [Path(f).name for f in image_files([tmp_path/'a'])] == ['y.png']
-    assert '1 file without the suffix of an image' in capsys.readouterr().err
+    left_out = []
+    assert [Path(f).name for f in image_files([tmp_path/'a'], None, left_out)] == ['y.png']
+    assert [file.name for file in left_out] == ['notes.txt']
 
 
 # --- 8. options by their first letters
@@ -292,3 +293,11 @@ def test_the_documents_short_and_long_forms_mean_the_same(home, tmp_path, capsys
                  (f'--image_file={image}', f"--model_dir={tmp_path/'out'}"), (f'--i={image}', f"--m={tmp_path/'out'}")):
         code, out, err = ppcls(capsys, 'predict', *form)
         assert (code, err) == (0, '') and 'rose' in out
+
+
+def test_infer_says_what_it_left_out(home, tmp_path, capsys):
+    folder = shutil.copytree(home/'test'/'rose', tmp_path/'photos')
+    (folder/'notes.txt').write_text('x')
+    code, out, err = ppcls(capsys, 'infer', '-m', home/'run', '-i', folder)
+    assert (code, out.count('\n')) == (0, 8)
+    assert err == 'ppcls: left out, without the suffix of an image: 1 (notes.txt)\n'

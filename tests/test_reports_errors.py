@@ -9,8 +9,9 @@ from ppcls_nb.recipe.load import load_config, pairs, parse_yaml
 from ppcls_nb.transfer.finetune import check_setting
 
 VALUES = {'1e-3': 0.001, '5E4': 5e4, '1.5': 1.5, '.5': 0.5, '7': 7, '-3': -3, '0x10': 16, 'None': None, 'null': None,
-          'True': True, 'false': False, '2026-01-01': '2026-01-01', '12:30': '12:30', '1:30:00': '1:30:00', 'a#b': 'a#b',
-          'a #b': 'a #b', '"quoted"': 'quoted', '[1, 2e-1]': [1, 0.2], '': None, 'v1.2.3': 'v1.2.3', '1_000': 1000}
+          'True': True, 'false': False, '2026-01-01': '2026-01-01', '12:30': '12:30', '1:30:00': '1:30:00',
+          'a#b': 'a#b', 'a #b': 'a #b', '"quoted"': 'quoted', '[1, 2e-1]': [1, 0.2], '': None,
+          'v1.2.3': 'v1.2.3', '1_000': 1000}
 
 
 @pytest.mark.parametrize('text, value', VALUES.items())

@@ -1,4 +1,5 @@
-"""Files that attack or are damaged: what runs code, reads the environment, replaces devices or resumes to other numbers."""
+"""Files that attack or are damaged: what runs code, reads the environment, replaces devices or resumes to other
+numbers."""
 import errno
 import os
 import pickle
@@ -28,7 +29,8 @@ class Attack:
 
 @pytest.mark.parametrize('protocol', range(2, 6))
 @pytest.mark.parametrize('suffix', ['.pdparams', '.pdopt', '.pdstate', '.pth', '.npz', '.bin', ''])
-@pytest.mark.parametrize('read', [read_arrays, load_state, read_paddle, lambda f: load_pretrained(create_model('AlexNet'), f)])
+@pytest.mark.parametrize('read', [read_arrays, load_state, read_paddle,
+                                  lambda file: load_pretrained(create_model('SqueezeNet1_0'), file)])
 def test_no_reader_of_weights_and_states_runs_code(tmp_path, read, suffix, protocol):
     file, sign = tmp_path/f'weights{suffix}', tmp_path/'executed'
     file.write_bytes(pickle.dumps({'conv1.weight': Attack(sign)}, protocol))
@@ -38,8 +40,8 @@ def test_no_reader_of_weights_and_states_runs_code(tmp_path, read, suffix, proto
 
 
 def test_what_paddle_writes_is_read(tmp_path):
-    state = {'model': {'w': paddle.ones([2, 3])}, 'epoch': 3, 'name': 'ä', 'rate': np.float64(0.1), 'ids': np.arange(3),
-             'list': [1, (2, None)], 'flag': True}
+    state = {'model': {'w': paddle.ones([2, 3])}, 'epoch': 3, 'name': 'ä', 'rate': np.float64(0.1),
+             'ids': np.arange(3), 'list': [1, (2, None)], 'flag': True}
     for protocol in (2, 4):
         paddle.save(state, str(tmp_path/'a.pdstate'), protocol=protocol)
         found = read_paddle(tmp_path/'a.pdstate')

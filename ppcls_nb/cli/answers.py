@@ -8,7 +8,7 @@ __all__ = ['IMAGES_HELP', 'LIST_OPTION', 'OUTPUT_OPTIONS', 'PREDICT_OPTIONS', 'r
 
 # %% ../../nbs/09_cli/02a_answers.ipynb #0606d7f3
 import sys
-from ..basics import PPClsError, write_csv, write_json
+from ..basics import PPClsError, first_few, write_csv, write_json
 from . import number, option
 
 # %% ../../nbs/09_cli/02a_answers.ipynb #822c8194
@@ -47,14 +47,18 @@ def write_predictions(rows: list, failed: dict, json=None, csv=None):
         table = [(file, rank, *prediction) for file, top in rows for rank, prediction in enumerate(top, 1)]
         write_csv(csv, [('file', 'rank', 'label', 'name', 'score'), *table])
 
-def print_predictions(predictions, failed: dict, json=None, csv=None) -> int:
+def print_predictions(predictions, failed: dict, json=None, csv=None, left_out=()) -> int:
     """Print the `predictions`, (file, [(label, name, score), …]), as they come, then the images that could not be read,
-    `failed` {file: reason}, and write the files `json` and `csv`, if any; returns the exit code."""
+    `failed` {file: reason}, and the files `left_out`; write the files `json` and `csv`, if any. Returns the exit code,
+    1 if images failed."""
     rows = []
     for file, top in predictions:
         rows.append((file, top))
         print(file, *(format_prediction(*prediction) for prediction in top), sep='  ', flush=True)
     for file, reason in failed.items():
         print(f'ppcls: left out: {file}: {reason}', file=sys.stderr)
+    if left_out:
+        names = first_few(file.name for file in left_out)
+        print(f'ppcls: left out, without the suffix of an image: {len(left_out):,} ({names})', file=sys.stderr)
     write_predictions(rows, failed, json, csv)
     return int(bool(failed))

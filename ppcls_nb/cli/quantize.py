@@ -24,7 +24,8 @@ from ..recipe.trained import class_names, data_settings, image_files, load_predi
 def labelled_files(sources, root=None, class_num: int | None = None, classes=None) -> tuple:
     """(image files, labels or None) of `sources`, which are as for `image_files`; there are labels if all sources are
     lists with a label in every line. PPClsError for a label that is not less than `class_num`. The labels of a list
-    with a classes.txt beside it are those that its names have in `classes`."""
+    with a classes.txt beside it are those that its names have in `classes`; names of another kind, none of which is in
+    `classes`, say nothing."""
     files, labels = [], []
     for source in map(Path, sources):
         if source.suffix.lower() != '.txt':
@@ -32,7 +33,7 @@ def labelled_files(sources, root=None, class_num: int | None = None, classes=Non
         paths, found = read_list(source, root, labelled=False)
         files += map(str, paths)
         names = read_class_names(source.parent/'classes.txt')
-        if classes and names and names != list(classes):
+        if classes and names and names != list(classes) and set(names) & set(classes):
             numbers = label_map(names, classes, source)
             found = np.array([numbers.get(label, label) for label in found.tolist()])
         labels += found.tolist()

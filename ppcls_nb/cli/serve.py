@@ -69,6 +69,7 @@ def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, dat
     if topk < 1 or batch_size < 1 or retries < 0 or not timeout > 0:
         raise PPClsError(f'--topk {topk}, --batch-size {batch_size}, --timeout {timeout:g}, --retries {retries}: '
                          'expected 1 or more, 1 or more, seconds, 0 or more')
-    files, failed = image_files(images, data_dir), {}
+    left_out, failed = [], {}
+    files = image_files(images, data_dir, left_out)
     with ServiceClient(url, timeout, retries) as service:
-        return print_predictions(service.stream(files, topk, batch_size, failed), failed, json, csv)
+        return print_predictions(service.stream(files, topk, batch_size, failed), failed, json, csv, left_out)

@@ -173,7 +173,8 @@ def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_w
           json=None, csv=None):
     "Classify images with the weights of a run or official ones; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
-    files = image_files(images, data_dir)
+    left_out = []
+    files = image_files(images, data_dir, left_out)
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params, classes)
     if names and len(names) != network.class_num:
@@ -184,4 +185,4 @@ def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_w
     found = predict_files(network, operations, files, topk, batch_size, num_workers, failed)
     named = ((file, [(label, names[label], score) for label, score in zip(labels, scores)])
              for file, labels, scores in found)
-    return print_predictions(named, failed, json, csv)
+    return print_predictions(named, failed, json, csv, left_out)

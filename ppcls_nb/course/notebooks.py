@@ -194,7 +194,8 @@ def run(self: Course, progress: RunProgress, console: Console, kernel_timeout: i
                                   cell_timeout, console=console, started_cells=progress.started_cells)
         finally:
             bars = progress.bars
-            record_time(timings, progress.finish(result), result.out.stem, profile=profile, settings=self.settings_digest(),
+            record_time(timings, progress.finish(result), result.out.stem, profile=profile,
+                        settings=self.settings_digest(),
                         resumed=bars.resumed, training=round(bars.training_seconds(), 2))
         results.append(result)
         if not result.ok:

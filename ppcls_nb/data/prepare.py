@@ -41,6 +41,7 @@ class DataInfo:
     counts: dict = field(default_factory=dict)   # lines per list: {'train': 1020, …}
     image_size: str = ''                         # width x height of the first training image; others may differ
     classes: list = field(default_factory=list)  # the names of the classes, also in lists/classes.txt
+    split: str = 'val_list.txt'                  # where the validation images are from
 
 # %% ../../nbs/01_data/05_prepare.ipynb #d47506ac
 def _lists_folder(root: Path, own: Path) -> Path:

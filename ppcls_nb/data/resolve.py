@@ -20,15 +20,15 @@ from .lists import class_names_text, list_lines, read_class_names, write_list
 from .prepare import DataInfo, data_name, prepare_data
 
 # %% ../../nbs/01_data/08b_resolve.ipynb #6c6594c4
-def describe_lists(root: Path, lists: Path, why: str) -> DataInfo:
-    "The `DataInfo` of the images below `root` with the list files in the folder `lists`."
+def describe_lists(root: Path, lists: Path, why: str, split: str = 'val_list.txt') -> DataInfo:
+    "The `DataInfo` of the images below `root` with the list files in the folder `lists`; `split` as there."
     entries = {part: list_lines(lists/f'{part}_list.txt')
                for part in ('train', 'val', 'test', 'extra', 'train_extra') if (lists/f'{part}_list.txt').is_file()}
     names = read_class_names(lists/'classes.txt') or []
     labels = [line.rpartition(' ')[2] for part in ('train', 'val') for _, line in entries.get(part, [])]
     largest = max((int(label) for label in labels if label.isdecimal()), default=-1)
     return DataInfo(data_name(root), root, lists, why, max(largest, len(names) - 1) + 1,
-                    {part: len(lines) for part, lines in entries.items()}, classes=names)
+                    {part: len(lines) for part, lines in entries.items()}, classes=names, split=split)
 
 # %% ../../nbs/01_data/08b_resolve.ipynb #9ff99af6
 def divide_list(folder: Path, out: Path, val: float, seed: int):
@@ -59,7 +59,7 @@ def compare_with_folder(folder: Path, val: float, seed: int):
     again = split_images(rows, val, seed=seed)
     ours = all(sorted(again[part]) == sorted((path, int(label)) for path, label in listed.get(part, []))
                for part in ('train', 'val'))
-    if ours and not kept:
+    if ours and not kept and os.access(folder, os.W_OK):
         make_list_files(folder, val, seed=seed, overwrite=True)
         print(f'  made anew: {len(present - paths):,} images were not in the lists of {folder}, '
               f'{len(paths - present):,} are gone')
@@ -117,7 +117,8 @@ def find_data(source, out, val: float, seed: int, spare) -> DataInfo:
     folder = Path(os.path.abspath(Path(source).expanduser()))
     flowers = data_folder(folder)
     if not folder.is_dir() or flowers and not (flowers/'train_list.txt').is_file():
-        home = out or (flowers.parent if flowers and os.access(flowers, os.W_OK) else 'data')
+        own = flowers.parent if flowers and os.access(flowers, os.W_OK) else 'data'
+        home = out or own if folder.is_dir() else 'data'
         info = prepare_data(str(source), home)
         info.root, info.lists = Path(os.path.abspath(info.root)), Path(os.path.abspath(info.lists))
         return info
@@ -129,8 +130,10 @@ def find_data(source, out, val: float, seed: int, spare) -> DataInfo:
         return describe_lists(folder, folder, f'lists in {folder}')
     if (folder/'train_list.txt').is_file():
         divide_list(folder, lists, val, seed)
-        return describe_lists(folder, lists, f'{val:.0%} of train_list.txt are for validation')
+        return describe_lists(folder, lists, f'train_list.txt in {folder}', f'{val:.0%} of train_list.txt')
     files = make_list_files(folder, val, seed=seed, out=lists)
     if 'val' not in files:
         raise PPClsError(f'{folder}: too few images to split any off for validation; expected 2 or more in a class')
-    return describe_lists(folder, lists, f'a folder for each class in {folder}')
+    given = (folder/'train').is_dir() and (folder/'val').is_dir()
+    split = 'val/' if given else f'{val:.0%} of each class'
+    return describe_lists(folder, lists, f'a folder for each class in {folder}', split)

@@ -32,10 +32,10 @@ def collect_places(node, source, places: dict, path=()):
     if len(path) > 40:
         raise PPClsError(f'{source}:{node.start_mark.line + 1}: nested too deeply')
     if len(places) > 100_000:
-        raise PPClsError(f'{source}:{node.start_mark.line + 1}: more than 100,000 entries; are there aliases of aliases?')
+        raise PPClsError(f'{source}: more than 100,000 entries; are there aliases of aliases?')
     if isinstance(node, yaml.ScalarNode) and '${' in node.value:
-        raise PPClsError(f"{source}:{node.start_mark.line + 1}: '{node.value}': values cannot refer to other keys or to the "
-                         'environment; write the value itself')
+        raise PPClsError(f"{source}:{node.start_mark.line + 1}: '{node.value}': values cannot refer to other keys or "
+                         'to the environment; write the value itself')
     for key, at, value in children(node):
         below, line = (*path, key), at.start_mark.line + 1
         if below in places and key != '<<':

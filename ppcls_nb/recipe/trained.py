@@ -212,11 +212,11 @@ def set_device(use_gpu: bool | None):
                          'support; leave it out')
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #aa1fcd8f
-def image_files(sources, root=None) -> list:
+def image_files(sources, root=None, left_out: list | None = None) -> list:
     """The paths of the images in `sources`: files, folders (with their subfolders, sorted), and list files (.txt) with
     a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder).
 
-    Other files in a folder are counted on the error output. PPClsError for a folder without images, or a list with a
+    The other files of folders are added to `left_out`. PPClsError for a folder without images, or a list with a
     line whose image does not exist."""
     files = []
     for source in map(Path, sources):
@@ -225,10 +225,8 @@ def image_files(sources, root=None) -> list:
         elif source.is_dir():
             names, others = walk_images(source)
             found = [source/name for name in names]
-            if others:
-                unit = 'file' if len(others) == 1 else 'files'
-                print(f'{source}: {len(others):,} {unit} without the suffix of an image left out ({first_few(others)})',
-                      file=sys.stderr)
+            if left_out is not None:
+                left_out += [source/name for name in others]
         else:
             found = [source]
         if not found:

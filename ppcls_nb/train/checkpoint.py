@@ -123,8 +123,8 @@ class RunLock:
             _try_lock(self.fd)
         except OSError as e:
             if e.errno in NO_LOCKS:
-                print(f'{self.path.parent}: this file system has no locks ({e.strerror}); nothing prevents another process '
-                      'from writing this run as well', file=sys.stderr)
+                print(f'{self.path.parent}: this file system has no locks ({e.strerror}); nothing prevents another '
+                      'process from writing this run as well', file=sys.stderr)
                 return True
             holder = os.pread(self.fd, 200, 0).decode() if hasattr(os, 'pread') else self.path.read_text()
             os.close(self.fd)

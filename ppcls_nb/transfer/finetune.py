@@ -9,9 +9,7 @@ __all__ = ['SMALL_DATASET', 'LARGE_DATASET', 'SSLD_MULTS', 'BY_DATASET_SIZE', 'M
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #62b940d8
 import inspect, os, zlib
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np, paddle
@@ -20,12 +18,11 @@ from paddle import nn
 from ..basics import PPClsError, json_text, suggest, write_text
 from ..data.checks import check_list, check_splits, require_ok
 from ..data.datasets import ImageDataset
-from ..data.flowers102 import data_folder
-from ..data.folders import make_list_files, split_images
-from ..data.imaug import RandCropImage, build_ops
+from ..data.imaug import DecodeImage, RandCropImage, build_ops
 from ..data.lists import class_names_text, list_lines, list_text, read_class_names, read_list, write_list
 from ..data.loader import make_loader
-from ..data.prepare import DataInfo, data_name, prepare_data
+from ..data.prepare import data_name
+from ..data.resolve import resolve_data
 from ..models import Weights, create_model, list_models, set_lr_mult, set_lr_mult_list
 from ..models.layers import BatchNorm2D, count_weights, is_weight
 from ..models.network import classifier_names
@@ -154,35 +151,6 @@ class FinetuneData:
     classes: list | None
     split: str
 
-def _split_list(folder: Path, val: float, seed: int, out: Path) -> tuple:
-    "What `_find_lists` returns for a folder with a train_list.txt alone: a share of it becomes the validation list."
-    require_ok(check_list(folder/'train_list.txt'))
-    rows = [tuple(line.rsplit(' ', 1)) for _, line in list_lines(folder/'train_list.txt')]
-    for part, kept in split_images(rows, val, seed=seed).items():
-        write_list(out/f'{part}_list.txt', kept)
-    if (folder/'classes.txt').is_file():
-        (out/'classes.txt').write_bytes((folder/'classes.txt').read_bytes())
-    return folder, out, f'{val:.0%} of train_list.txt'
-
-def _find_lists(source, val: float, seed: int, out: Path) -> tuple:
-    """(root, folder of the lists, where the validation images are from) of any source; missing lists are written into
-    `out`."""
-    if isinstance(source, DataInfo):
-        return Path(source.root), Path(source.lists), 'val_list.txt'
-    folder = Path(source).expanduser()
-    if (folder/'train_list.txt').is_file():
-        if (folder/'val_list.txt').is_file():
-            return folder, folder, 'val_list.txt'
-        return _split_list(folder, val, seed, out)
-    if not folder.is_dir() or data_folder(folder):
-        info = prepare_data(str(source), out if folder.is_dir() else 'data')
-        return Path(info.root), Path(info.lists), 'val_list.txt'
-    with redirect_stdout(StringIO()): files = make_list_files(folder, val, seed=seed, out=out)
-    if 'val' not in files:
-        raise PPClsError(f'{folder}: too few images to split any off for validation; expected 2 or more in a class')
-    given = (folder/'train').is_dir() and (folder/'val').is_dir()
-    return folder, out, 'val/' if given else f'{val:.0%} of each class'
-
 # %% ../../nbs/06_transfer/00_finetune.ipynb #1da48a0e
 MAX_TO_DECODE = 2_000          # images; lists up to this size are decoded once before training
 
@@ -198,12 +166,13 @@ def gather_images(source, val: float = 0.2, seed: int = 0, skip_bad: bool = Fals
         raise PPClsError('data: no folder is named')
     with TemporaryDirectory() as folder:
         try:
-            root, lists, split = _find_lists(source, val, seed, Path(folder))
-            root = Path(os.path.abspath(root))
-            files = [lists/'train_list.txt', lists/'val_list.txt']
-            names = read_class_names(lists/'classes.txt')
+            info = resolve_data(source, Path(folder), val, seed)
+            root = Path(os.path.abspath(info.root))
+            files = [info.lists/'train_list.txt', info.lists/'val_list.txt']
+            names = read_class_names(info.lists/'classes.txt')
             class_num = names and len(names)
-            decode = not skip_bad and sum(len(list_lines(f)) for f in files) <= MAX_TO_DECODE
+            small = sum(len(list_lines(f)) for f in files) <= MAX_TO_DECODE
+            decode = DecodeImage() if small and not skip_bad else False
             require_ok(*(check_list(f, root, class_num, decode=decode) for f in files), check_splits(*files, root=root))
             train, valid = (read_list(f, root, class_num) for f in files)
         except PPClsError as e:
@@ -212,7 +181,7 @@ def gather_images(source, val: float = 0.2, seed: int = 0, skip_bad: bool = Fals
     if present < 2:
         raise PPClsError(f'{root}: {present} class in the training images; expected two or more')
     class_num = class_num or int(max(train[1].max(), valid[1].max())) + 1
-    return FinetuneData(data_name(root), root, train, valid, class_num, names, split)
+    return FinetuneData(data_name(root), root, train, valid, class_num, names, info.split)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #d5742e97
 def describe_ops(ops) -> list:
