@@ -7,7 +7,8 @@ import cv2, numpy as np, paddle, pytest
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.prepare import DataInfo
 from ppcls_nb.recipe.build import Trainer, build_data, build_mixing, build_transforms, callbacks_of_recipe
-from ppcls_nb.recipe.build import leakage_of_recipe, load_config, optimizer_of_recipe, resolve_pretrained, use_data
+from ppcls_nb.recipe.build import leakage_of_recipe, load_config, optimizer_of_recipe, use_data
+from ppcls_nb.models.weights import weights_of_recipe
 
 NETWORK = 'MobileNetV3_small_x0_35'
 SMALL = {
@@ -66,8 +67,8 @@ def two_teachers(run):
 
 
 def test_a_path_that_does_not_exist_may_name_official_weights():
-    assert resolve_pretrained('') is None
-    assert resolve_pretrained('./mine/ppcls') == './mine/ppcls'
+    assert weights_of_recipe('') is None
+    assert weights_of_recipe('./mine/ppcls') == './mine/ppcls'
 
 
 @pytest.mark.parametrize('name, change, message', [

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from ppcls_nb.basics import PPClsError
 from ppcls_nb.recipe.build import Trainer, load_config
 from ppcls_nb.course.profiles import ROLES, load_profile
-from ppcls_nb.data.prepare import prepare_data
+from ppcls_nb.data.prepare import DataInfo, prepare_data
 from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights
 
@@ -87,3 +88,42 @@ def test_cpu_and_smoke_use_the_same_layers_for_ssld():
     for name in ('cpu', 'smoke'):
         mult = load_profile(name, PROFILES).recipes['server_by_layer']['ARCHITECTURE.lr_mult']
         assert sorted(set(mult.values())) == [0.2, 0.4, 0.6]
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    "The folder of a profile tiny.yaml, the profile, and data."
+    (tmp_path/'tiny.yaml').write_text('profile: tiny\ncommon: {epochs: 3}\nrecipes: {server_scratch: {epochs: 1}}\n')
+    return tmp_path, load_profile('tiny', tmp_path, seed=5), DataInfo('colours', Path('x'), Path('lists'), '', 2, {})
+
+
+def test_roles_are_resolved_in_pretrained_model(tiny):
+    _, profile, info = tiny
+    last = str(profile.run('mobile_finetune')/'last')
+    assert profile.recipe('mobile_alone', info, pretrained_model='mobile_finetune').pretrained_model == last
+    both = profile.recipe('mobile_distilled', info, pretrained_model=['x', 'mobile_finetune'])
+    assert both.pretrained_model == ['x', last]
+    assert profile.recipe('server_scratch', info).TRAIN.file_list == str(Path('lists/train_list.txt'))
+
+
+def test_wrong_names_suggest_the_nearest(tiny):
+    folder, _, _ = tiny
+    with pytest.raises(PPClsError, match="unknown profile 'tny'; did you mean 'tiny'"):
+        load_profile('tny', folder)
+    with pytest.raises(PPClsError, match="unknown key 'dta'; did you mean 'data'"):
+        load_profile('tiny', folder, dta=1)
+
+
+def test_parameters_lie_over_a_profile_key_by_key(tmp_path):
+    mine = tmp_path/'mine.yaml'
+    mine.write_text('profile: mine\nseed: 3\ncommon: {epochs: 3, image_shape: [3, 64, 64]}\n'
+                    'recipes: {server_scratch: {epochs: 1}}\n')
+    profile = load_profile(str(mine), common={'epochs': 2},
+                           recipes={'server_scratch': ['clip.norm=5'], 'mobile_alone': {'epochs': 9}})
+    assert profile.common == {'epochs': 2, 'image_shape': [3, 64, 64]}
+    assert profile.recipes == {'server_scratch': {'epochs': 1, 'clip.norm': 5}, 'mobile_alone': {'epochs': 9}}
+    assert (profile.profile, profile.seed) == ('mine', 3)
+    assert load_profile(str(mine)).recipes == {'server_scratch': {'epochs': 1}}
+    mine.rename(tmp_path/'other.yaml')
+    with pytest.raises(PPClsError, match="its profile is 'mine', expected 'other'"):
+        load_profile('other', tmp_path)

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.data.prepare import DataInfo
 from ppcls_nb.models import list_models, list_pretrained, model_info
-from ppcls_nb.recipe.build import Trainer, build_mixing, build_transforms, resolve_pretrained, sources_of, use_data
+from ppcls_nb.recipe.build import Trainer, build_mixing, build_transforms, sources_of, use_data
 from ppcls_nb.recipe.load import CONFIGS, assign, find_config, list_configs, load_config, merge, pairs, parse_yaml
 from ppcls_nb.recipe.load import read_recipe
 from ppcls_nb.train import CELoss, build_optimizer, build_schedule
+from ppcls_nb.models.weights import weights_of_recipe
 
 RECIPES = [n for n in list_configs() if n != 'eval']
 OTHERS = {'quick_start': 6, 'DataAugment': 9, 'Distillation': 2, 'Fix': 1}
@@ -134,7 +135,7 @@ def test_weights_a_recipe_starts_from():
     for name in RECIPES:
         conf = recipe(name)
         for source in filter(None, sources_of(conf)):
-            assert resolve_pretrained(source) in list_pretrained() or 'flowers102_R50_vd_final' in source
+            assert weights_of_recipe(source) in list_pretrained() or 'flowers102_R50_vd_final' in source
 
 
 @pytest.mark.parametrize('resize, warnings', [({}, 1), ({'interpolation': 2}, 0), ({'interpolation': 0}, 0)])

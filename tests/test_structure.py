@@ -155,6 +155,28 @@ def assertions(source):
 
 
 @every_notebook
+def test_cells_of_assertions_are_short(notebook):
+    lengths = [source.count('\n') + 1 for source in code_cells(notebook) if assertions(source) > 3]
+    assert [length for length in lengths if length > 10] == []
+
+
+def has_only_imports(source):
+    "Whether a cell imports and sets names, and defines nothing."
+    allowed = ast.Import, ast.ImportFrom, ast.Assign, ast.If, ast.Try
+    return all(isinstance(node, allowed) for node in ast.parse(source).body)
+
+
+@every_module
+def test_an_exported_cell_is_introduced(notebook):
+    before, bare = '', []
+    for kind, source in cells(notebook):
+        if source.startswith(EXPORTS) and before != 'markdown' and not has_only_imports(source):
+            bare.append(source.split('\n')[1])
+        before = kind
+    assert bare == []
+
+
+@every_notebook
 def test_committed_without_outputs(notebook):
     code = [c for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     assert all(not c['outputs'] and c['execution_count'] is None for c in code)

@@ -21,8 +21,8 @@ from ..data.resolve import resolve_data
 from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
 from ..models.network import classifier_names
-from ..models.weights import find_weights, read_arrays
-from .build import build_models, build_transforms, record_of_recipe, resolve_pretrained
+from ..models.weights import find_weights, read_arrays, weights_of_recipe
+from .build import build_models, build_transforms, record_of_recipe
 from .load import load_config
 from .schema import network_names
 
@@ -108,7 +108,7 @@ def require_complete(model):
 def trained_network(conf, weights):
     """(network, file of its weights): the network of a recipe, or the student of a distillation, in evaluation mode,
     with `weights` from a file, prefix, folder or tag. PPClsError if they do not cover all tensors."""
-    source = resolve_pretrained(weights)
+    source = weights_of_recipe(weights)
     if not conf.ARCHITECTURE.get('name'):
         raise PPClsError('ARCHITECTURE.name: no network is named; write -o ARCHITECTURE.name=NAME')
     if not source:
