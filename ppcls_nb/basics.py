@@ -98,7 +98,8 @@ def finite_or_none(value):
 
 def json_text(value, indent: int | None = 1, **options) -> str:
     "`value` as JSON, with non-ASCII letters as they are and null for NaN; `options` are those of `json.dumps`."
-    return json.dumps(finite_or_none(value), indent=indent, ensure_ascii=False, allow_nan=False, **options)
+    text = json.dumps(finite_or_none(value), indent=indent, ensure_ascii=False, allow_nan=False, **options)
+    return re.sub('[\ud800-\udfff]', lambda match: f'\\u{ord(match[0]):04x}', text)
 
 # %% ../nbs/01_data/01_basics.ipynb #34f806e1
 def write_json(path, value, indent: int | None = 1):

@@ -301,3 +301,13 @@ def test_infer_says_what_it_left_out(home, tmp_path, capsys):
     code, out, err = ppcls(capsys, 'infer', '-m', home/'run', '-i', folder)
     assert (code, out.count('\n')) == (0, 8)
     assert err == 'ppcls: left out, without the suffix of an image: 1 (notes.txt)\n'
+
+
+def test_a_training_without_validation_needs_no_validation_list(home, tmp_path, capsys):
+    data = shutil.copytree(home/'garden', tmp_path/'data', ignore=shutil.ignore_patterns('*.txt'))
+    for source in ('folders', 'a list'):
+        code, out, err = ppcls(capsys, 'train', '-c', home/'small.yaml', '--data', data, '--out', tmp_path/source, '-o',
+                               'validate=False', 'epochs=1')
+        assert (code, err) == (0, '')
+        assert '60 images to train on, none to validate on' in out
+        assert not (data/'val_list.txt').exists()

@@ -1,4 +1,9 @@
 """Errors that help, and values that are read as people mean them: what users of such tools report."""
+import json
+import os
+import subprocess
+import sys
+
 import ppcls_nb  # before paddle: sets the threads
 import pytest
 
@@ -36,3 +41,24 @@ def test_a_date_is_a_folder():
 def test_settings_of_the_wrong_kind_are_one_line(name, value, default, expected):
     with pytest.raises(PPClsError, match=f'finetune: {name} is {value!r}, expected {expected}'):
         check_setting(name, value, default)
+
+
+def test_a_file_name_that_cannot_be_printed_costs_nobody_elses_answer(tmp_path):
+    "A GBK file name under an ASCII console: the name is escaped, the second answer comes, and JSON is valid."
+    names = [os.fsdecode('花.jpg'.encode('gbk')), 'b.jpg']
+    code = ('import sys; from ppcls_nb.cli import escape_unprintable; '
+            'from ppcls_nb.cli.answers import print_predictions; escape_unprintable(); '
+            f'print_predictions([(name, [(1, "", .5)]) for name in {names!r}], {{}}, json=sys.argv[1])')
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'a.json')], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.splitlines()[1] == 'b.jpg  1 0.5000'
+    rows = json.loads((tmp_path/'a.json').read_text(encoding='utf-8'))['predictions']
+    assert [row['file'] for row in rows] == names
+
+
+def test_a_service_on_this_machine_is_not_asked_through_a_proxy(monkeypatch):
+    monkeypatch.setenv('HTTP_PROXY', 'http://127.0.0.1:9')
+    client = pytest.importorskip('ppcls_nb.deploy.client')
+    assert not client.ServiceClient('9292').http._mounts
+    assert client.ServiceClient('http://example.org').http._mounts

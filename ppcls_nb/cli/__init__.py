@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FUNCTIONS', 'BOOL', 'option', 'command', 'yes_no', 'number', 'OneLineParser', 'command_parser', 'dashed',
-           'overview', 'run_command', 'main', 'print_facts']
+           'overview', 'run_command', 'escape_unprintable', 'main', 'print_facts']
 
 # %% ../../nbs/09_cli/00_cli.ipynb #75fc103f
 import argparse, os, re, sys
@@ -118,8 +118,15 @@ def run_command(argv: list) -> int:
     options = command_parser(name).parse_args([dashed(argument) for argument in rest])
     return FUNCTIONS[name](**vars(options)) or 0
 
+def escape_unprintable():
+    "Let standard output and error output escape what their encoding lacks, such as bytes of a file name, not fail."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+
 def main(argv=None) -> int:
     "The command `ppcls`; returns its exit code."
+    escape_unprintable()
     try:
         code = run_command(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()

@@ -128,11 +128,13 @@ def find_data(source, out, val: float, seed: int, spare) -> DataInfo:
     if (folder/'train_list.txt').is_file() and (folder/'val_list.txt').is_file():
         compare_with_folder(folder, val, seed)
         return describe_lists(folder, folder, f'lists in {folder}')
+    if (folder/'train_list.txt').is_file() and val == 0:
+        return describe_lists(folder, folder, f'train_list.txt in {folder}', 'nowhere')
     if (folder/'train_list.txt').is_file():
         divide_list(folder, lists, val, seed)
         return describe_lists(folder, lists, f'train_list.txt in {folder}', f'{val:.0%} of train_list.txt')
     files = make_list_files(folder, val, seed=seed, out=lists)
-    if 'val' not in files:
+    if val > 0 and 'val' not in files:
         raise PPClsError(f'{folder}: too few images to split any off for validation; expected 2 or more in a class')
     given = (folder/'train').is_dir() and (folder/'val').is_dir()
     split = 'val/' if given else f'{val:.0%} of each class'

@@ -8,6 +8,7 @@ __all__ = ['service_url', 'ServiceError', 'ServiceClient']
 # %% ../../nbs/07_deploy/05b_client.ipynb #f05a6187
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 import httpx
 from fastcore.basics import patch
 from ..basics import PPClsError
@@ -52,7 +53,8 @@ class ServiceClient:
     def __init__(self, url, timeout: float = 30., retries: int = 5):
         self.url = service_url(url)
         self.retries = retries
-        self.http = httpx.Client(timeout=timeout)
+        own = urlsplit(self.url).hostname in ('localhost', '127.0.0.1', '::1')      # not through a proxy
+        self.http = httpx.Client(timeout=timeout, trust_env=not own)
 
     def __enter__(self): return self
     def __exit__(self, *_): self.http.close()

@@ -54,9 +54,11 @@ def data_settings(source, conf, classes=None, spare=None) -> dict:
     """{key: value} that points the recipe `conf` at the data `source` (see `resolve_data`). `classes`: the class names
     of a trained network, which decide on the labels; `spare`: a folder for lists that cannot be beside the images.
     """
-    info = resolve_data(source, classes=classes, spare=spare or conf.model_save_dir)
+    val = 0.2 if conf.validate else 0.
+    info = resolve_data(source, val=val, classes=classes, spare=spare or conf.model_save_dir)
     settings = {}
-    for part, default in (('TRAIN', 'train_list.txt'), ('VALID', 'val_list.txt')):
+    parts = {'TRAIN': 'train_list.txt', 'VALID': 'val_list.txt'} if conf.validate else {'TRAIN': 'train_list.txt'}
+    for part, default in parts.items():
         named = info.lists/Path(conf[part].get('file_list', default)).name
         file = named if named.is_file() else info.lists/default
         read_list(file, info.root, labelled=not (part == 'TRAIN' and conf.use_distillation))
@@ -72,7 +74,7 @@ def names_to_keep(conf, data) -> list | None:
     names = read_class_names(file.parent/'classes.txt') if file else None
     if not names:
         return None
-    found = resolve_data(data, spare=conf.model_save_dir).classes
+    found = resolve_data(data, val=0.2 if conf.validate else 0., spare=conf.model_save_dir).classes
     if set(found) <= set(names):
         return names
     print(f'{source}: trained on other classes ({first_few(names)}); its classifier does not fit those of {data}')
