@@ -311,3 +311,24 @@ def test_a_training_without_validation_needs_no_validation_list(home, tmp_path, 
         assert (code, err) == (0, '')
         assert '60 images to train on, none to validate on' in out
         assert not (data/'val_list.txt').exists()
+
+
+def test_labels_that_are_ids_are_refused(home, tmp_path):
+    data = lists_of(shutil.copytree(home/'test', tmp_path/'data'), KINDS)
+    (data/'classes.txt').unlink()
+    for part in ('train', 'val'):
+        file = data/f'{part}_list.txt'
+        file.write_text(file.read_text().replace(' 4\n', ' 10024000\n'))
+    with pytest.raises(PPClsError, match='labels up to 10,024,000 for 80 images with 5 different labels; are they ids'):
+        resolve_data(data)
+
+
+def test_runs_with_fewer_than_five_classes_are_compared(tmp_path):
+    from ppcls_nb.train import compare
+    row = dict(data='x', epoch=0, step=3, seconds=1., valid_total=10, valid_top1_correct=6, valid_top3_correct=10)
+    for name in 'ab':
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'metrics.jsonl').write_text(json.dumps(row) + '\n')
+        (tmp_path/name/'config.yaml').write_text('epochs: 1\n')
+    table = compare({name: load_run(tmp_path/name) for name in 'ab'})
+    assert table.top5.tolist() == [1., 1.]

@@ -41,7 +41,7 @@ def read_arrays(path) -> dict:
                 state = dict(file)
         else:
             state = read_paddle(path)
-        state = {k: np.asarray(v) for k, v in state.items() if k != 'StructuredToParameterName@@'}
+        state = {k: np.asarray(v) for k, v in state.items()}
     except Exception as e:
         raise PPClsError(f'{path}: no readable weights ({type(e).__name__}: {e})') from e
     return {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in state.items()}

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'load_run', 'paired_difference', 'compare', 'plot_curves']
 
 # %% ../../nbs/04_train/06_runs.ipynb #5bee6612
-import json
+import json, re
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -29,6 +29,9 @@ class Run:
 
     def correct(self, k=1) -> int: return self._last_valid()[f'valid_top{k}_correct']
     def total(self) -> int: return self._last_valid()['valid_total']
+    def topk(self) -> int:
+        "The larger k of the accuracies in the log: 5, or the number of classes if there are fewer."
+        return max(int(key[9:-8]) for key in self._last_valid() if re.fullmatch(r'valid_top\d+_correct', key))
     def top1(self) -> float: return self.correct()/self.total()
     def best(self) -> float:
         return max(r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r)
@@ -74,10 +77,10 @@ def paired_difference(a: Run, b: Run) -> tuple[float, float]:
 
 # %% ../../nbs/04_train/06_runs.ipynb #d351708b
 def compare(runs: dict) -> pd.DataFrame:
-    """One row for each of `runs` (title → `Run`): data, epochs, steps, final top-1 and top-5, correct/total, best
-    top-1, training minutes."""
+    """One row for each of `runs` (title → `Run`): data, epochs, steps, final top-1 and top-5 (of fewer classes: all),
+    correct/total, best top-1, training minutes."""
     rows = [
-        dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(), top5=r.correct(5)/r.total(),
+        dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(), top5=r.correct(r.topk())/r.total(),
              correct=f'{r.correct()}/{r.total()}', best=r.best(), minutes=round(r.seconds()/60, 2))
         for title, r in runs.items()]
     return pd.DataFrame(rows).set_index('run')

@@ -78,4 +78,7 @@ def read_paddle(file):
         with open(file, 'rb') as opened:
             return read_paddle(opened)
     value = ArrayUnpickler(file, encoding='latin1').load()
-    return _arrays(_join_slices(value) if isinstance(value, dict) else value)
+    if isinstance(value, dict):
+        value.pop('StructuredToParameterName@@', None)      # Paddle's own table of names
+        value = _join_slices(value)
+    return _arrays(value)
