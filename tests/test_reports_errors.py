@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import ppcls_nb  # before paddle: sets the threads
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli.finetune import more_settings
 from ppcls_nb.course.notebooks import parse_parameters
+from ppcls_nb.models.weights import read_arrays
 from ppcls_nb.recipe.load import load_config, pairs, parse_yaml
 from ppcls_nb.transfer.finetune import check_setting
 
@@ -62,3 +64,12 @@ def test_a_service_on_this_machine_is_not_asked_through_a_proxy(monkeypatch):
     client = pytest.importorskip('ppcls_nb.deploy.client')
     assert not client.ServiceClient('9292').http._mounts
     assert client.ServiceClient('http://example.org').http._mounts
+
+
+@pytest.mark.parametrize('name, words', [('a.safetensors', 'safetensors.numpy.load_file'), ('a.pt', 'since version 1.6'),
+                                         ('a.pth', 'since version 1.6'), ('a.pdparams', 'a zip file')])
+def test_weights_of_other_formats_say_how_to_convert_them(tmp_path, name, words):
+    with zipfile.ZipFile(tmp_path/name, 'w') as file:
+        file.writestr('archive/data.pkl', b'x')
+    with pytest.raises(PPClsError, match=f'{name}: .*{words}.*numpy.savez|numpy.savez.*{words}'):
+        read_arrays(tmp_path/name)

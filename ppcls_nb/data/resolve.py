@@ -28,8 +28,8 @@ def describe_lists(root: Path, lists: Path, why: str, split: str = 'val_list.txt
     labels = [line.rpartition(' ')[2] for part in ('train', 'val') for _, line in entries.get(part, [])]
     largest = max((int(label) for label in labels if label.isdecimal()), default=-1)
     if largest >= max(1000, 10*len(labels)):
-        raise PPClsError(f'{lists}: labels up to {largest:,} for {len(labels):,} images with {len(set(labels)):,} different '
-                         'labels; are they ids? Expected numbers of classes, counted from 0')
+        raise PPClsError(f'{lists}: labels up to {largest:,} for {len(labels):,} images with {len(set(labels)):,} '
+                         'different labels; are they ids? Expected numbers of classes, counted from 0')
     return DataInfo(data_name(root), root, lists, why, max(largest, len(names) - 1) + 1,
                     {part: len(lines) for part, lines in entries.items()}, classes=names, split=split)
 
