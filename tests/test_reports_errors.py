@@ -66,8 +66,9 @@ def test_a_service_on_this_machine_is_not_asked_through_a_proxy(monkeypatch):
     assert client.ServiceClient('http://example.org').http._mounts
 
 
-@pytest.mark.parametrize('name, words', [('a.safetensors', 'safetensors.numpy.load_file'), ('a.pt', 'since version 1.6'),
-                                         ('a.pth', 'since version 1.6'), ('a.pdparams', 'a zip file')])
+@pytest.mark.parametrize('name, words', [
+    ('a.safetensors', 'safetensors.numpy.load_file'), ('a.pt', 'since version 1.6'),
+    ('a.pth', 'since version 1.6'), ('a.pdparams', 'a zip file')])
 def test_weights_of_other_formats_say_how_to_convert_them(tmp_path, name, words):
     with zipfile.ZipFile(tmp_path/name, 'w') as file:
         file.writestr('archive/data.pkl', b'x')

@@ -80,8 +80,8 @@ def compare(runs: dict) -> pd.DataFrame:
     """One row for each of `runs` (title → `Run`): data, epochs, steps, final top-1 and top-5 (of fewer classes: all),
     correct/total, best top-1, training minutes."""
     rows = [
-        dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(), top5=r.correct(r.topk())/r.total(),
-             correct=f'{r.correct()}/{r.total()}', best=r.best(), minutes=round(r.seconds()/60, 2))
+        dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(),
+             top5=r.correct(r.topk())/r.total(), correct=f'{r.correct()}/{r.total()}', best=r.best(), minutes=round(r.seconds()/60, 2))
         for title, r in runs.items()]
     return pd.DataFrame(rows).set_index('run')
 
