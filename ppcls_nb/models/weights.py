@@ -36,8 +36,8 @@ def check_format(path: Path):
         raise PPClsError(f'{path}: a safetensors file; expected .pdparams, .npz or .pth; convert it with '
                          f'safetensors.numpy.load_file and save it {CONVERT}')
     if path.is_file() and path.suffix != '.npz' and zipfile.is_zipfile(path):
-        raise PPClsError(f"{path}: a zip file, as torch.save writes since version 1.6; convert it {CONVERT}, or save it "
-                         'with _use_new_zipfile_serialization=False')
+        raise PPClsError(f"{path}: a zip file, as torch.save writes since version 1.6; convert it {CONVERT}, or save "
+                         'it with _use_new_zipfile_serialization=False')
 
 def read_arrays(path) -> dict:
     """Name → array of a `.pdparams`, `.npz` or `.pth` file, or of a folder or archive of Paddle 1.x; float16 becomes

@@ -81,7 +81,8 @@ def compare(runs: dict) -> pd.DataFrame:
     correct/total, best top-1, training minutes."""
     rows = [
         dict(run=title, data=r.data, epochs=len(r.rows), steps=r.steps(), top1=r.top1(),
-             top5=r.correct(r.topk())/r.total(), correct=f'{r.correct()}/{r.total()}', best=r.best(), minutes=round(r.seconds()/60, 2))
+             top5=r.correct(r.topk())/r.total(), correct=f'{r.correct()}/{r.total()}', best=r.best(),
+             minutes=round(r.seconds()/60, 2))
         for title, r in runs.items()]
     return pd.DataFrame(rows).set_index('run')
 
