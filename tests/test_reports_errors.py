@@ -74,3 +74,10 @@ def test_weights_of_other_formats_say_how_to_convert_them(tmp_path, name, words)
         file.writestr('archive/data.pkl', b'x')
     with pytest.raises(PPClsError, match=f'{name}: .*{words}.*numpy.savez|numpy.savez.*{words}'):
         read_arrays(tmp_path/name)
+
+
+def test_quantize_without_onnx_names_the_package(monkeypatch, tmp_path):
+    from ppcls_nb.deploy import quantize
+    monkeypatch.setattr(quantize, 'find_spec', lambda name: None)
+    with pytest.raises(PPClsError, match='quantize: onnx, onnxruntime: not installed; install with: pip install'):
+        quantize.quantize(tmp_path, tmp_path/'out', [])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CALIBRATION_METHODS', 'quant_params', 'fake_quant', 'weight_error', 'float_graph', 'calibrate', 'write_int8',
-           'Quantized', 'quantize', 'input_names', 'merge_ranges', 'InputRounding', 'quant_aware', 'learned_ranges',
-           'strip_quant', 'export_quant_aware']
+           'Quantized', 'require_packages', 'quantize', 'input_names', 'merge_ranges', 'InputRounding', 'quant_aware',
+           'learned_ranges', 'strip_quant', 'export_quant_aware']
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #1fb18062
 import io, logging, os, tempfile
@@ -242,6 +242,13 @@ def _compare(before, after, tests, labels, batch_size, runs, bar):
         speed['openvino'] = speed_ratio(openvino[0].run, openvino[1].run, images[:1], runs)
     return same/len(tests), None if labels is None else tuple(correct/len(tests)), speed
 
+# %% ../../nbs/07_deploy/03_quantize.ipynb #ee651507
+def require_packages():
+    "Raise a PPClsError if onnx or onnxruntime is not installed."
+    missing = [name for name in ('onnx', 'onnxruntime') if find_spec(name) is None]
+    if missing:
+        raise PPClsError(f"quantize: {', '.join(missing)}: not installed; install with: pip install onnx onnxruntime")
+
 # %% ../../nbs/07_deploy/03_quantize.ipynb #9a6ed49f
 def quantize(source, folder, images, tests=None, labels=None, method: str = 'minmax', count: int = 128,
              ranges: dict | None = None, reduce_range: bool = False, max_drop: float = 1., batch_size: int = 16,
@@ -256,6 +263,7 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
     may be lost without a warning. `runs`: pairs of runs for the speed, 0 for none. `BadImage` for an image that cannot
     be read, `PPClsError` for a folder that is not an export or is quantized already. Source: documents 5.3."""
     _check_method(method)
+    require_packages()
     record = read_export(source)
     if method == 'entropy':
         count = min(count, 32)
