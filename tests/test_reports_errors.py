@@ -81,3 +81,15 @@ def test_quantize_without_onnx_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(quantize, 'find_spec', lambda name: None)
     with pytest.raises(PPClsError, match='quantize: onnx, onnxruntime: not installed; install with: pip install'):
         quantize.quantize(tmp_path, tmp_path/'out', [])
+
+
+@pytest.mark.parametrize('text', ['AQID', 'AQ\nID\r\n', 'data:image/png;base64,AQID', ' AQID '])
+def test_data_urls_and_wrapped_base64_are_understood(text):
+    serve = pytest.importorskip('ppcls_nb.deploy.serve')
+    assert serve.read_json(json.dumps({'image': text}).encode()) == [b'\1\2\3']
+
+
+def test_an_empty_host_is_not_all_addresses(tmp_path):
+    server = pytest.importorskip('ppcls_nb.deploy.server')
+    with pytest.raises(PPClsError, match="host '': expected an address"):
+        server.serve(tmp_path, host='')

@@ -111,6 +111,7 @@ def onnx_session(file, threads: int | None = None, exact: bool = True):
     `threads`: of a run (default: `default_threads()`). `exact`: sums of 8-bit products do not overflow; not needed for
     weights of 7 bits. For a file that it cannot read, ONNX Runtime's own exception."""
     import onnxruntime
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.log_severity_level = 3

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FORMATS', 'MAX_JPEG_SCANS', 'JSON_FORM', 'BUCKETS', 'PATHS', 'REQUEST_BODY', 'Limits', 'check_image',
-           'read_image', 'read_json', 'read_request', 'Metrics', 'cancel_on_disconnect', 'Service', 'BoundedExchange',
-           'LimitsMiddleware', 'create_app']
+           'read_image', 'decode_base64', 'read_json', 'read_request', 'Metrics', 'cancel_on_disconnect', 'Service',
+           'BoundedExchange', 'LimitsMiddleware', 'create_app']
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #9d68ff60
 import asyncio, base64, io, json, logging, time
@@ -95,6 +95,15 @@ def read_image(data: bytes, ops, max_pixels: int, name: str = 'image') -> np.nda
 # %% ../../nbs/07_deploy/05_serve.ipynb #b25ccbbe
 JSON_FORM = 'expected {"images": ["base64 of a file", …]} or {"image": "base64 of a file"}'
 
+def decode_base64(text: str) -> bytes:
+    """The bytes of a base64 text, which may be wrapped into lines or a data URL (data:image/png;base64,…); else
+    ValueError."""
+    if text.startswith('data:'):
+        head, comma, text = text.partition(',')
+        if not comma or not head.endswith(';base64'):
+            raise ValueError('not a data URL in base64')
+    return base64.b64decode(''.join(text.split()), validate=True)
+
 def read_json(body: bytes) -> list:
     """The files in the JSON body of a request, {"images": [base64, …]} or {"image": base64}; else an `HTTPException`
     400."""
@@ -108,7 +117,7 @@ def read_json(body: bytes) -> list:
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise HTTPException(400, f'the JSON has other contents; {JSON_FORM}')
     try:
-        return [base64.b64decode(image, validate=True) for image in images]
+        return [decode_base64(image) for image in images]
     except ValueError:
         raise HTTPException(400, f'an image is not base64; {JSON_FORM}') from None
 
@@ -377,8 +386,8 @@ def _top_classes(probabilities, names, k) -> list:
 
 def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wait: float = .005,
                workers: int | None = None, **options) -> FastAPI:
-    """A FastAPI application that serves an exported network: POST /predict?topk=5, GET /healthz, /metrics, /docs.
-    `app.state.service` is its `Service`.
+    """A FastAPI application that serves an exported network: POST /predict?topk=5, GET /healthz, /metrics,
+    /openapi.json. `app.state.service` is its `Service`.
 
     `source`: a folder that `export_model` wrote, or a `Predictor`; `options`: those of `Predictor`. `max_batch`: images
     that are run at once. `max_wait`: seconds that a batch waits for requests on the way. `workers`: threads that decode
@@ -390,7 +399,8 @@ def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wa
     async def lifespan(app):
         async with service:
             yield
-    app = FastAPI(title=f'{record.network}, {record.class_num} classes', lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(title=f'{record.network}, {record.class_num} classes', lifespan=lifespan, redirect_slashes=False,
+                  docs_url=None, redoc_url=None)      # those pages load scripts from elsewhere
     app.state.service = service
     app.add_middleware(LimitsMiddleware, service=service)
     for exception in (HTTPException, RequestValidationError, ClientDisconnect):

@@ -106,6 +106,8 @@ def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20.,
 
     `source` and `settings` are those of `create_app`. `print_line` is called with a line of text when the service is
     ready and when it has ended. Source: documents 5.6."""
+    if not host:
+        raise PPClsError("host '': expected an address; 0.0.0.0 is all addresses of this machine")
     if not grace >= 0:
         raise PPClsError(f'grace {grace}: expected 0 seconds or more')
     with take_port(host, port) as sock:
