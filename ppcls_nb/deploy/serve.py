@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FORMATS', 'MAX_JPEG_SCANS', 'JSON_FORM', 'BUCKETS', 'PATHS', 'REQUEST_BODY', 'Limits', 'check_image',
-           'read_image', 'decode_base64', 'read_json', 'read_request', 'Metrics', 'cancel_on_disconnect', 'Service',
-           'BoundedExchange', 'LimitsMiddleware', 'create_app']
+           'read_image', 'read_json', 'read_request', 'Metrics', 'cancel_on_disconnect', 'Service', 'BoundedExchange',
+           'LimitsMiddleware', 'create_app']
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #9d68ff60
-import asyncio, base64, io, json, logging, time
+import asyncio, base64, io, json, logging, re, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
@@ -95,18 +95,9 @@ def read_image(data: bytes, ops, max_pixels: int, name: str = 'image') -> np.nda
 # %% ../../nbs/07_deploy/05_serve.ipynb #b25ccbbe
 JSON_FORM = 'expected {"images": ["base64 of a file", …]} or {"image": "base64 of a file"}'
 
-def decode_base64(text: str) -> bytes:
-    """The bytes of a base64 text, which may be wrapped into lines or a data URL (data:image/png;base64,…); else
-    ValueError."""
-    if text.startswith('data:'):
-        head, comma, text = text.partition(',')
-        if not comma or not head.endswith(';base64'):
-            raise ValueError('not a data URL in base64')
-    return base64.b64decode(''.join(text.split()), validate=True)
-
 def read_json(body: bytes) -> list:
-    """The files in the JSON body of a request, {"images": [base64, …]} or {"image": base64}; else an `HTTPException`
-    400."""
+    """The files in the JSON body of a request, {"images": [base64, …]} or {"image": base64}, also as data URLs; else an
+    `HTTPException` 400."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -117,7 +108,8 @@ def read_json(body: bytes) -> list:
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise HTTPException(400, f'the JSON has other contents; {JSON_FORM}')
     try:
-        return [decode_base64(image) for image in images]
+        texts = [''.join(re.sub('^data:[^,]*;base64,', '', image).split()) for image in images]      # unwrapped
+        return [base64.b64decode(text, validate=True) for text in texts]
     except ValueError:
         raise HTTPException(400, f'an image is not base64; {JSON_FORM}') from None
 
