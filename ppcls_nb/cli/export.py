@@ -156,8 +156,8 @@ def predict(images, model, params=None, data_dir=None, topk=5, classes=None, num
             use_tensorrt=False, use_fp16=False, enable_benchmark=False):
     "Classify images with an exported network; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
-    left_out = []
-    files = image_files(images, data_dir, left_out)
+    left_out, failed = [], {}
+    files = image_files(images, data_dir, left_out, failed)
     device = dict(use_gpu=use_gpu, gpu_mem=gpu_mem, ir_optim=ir_optim, use_tensorrt=use_tensorrt, use_fp16=use_fp16)
     changed = {name: value for name, value in device.items() if value != DEVICE_DEFAULTS[name]}
     predictor = open_predictor(model, params, model_name, engine, threads, batch_size, **changed)
@@ -165,7 +165,6 @@ def predict(images, model, params=None, data_dir=None, topk=5, classes=None, num
     if len(names) != predictor.record.class_num:
         raise PPClsError(f'{classes}: {len(names)} names for a network with {predictor.record.class_num} classes')
     predictor.names = names
-    failed = {}
     found = predictor.stream(files, topk, batch_size, num_workers, failed)
     code = print_predictions(((files[index], top) for index, top in found), failed, json, csv, left_out)
     if enable_benchmark:

@@ -123,8 +123,8 @@ def _undecodable(entries, decode, num_workers: int, desc: str):
 
 # %% ../../nbs/01_data/08a_checks.ipynb #9c73a223
 def check_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, decode=False,
-               num_workers: int = 2) -> ListReport:
-    """Report all problems in a list file; `root`, `class_num` and `labelled` are as for `read_list`.
+               num_workers: int = 2, delimiter: str = ' ') -> ListReport:
+    """Report all problems in a list file; `root`, `class_num`, `labelled` and `delimiter` are as for `read_list`.
 
     Errors: lines that `read_list` would refuse, an image with two labels, a file that cannot be read, an empty list.
     Warnings: an image listed twice, classes without images (up to `class_num`-1, or the largest label).
@@ -132,7 +132,7 @@ def check_list(list_file, root=None, class_num: int | None = None, labelled: boo
     threads, and images that cannot be decoded are errors."""
     name = str(list_file)
     try:
-        valid, invalid = list_entries(list_file, root, class_num, labelled)
+        valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter)
     except PPClsError as e:
         return ListReport([(name, 0, '', str(e).removeprefix(f'{name}: '), 'error')], {name: 0})
     rows = [(*line, 'error') for line in invalid]
