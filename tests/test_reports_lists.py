@@ -253,8 +253,8 @@ def test_a_list_without_any_image_is_an_error(flowers, tmp_path):
 def test_bad_lines_of_a_pool_cost_nobody_elses_soft_label(flowers, tmp_path):
     gbk = os.fsdecode('花.png'.encode('gbk'))
     count = list_with_bad_lines(flowers, tmp_path/'pool.txt', [*BAD_LINES[:3], gbk])
-    code, out, err = ppcls('select', '-i', tmp_path/'pool.txt', '--data-dir', flowers.garden, '-m', flowers.run, '-k', 2,
-                           '--out', tmp_path/'out')
+    code, out, err = ppcls('select', '-i', tmp_path/'pool.txt', '--data-dir', flowers.garden, '-m', flowers.run,
+                           '-k', 2, '--out', tmp_path/'out')
     assert code == 0, err
     assert f'soft labels of {count} images' in out and '4 could not be read' in out
     failed = (tmp_path/'out'/'soft_labels'/'failed.csv').read_text(encoding='utf-8', errors='surrogateescape')
@@ -316,7 +316,8 @@ def test_a_recipe_reads_lists_with_its_delimiters(flowers, tmp_path):
     lists = with_delimiter(flowers.garden, tmp_path/'lists', {'train': '\t', 'val': ','})
     recipe = yaml.safe_load(flowers.recipe.read_text())
     for section, part, delimiter in (('TRAIN', 'train', '\t'), ('VALID', 'val', ',')):
-        recipe[section] |= dict(file_list=str(lists/f'{part}_list.txt'), data_dir=str(flowers.garden), delimiter=delimiter)
+        recipe[section] |= dict(file_list=str(lists/f'{part}_list.txt'), data_dir=str(flowers.garden),
+                                delimiter=delimiter)
     (tmp_path/'recipe.yaml').write_text(yaml.safe_dump({**recipe, 'classes_num': 4, 'epochs': 1}))
     data = build_data(load_config(tmp_path/'recipe.yaml'))
     assert (len(data.train.dataset), len(data.valid.dataset)) == (48, 24)

@@ -16,6 +16,7 @@ from ..basics import PPClsError, file_digest
 from .datasets import class_counts
 from .lists import list_entries
 from .loader import map_ahead
+from ..figures import drawable_names, plain_texts
 
 # %% ../../nbs/01_data/08a_checks.ipynb #760f6311
 class ListReport:
@@ -182,7 +183,7 @@ def plot_class_counts(labels: dict, classes=None, axes=None):
     parts = {part: np.asarray(l, int) for part, l in labels.items()}
     class_num = len(classes) if classes is not None else 1 + max(int(np.max(l, initial=-1)) for l in parts.values())
     counts = {part: class_counts(l, class_num) for part, l in parts.items()}
-    names = [str(name) for name in (classes if classes is not None else range(class_num))]
+    names = drawable_names(classes if classes is not None else range(class_num))
     order = np.argsort(-next(iter(counts.values())), kind='stable')
     if axes is None:
         axes = plt.subplots(1, len(counts), figsize=(5*len(counts), 3), squeeze=False, layout='constrained')[1][0]
@@ -196,6 +197,7 @@ def plot_class_counts(labels: dict, classes=None, axes=None):
         empty = f', {class_num - len(have):,} empty' if len(have) < class_num else ''
         title = f'{part}: {n.sum():,} images, {len(have):,} classes, imbalance {imbalance:,.1f}{empty}'
         ax.set_title(title, fontsize=9)
+        plain_texts(ax)
     return axes
 
 def _draw_histogram(ax, counts, log: bool):

@@ -22,8 +22,8 @@ from .prepare import DataInfo, data_name, prepare_data
 
 # %% ../../nbs/01_data/08b_resolve.ipynb #6c6594c4
 def largest_label(rows: dict) -> tuple:
-    """(label, place 'file:line') of the largest label in {list file: its `list_rows`}, or (-1, ''). PPClsError, with the
-    place, for one that is out of range; what is no number is left to `read_list`."""
+    """(label, place 'file:line') of the largest label in {list file: its `list_rows`}, or (-1, ''). PPClsError, with
+    the place, for one that is out of range; what is no number is left to `read_list`."""
     largest = -1, ''
     for file, entries in rows.items():
         for n, _, label in entries:

@@ -300,7 +300,7 @@ def _write_shards(out: SoftLabels, ask, files, ops, todo, softmax, num_workers, 
 # %% ../../nbs/05_distill/02_soft_labels.ipynb #83498617
 class ListedFiles:
     """The images of a list file, as paths below `root` (default: the file's folder), read line by line; labels at the
-    end of lines are ignored. A line that names no file is a path that cannot be read, shortened to `LONGEST` characters.
+    end of lines are ignored. A line that names no file is a path that cannot be read, of at most `LONGEST` characters.
 
     PPClsError if there is no such file."""
     LONGEST = 5000

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 from ..basics import PPClsError
+from ..figures import plain_texts
 
 # %% ../../nbs/04_train/06_runs.ipynb #e218f69b
 @dataclass
@@ -99,4 +100,4 @@ def plot_curves(runs: dict, ax=None, by='epoch'):
     ax.set(xlabel=by, ylabel='validation top-1', title=f'validation accuracy on {data}')
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return ax
+    return plain_texts(ax)
