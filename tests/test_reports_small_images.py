@@ -47,7 +47,8 @@ def test_a_network_names_its_smallest_image(name, size, strict_poolings):
 
 def test_a_training_names_the_smallest_image(tmp_path):
     flowers = make_recipe(tmp_path)
-    code, _, err = ppcls('train', '-c', flowers.recipe, '--data', flowers.garden, '-o', 'ARCHITECTURE.name=SqueezeNet1_0')
+    code, _, err = ppcls('train', '-c', flowers.recipe, '--data', flowers.garden, '-o',
+                         'ARCHITECTURE.name=SqueezeNet1_0')
     assert code == 2
     assert 'SqueezeNet1_0: images of 32×32 pixels (height×width), expected at least 35×35' in err
     assert 'Traceback' not in err and err.count('\n') == 1

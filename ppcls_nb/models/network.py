@@ -44,8 +44,9 @@ class Network(nn.Layer):
     def check_size(self, x):
         "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."
         if any(0 <= side < self.smallest for side in x.shape[2:]):      # in a static graph an open side is -1
-            raise PPClsError(f'{getattr(self, "name", type(self).__name__)}: images of {x.shape[2]}×{x.shape[3]} pixels '
-                             f'(height×width), expected at least {self.smallest}×{self.smallest}')
+            name, (height, width) = getattr(self, 'name', type(self).__name__), x.shape[2:]
+            raise PPClsError(f'{name}: images of {height}×{width} pixels (height×width), expected at least '
+                             f'{self.smallest}×{self.smallest}')
 
     def features(self, x) -> list:
         "The outputs of the stages, finest first: (N, channels[i], H/strides[i], W/strides[i])."
