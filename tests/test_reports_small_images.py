@@ -55,8 +55,6 @@ def test_a_training_names_the_smallest_image(tmp_path):
     assert not any((tmp_path/'output').rglob('*.pdparams'))
 
 
-def test_an_export_names_the_smallest_image(tmp_path):
+def test_an_export_may_leave_the_size_open(tmp_path):
     model = create_model('SqueezeNet1_0', class_num=3)
-    with pytest.raises(PPClsError, match='SqueezeNet1_0: images of 34×40 .* at least 35×35'):
-        save_inference(model, tmp_path, (3, 34, 40))
     assert save_inference(model, tmp_path, (3, None, None)).is_file()

@@ -43,7 +43,7 @@ class Network(nn.Layer):
 
     def check_size(self, x):
         "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."
-        if any(0 <= side < self.smallest for side in x.shape[2:]):      # in a static graph an open side is -1
+        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.smallest:
             name, (height, width) = getattr(self, 'name', type(self).__name__), x.shape[2:]
             raise PPClsError(f'{name}: images of {height}×{width} pixels (height×width), expected at least '
                              f'{self.smallest}×{self.smallest}')
