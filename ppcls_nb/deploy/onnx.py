@@ -54,8 +54,9 @@ def _convert(program, file, opset):
 
 def _convert_in_child(program, file, opset) -> bool:
     "Run paddle2onnx in a process of its own; whether it wrote the file."
-    code = f'from ppcls_nb.deploy.onnx import _convert; _convert({str(program)!r}, {str(file)!r}, {opset})'
-    done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    code = 'import sys; from ppcls_nb.deploy.onnx import _convert; _convert(sys.argv[1], sys.argv[2], int(sys.argv[3]))'
+    command = [sys.executable, '-c', code, str(program), str(file), str(opset)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.returncode == 0 and file.is_file()
 
 def to_onnx(program, file, opset: int = 17) -> Path:
