@@ -78,22 +78,6 @@ def _check_replaceable(folder: Path, replaceable):
         raise PPClsError(f'{folder}: holds {first_few(other, 1)}, which is no part of an exported network; name '
                          'another folder')
 
-# no space, file too large, quota, read-only file system, no right to write
-WRITE_ERRORS = {getattr(errno, name) for name in ('ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM')
-                if hasattr(errno, name)}
-
-@contextlib.contextmanager
-def _as_write_error(folder: Path, new: Path | None = None):
-    "Turn an OSError of writing, if `new` is given one that names no file outside of it, into a `PPClsError`."
-    try:
-        yield
-    except OSError as e:
-        elsewhere = new and e.filename and not str(e.filename).startswith(str(new))
-        if e.errno not in WRITE_ERRORS or elsewhere:
-            raise
-        reason = os.strerror(e.errno)
-        raise PPClsError(f'{folder}: cannot be written: {reason}; what was there before is still there') from e
-
 def _replace_folder(folder: Path, new: Path):
     "Rename the folder `new` to `folder`, which may exist; if that fails, `folder` is as before."
     exists = folder.is_dir()
@@ -109,6 +93,23 @@ def _replace_folder(folder: Path, new: Path):
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+# %% ../../nbs/07_deploy/00_export.ipynb #9929d29c
+# no space, file too large, quota, read-only file system, no right to write
+WRITE_ERRORS = {getattr(errno, name) for name in ('ENOSPC', 'EFBIG', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM')
+                if hasattr(errno, name)}
+
+@contextlib.contextmanager
+def _as_write_error(folder: Path, new: Path | None = None):
+    "Turn an OSError of writing, if `new` is given one that names no file outside of it, into a `PPClsError`."
+    try:
+        yield
+    except OSError as e:
+        elsewhere = new and e.filename and not str(e.filename).startswith(str(new))
+        if e.errno not in WRITE_ERRORS or elsewhere:
+            raise
+        reason = os.strerror(e.errno)
+        raise PPClsError(f'{folder}: cannot be written: {reason}; what was there before is still there') from e
 
 @contextlib.contextmanager
 def atomic_folder(folder, replaceable):
