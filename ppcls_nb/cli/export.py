@@ -136,6 +136,7 @@ def print_speed(predictor, files, batch_size: int, warmup: int = 10, runs: int =
           f"p99 {times['p99']:.2f}; {times['images/s']:.1f} images/s ({drawn}network alone; {runs} runs, "
           f"{warmup} to warm up)")
 
+# %% ../../nbs/09_cli/04_export.ipynb #0fdf7324
 DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False)
 
 @command('predict',

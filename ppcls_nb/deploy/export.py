@@ -114,8 +114,8 @@ def _as_write_error(folder: Path, new: Path | None = None):
 @contextlib.contextmanager
 def atomic_folder(folder, replaceable):
     """Yield an empty folder that replaces `folder` if no error is raised. An existing folder is only replaced if
-    `replaceable(path)` is true of everything in it, else a `PPClsError`. A full disk and a folder that cannot be written
-    to are a `PPClsError` too."""
+    `replaceable(path)` is true of everything in it, else a `PPClsError`, as for a full disk or a folder that cannot be
+    written to."""
     folder = Path(os.path.abspath(folder))
     _check_replaceable(folder, replaceable)
     with _as_write_error(folder):
@@ -290,6 +290,7 @@ def _check_files(record: Exported, verify: bool):
             raise PPClsError(f'{file}: damaged or replaced: its SHA-256 differs from that of the exported file; export '
                              'again, or copy the whole folder')
 
+# %% ../../nbs/07_deploy/00_export.ipynb #0e8c64e8
 # endings of the files that an engine may look for beside those that it is given
 READ_SUFFIXES = '.json', '.pdmodel', '.pdiparams', '.info', '.onnx', '.meta'
 
