@@ -44,7 +44,8 @@ def flat(conf, prefix=''):
 
 
 # The trial's settings as the documents print them (1.2) and their recipes have them: learning rate, L2, multipliers,
-# weights, training images, augmentation. All: 20 epochs of batches of 32 at 224 pixels, 102 classes, cosine, momentum 0.9.
+# weights, training images, augmentation. All: 20 epochs of batches of 32 at 224 pixels, 102 classes, cosine,
+# momentum 0.9.
 MULTIPLIERS = [0.1, 0.1, 0.2, 0.2, 0.3]
 SSLD = './pretrained/ResNet50_vd_ssld_pretrained'
 MV3 = './pretrained/MobileNetV3_large_x1_0_pretrained'
