@@ -10,7 +10,8 @@ from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.client import ServiceClient, ServiceError, service_url
 from ppcls_nb.deploy.export import export_model
 from ppcls_nb.deploy.predict import Predictor
-from ppcls_nb.deploy.serve import Limits, create_app
+from ppcls_nb.deploy.limits import Limits
+from ppcls_nb.deploy.serve import create_app
 from ppcls_nb.deploy.server import Server, serve, take_port
 from ppcls_nb.models import build_model
 
@@ -105,7 +106,7 @@ def test_ports_and_times_that_cannot_be(folder):
     with take_port('127.0.0.1', 0) as taken:
         with pytest.raises(PPClsError, match='cannot listen on it: '):
             serve(folder, port=taken.getsockname()[1])
-    with pytest.raises(PPClsError, match='grace -1: expected 0 seconds or more'):
+    with pytest.raises(PPClsError, match='grace -1: expected a number of 0 or more'):
         serve(folder, grace=-1)
 
 

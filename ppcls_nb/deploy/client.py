@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 import httpx
 from fastcore.basics import patch
-from ..basics import PPClsError
+from ..basics import PPClsError, check_number
 
 # %% ../../nbs/07_deploy/05b_client.ipynb #e3164354
 def service_url(address) -> str:
@@ -52,7 +52,8 @@ class ServiceClient:
     that it names. Close it, or use it in `with`. Source: documents 5.6."""
     def __init__(self, url, timeout: float = 30., retries: int = 5):
         self.url = service_url(url)
-        self.retries = retries
+        self.retries = check_number('retries', retries, whole=True)
+        check_number('timeout', timeout, above=True)
         own = urlsplit(self.url).hostname in ('localhost', '127.0.0.1', '::1')      # not through a proxy
         self.http = httpx.Client(timeout=timeout, trust_env=not own)
 
@@ -89,6 +90,7 @@ class ServiceClient:
 def stream(self: ServiceClient, files, topk: int = 1, batch_size: int = 8, failed: dict | None = None):
     """Yield (file, [(label, name, score), …]), with `batch_size` files in a request. Files that cannot be read or are
     refused are entered in `failed` {file: reason}."""
+    check_number('batch_size', batch_size, 1, whole=True)
     failed = {} if failed is None else failed
     for start in range(0, len(files), batch_size):
         part = files[start:start + batch_size]
