@@ -1,21 +1,19 @@
 "The server in a thread and the client with a fake service: ports, draining, idle connections; retries and refusals."
-import json, logging, signal, socket, threading, time
+import json, logging, socket, threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import ppcls_nb  # before paddle: sets the threads
-import cv2, httpx, numpy as np, paddle, pytest
+import httpx, paddle, pytest
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.client import ServiceClient, ServiceError, service_url
 from ppcls_nb.deploy.export import export_model
-from ppcls_nb.deploy.predict import Predictor
 from ppcls_nb.deploy.limits import Limits
-from ppcls_nb.deploy.serve import create_app
-from ppcls_nb.deploy.server import Server, serve, take_port
+from ppcls_nb.deploy.server import serve, take_port
 from ppcls_nb.models import build_model
+from running_service import Running
 
-JPEG = cv2.imencode('.jpg', np.full((40, 40, 3), 99, np.uint8))[1].tobytes()
 logging.getLogger('httpx').setLevel(logging.ERROR)
 
 
@@ -24,44 +22,6 @@ def folder(tmp_path_factory):
     paddle.seed(0)
     return export_model(build_model('MobileNetV1_x0_25', class_num=4), tmp_path_factory.mktemp('served')/'flowers',
                         eval_ops(32))
-
-
-class Running:
-    "A server in a thread, whose network takes `seconds`."
-    def __init__(self, folder, seconds=0., grace=20., **settings):
-        app = create_app(Predictor(folder), **settings)
-        self.service = app.state.service
-        network = self.service.batcher.run
-        def slow_network(images):
-            time.sleep(seconds)
-            return network(images)
-        self.service.batcher.run = slow_network
-        self.socket, self.server = take_port('127.0.0.1', 0), Server(app, grace)
-        self.address = self.socket.getsockname()
-        self.url = f'http://127.0.0.1:{self.address[1]}'
-        self.threads = [threading.Thread(target=self.server.run, args=([self.socket],))]
-        self.threads[0].start()
-        self.codes = []
-        while not self.server.started:
-            time.sleep(.01)
-
-    def post(self): return httpx.post(f'{self.url}/predict', files={'image': JPEG}, timeout=20, verify=False)
-
-    def send(self, n):
-        "Send n requests at once; wait until all have been accepted."
-        clients = [threading.Thread(target=lambda: self.codes.append(self.post().status_code)) for _ in range(n)]
-        self.threads += clients
-        for client in clients:
-            client.start()
-        while len(self.service.open_requests) + len(self.codes) < n:
-            time.sleep(.005)
-
-    def signal(self): self.server.handle_exit(signal.SIGTERM, None)
-
-    def join(self):
-        for thread in self.threads:
-            thread.join()
-        self.socket.close()
 
 
 def test_a_signal_lets_it_answer_open_requests_and_refuse_new_ones(folder):

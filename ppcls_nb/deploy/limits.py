@@ -88,8 +88,8 @@ PATHS = ('/predict', '/healthz', '/metrics')
 
 async def _refuse_doubtful_end(scope, receive, send):
     "The ASGI app that answers a request which may end in two places."
-    response = JSONResponse({'error': 'Transfer-Encoding with Content-Length or HTTP/1.0: where does it end?'}, 400)
-    await response(scope, receive, send)
+    reason = 'Transfer-Encoding cannot be combined with Content-Length or HTTP/1.0'
+    await JSONResponse({'error': reason}, 400)(scope, receive, send)
 
 class LimitsMiddleware:
     "ASGI middleware: limits bodies, counts answers in the metrics of `service`, answers 500 to unexpected exceptions."

@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from .. import usable_cores
-from ..basics import PPClsError, check_number
+from ..basics import check_number
 from ..data.datasets import BadImage
 from .batching import Batcher
 from .limits import Limits, LimitsMiddleware
@@ -182,8 +182,7 @@ class Service:
         self.metrics = Metrics()
         self.workers = usable_cores() if workers is None else check_number('workers', workers, 1, whole=True)
         self.batcher = Batcher(predictor.probabilities, max_batch, max_wait, self.metrics.record_batch)
-        if max_batch > limits.max_queue:
-            raise PPClsError(f'max_batch {max_batch}: expected at most max_queue, {limits.max_queue}')
+        self.batcher.max_batch = min(max_batch, limits.max_queue)      # more images are never there
         self.open_requests = set()
         self.accepted_images = 0
         self.draining = False
@@ -230,10 +229,9 @@ def accepted(self: Service, n: int):
         self.accepted_images -= n
 
 @patch
-async def answer(self: Service, request: Request, write):
-    """The answer to a request: `write`, called in a thread with the class probabilities of each image. Else an
-    `HTTPException`: 4xx for what is wrong with the request, 503 (draining, or busy), 408 or 504 (deadline); or
-    `ClientDisconnect`."""
+async def answer(self: Service, request: Request) -> list:
+    """Class probabilities for each image of a request. Else an `HTTPException`: 4xx for what is wrong with it, 503
+    (draining, or busy), 408 or 504 (deadline); or `ClientDisconnect`."""
     if self.draining:
         raise _busy('draining: this service is about to end')
     if len(self.open_requests) >= self.limits.max_requests:
@@ -247,8 +245,7 @@ async def answer(self: Service, request: Request, write):
                     files = await read_request(request, self.limits, self.pool)
                     stack.enter_context(self.accepted(len(files)))
                     arrays = await cancel_on_disconnect(request, self.prepare(files))
-                rows = await cancel_on_disconnect(request, self.batcher(arrays))
-                return await asyncio.get_running_loop().run_in_executor(self.pool, write, rows)
+                return await cancel_on_disconnect(request, self.batcher(arrays))
     except TimeoutError:
         status, done = (504, 'answered') if files else (408, 'received')
         limit = f'within {self.limits.deadline:g} s' if scope.deadline > 0 else 'before the end of the service'
@@ -313,9 +310,8 @@ def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wa
     @app.post('/predict', openapi_extra={'requestBody': REQUEST_BODY})
     async def predict(request: Request, topk: int = Query(5, ge=1)):
         "The most probable classes of each image of a form with files, or of JSON with base64."
-        def write(rows):
-            return JSONResponse({'predictions': [{'top': _top_classes(p, predictor.names, topk)} for p in rows]})
-        return await service.answer(request, write)
+        rows = await service.answer(request)
+        return JSONResponse({'predictions': [{'top': _top_classes(p, predictor.names, topk)} for p in rows]})
 
     @app.get('/healthz')
     async def healthz():
