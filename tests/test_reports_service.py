@@ -94,8 +94,9 @@ def health(running): return httpx.get(f'{running.url}/healthz', timeout=SAFETY, 
 # ── clients that never read
 
 def large_answers(running, size=1_500_000):
-    "Let each answer for an image be larger than the buffers of the operating system."
+    "Let each answer for an image be larger than the buffers of the operating system, those for sending small."
     running.service.predictor.names = ['x'*size]*4
+    running.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)      # accepted connections have it, too
 
 
 def test_clients_that_never_read_are_ended_and_healthz_goes_on(start):

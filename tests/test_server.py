@@ -1,5 +1,5 @@
 "The server in a thread and the client with a fake service: ports, draining, idle connections; retries and refusals."
-import json, logging, socket, threading
+import base64, json, logging, socket, threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import ppcls_nb  # before paddle: sets the threads
@@ -85,13 +85,16 @@ def test_what_is_no_address(address):
 def fake():
     "A service that is busy for `busy` requests and logs the number of files in each."
     class FakeService(BaseHTTPRequestHandler):
-        busy, requests = 0, []
+        busy, requests, password, refused = 0, [], None, 401
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers['Content-Length']))
             count = body.count(b'filename=')
             FakeService.requests.append(count)
-            if FakeService.busy:
+            FakeService.host = self.headers['Host']
+            if FakeService.password and self.headers['Authorization'] != FakeService.password:
+                self.send(FakeService.refused, [])
+            elif FakeService.busy:
                 FakeService.busy -= 1
                 self.send(503, {'error': 'busy'})
             elif b'broken' in body:
@@ -136,13 +139,36 @@ def test_errors_of_a_service(fake):
         assert e.value.status == 422
         with pytest.raises(PPClsError, match='the answer is not that of ppcls serve'):
             client([b'other'])
-        with pytest.raises(ServiceError, match='HTTP status 400, without a reason'):
+        with pytest.raises(ServiceError, match='HTTP status 400 Bad Request, without a reason'):
             client([b'silent'])
         fake.busy = 9
         with pytest.raises(ServiceError, match='busy'):
             client([b'rose'])
         with pytest.raises(ServiceError, match='busy'):
             list(ServiceClient(fake.port, retries=0).stream([b'rose', b'rose']))
+
+
+def test_a_password_is_sent_and_not_printed(fake, capsys):
+    fake.password = f'Basic {base64.b64encode(b"anna:pass word").decode()}'
+    with ServiceClient(f'http://anna:pass%20word@127.0.0.1:{fake.port}/predict') as client:
+        assert client([b'rose']) == [[(7, 'rose', .9)]]
+        assert fake.host == f'127.0.0.1:{fake.port}'
+        with pytest.raises(PPClsError) as e:
+            client([b'other'])
+    assert 'pass' not in str(e.value)
+    with take_port('127.0.0.1', 0) as sock:
+        port = sock.getsockname()[1]
+    with pytest.raises(PPClsError, match=f'^http://127.0.0.1:{port}: cannot be reached'):
+        ServiceClient(f'http://anna:word@127.0.0.1:{port}')([b'rose'])
+
+
+@pytest.mark.parametrize('status', [401, 403, 404, 407, 429, 302])
+def test_what_is_not_the_fault_of_an_image_ends_the_work(fake, status):
+    fake.password, fake.refused, failed = 'Basic x', status, {}
+    with ServiceClient(fake.port) as client, pytest.raises(ServiceError, match=f'HTTP status {status} '):
+        list(client.stream([b'rose', b'rose 2'], failed=failed))
+    assert fake.requests == [2]
+    assert failed == {}
 
 
 def test_a_service_that_cannot_be_reached():

@@ -130,7 +130,7 @@ def take_port(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, ValueError) as e:      # ValueError: no name of a host, such as one with a NUL
+    except (OSError, TypeError, ValueError) as e:      # not OSError: no name of a host, such as one with a NUL
         reason = getattr(e, 'strerror', None) or e
         raise PPClsError(f'{host}:{port}: cannot listen on it: {reason}; choose another one with --host and '
                          '--port') from e
