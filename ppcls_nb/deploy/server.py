@@ -23,7 +23,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        transport.set_write_buffer_limits(1)      # call pause_writing when more is left; 0 would stop TLS
+        transport.set_write_buffer_limits(0)      # call pause_writing when anything is left to send
         self.idle_timer = self.write_timer = None
         self.restart_timer()
         if len(self.connections) > self.max_connections:
