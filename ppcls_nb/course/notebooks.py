@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..basics import PPClsError, read_value, suggest
+from ..basics import PPClsError, file_text, read_value, suggest
 from .execute import (
     Console, RunResult, check_parameters, declared_parameters, read_notebook, run_notebook)
 from .report import write_report
@@ -30,7 +30,7 @@ def read_profile(file) -> dict:
         problem = suggest(file.name, others, 'profile') if others else 'no such profile file'
         raise PPClsError(f'{file}: {problem}')
     try:
-        values = yaml.safe_load(file.read_text(encoding='utf-8')) or {}
+        values = yaml.safe_load(file_text(file, 1 << 20)) or {}
     except yaml.YAMLError as e:
         raise PPClsError(f'{file}: not valid YAML: {e}') from e
     if not isinstance(values, dict) or not all(isinstance(k, str) and k.isidentifier() for k in values):

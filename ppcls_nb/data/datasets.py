@@ -8,7 +8,7 @@ __all__ = ['BadImage', 'ImageDataset', 'ListDataset', 'class_counts', 'Subset', 
 # %% ../../nbs/01_data/06_datasets.ipynb #20b1941d
 from pathlib import Path
 import cv2, numpy as np, paddle
-from ..basics import PPClsError
+from ..basics import PPClsError, file_bytes
 from .lists import read_list
 from .prepare import data_name
 from .transform import transform
@@ -51,9 +51,7 @@ class ImageDataset(paddle.io.Dataset):
         path = self.paths[i]
         rng = np.random.default_rng([self.seed, epoch, i])
         try:
-            with open(path, 'rb') as f:
-                data = f.read()
-            return transform(data, self.ops(epoch), rng, out), self.labels[i]
+            return transform(file_bytes(path), self.ops(epoch), rng, out), self.labels[i]
         except (PPClsError, OSError, cv2.error) as e:
             raise BadImage(path, getattr(e, 'strerror', None) or e) from e
         except Exception as e:

@@ -10,7 +10,7 @@ __all__ = ['ExistingFiles', 'parse_line', 'list_lines', 'list_entries', 'read_li
 import os
 from pathlib import Path
 import numpy as np
-from ..basics import PPClsError, first_few, write_text
+from ..basics import PPClsError, file_bytes, file_text, first_few, write_text
 
 # %% ../../nbs/01_data/01a_lists.ipynb #8f3839f7
 class ExistingFiles:
@@ -56,7 +56,7 @@ def list_lines(list_file) -> list:
 
     PPClsError where the file cannot be read or is not UTF-8."""
     try:
-        lines = Path(list_file).read_text(encoding='utf-8-sig').splitlines()
+        lines = file_text(list_file, encoding='utf-8-sig').splitlines()
     except OSError as e:
         raise PPClsError(f'{list_file}: list file cannot be read: {e.strerror}') from e
     except UnicodeDecodeError:
@@ -121,7 +121,7 @@ def write_lists(texts: dict, overwrite: bool = False):
 
     PPClsError, before anything is written, where a file exists with other contents, unless `overwrite`."""
     def differs(file, text):
-        return file.exists() and (text is None or file.read_bytes() != text.encode())
+        return os.path.lexists(file) and (text is None or file_bytes(file) != text.encode())
 
     different = [file for file, text in texts.items() if differs(file, text)]
     if different and not overwrite:

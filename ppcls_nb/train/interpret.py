@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..basics import PPClsError, atomic_path, write_json
+from ..basics import PPClsError, atomic_path, file_bytes, write_json
 from ..data.imaug.standard import DecodeImage
 from .metrics import Evaluation, TopK
 
@@ -174,7 +174,7 @@ def plot_top_losses(self: Interpretation, n: int = 12, columns: int = 4):
     fig, axes = plt.subplots(rows, columns, figsize=(2.3*columns, 2.7*rows), squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for ax, row in zip(axes.flat, records):
-        ax.imshow(DecodeImage()(Path(row['file']).read_bytes()))
+        ax.imshow(DecodeImage()(file_bytes(row['file'])))
         numbers = f"{row['probability']:.2f}, loss {row['loss']:.1f}"
         ax.set_title(f"{row['label'][:26]}\n→ {row['prediction'][:24]}\n{numbers}", fontsize=8,
                      color='black' if row['right'] else 'firebrick')
