@@ -206,7 +206,7 @@ class SoftLabels:
     @property
     def failed(self) -> dict:
         text = file_text(self.folder/'failed.csv', errors='surrogateescape')
-        return dict(list(csv.reader(text.splitlines(keepends=True)))[1:])
+        return dict(list(csv.reader(io.StringIO(text)))[1:])
     def __iter__(self):
         if not self.complete:
             raise PPClsError(f'{self.folder}: {len(self.missing())} of {self.shards} shards are missing; run '

@@ -7,7 +7,6 @@ __all__ = ['RIGHT', 'WRONG', 'UNKNOWN', 'shorten', 'answer_text', 'show_picture'
            'plot_predictions']
 
 # %% ../../nbs/04_train/07a_pictures.ipynb #28918d6b
-from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..basics import PPClsError, file_bytes
