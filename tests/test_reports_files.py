@@ -13,7 +13,7 @@ from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
-import ppcls_nb  # before paddle: sets the threads
+from ppcls_nb import MAX_PIXELS  # before paddle: sets the threads
 import cv2
 import numpy as np
 import paddle
@@ -22,11 +22,13 @@ import pytest
 from networks import torch_bytes
 from ppcls_nb.basics import PPClsError, file_bytes, file_digest, write_json
 from ppcls_nb.cli import main
+from ppcls_nb.course import ledger, notebooks
 from ppcls_nb.data.checks import check_list
 from ppcls_nb.data.datasets import ImageDataset
 from ppcls_nb.data.download import download, unpack
 from ppcls_nb.data.duplicates import References
 from ppcls_nb.data.flowers102 import FILES, download_flowers102
+from ppcls_nb.data.image_format import decode_with_opencv, image_header
 from ppcls_nb.data.imaug import DecodeImage
 from ppcls_nb.data.lists import list_lines, read_class_names
 from ppcls_nb.data.resolve import resolve_data
@@ -39,6 +41,7 @@ from ppcls_nb.models.weights import all_weights, bundled_folder, fetch_url, read
 from ppcls_nb.recipe.load import read_recipe
 from ppcls_nb.recipe.trained import image_files
 from ppcls_nb.train.checkpoint import RunLock
+from ppcls_nb.train.runs import load_run
 from ppcls_nb.transfer.space import Space
 from small_run import check_refused, make_recipe, ppcls
 
@@ -192,6 +195,22 @@ def test_jpeg_2000_by_another_name_reaches_no_decoder(tmp_path, start):
             READERS[name](tmp_path/'photo.jpg')
 
 
+@pytest.mark.parametrize('data', [
+    b'P5 30000 30000 255\n', b'GIF89a' + (30000).to_bytes(2, 'little')*2 + bytes(3) + b';',
+    b'BM' + bytes(8) + (54).to_bytes(4, 'little') + (40).to_bytes(4, 'little') + (30000).to_bytes(4, 'little')*2
+    + b'\1\0\x18\0' + bytes(24)], ids=['pgm', 'gif', 'bmp'])
+def test_every_format_has_the_limit_of_pixels(data):
+    with pytest.raises(PPClsError, match='pixels, expected at most 178,956,970'):
+        image_header(data + bytes(100))
+    for decode in (DecodeImage(), decode_with_opencv):
+        with pytest.raises(PPClsError):
+            decode(data + bytes(100))
+
+
+def test_opencv_has_the_same_limit_of_pixels():
+    assert os.environ['OPENCV_IO_MAX_IMAGE_PIXELS'] == str(MAX_PIXELS)
+
+
 # weights and archives that ask for gigabytes
 
 class Call:
@@ -290,6 +309,15 @@ def test_a_zip_archive_of_zeros(tmp_path):
     peak, error = peak_memory(read_arrays, tmp_path/'a.npz')
     assert 'unpack to more than' in error
     assert peak < 10_000_000
+
+
+def test_a_zip_archive_with_a_large_dictionary(tmp_path):
+    member = io.BytesIO()
+    np.save(member, np.zeros(1, 'f4'))
+    with zipfile.ZipFile(tmp_path/'a.npz', 'w', zipfile.ZIP_LZMA) as archive:
+        archive.writestr('a.npy', member.getvalue())
+    with pytest.raises(PPClsError, match='a.npz.*compressed in another way'):
+        read_arrays(tmp_path/'a.npz')
 
 
 def test_an_array_that_claims_more_than_its_bytes(tmp_path):
@@ -495,6 +523,24 @@ def test_output_that_the_shell_has_closed(tmp_path):
                           stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert (tmp_path/'file').read_text() == 'finished'
+
+
+@pytest.mark.parametrize('settings', [None, 'a: [', '- 1\n- ${'])
+def test_a_run_without_readable_settings(tmp_path, settings):
+    (tmp_path/'metrics.jsonl').write_text('{"epoch": 0, "data": "a"}\n')
+    if settings:
+        (tmp_path/'config.yaml').write_text(settings)
+    with pytest.raises(PPClsError, match='config.yaml: the settings of the run cannot be read'):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize('command, place', [(notebooks, 'run_course'), (ledger, 'make_ledger')])
+def test_the_course_reports_any_file_in_one_line(tmp_path, monkeypatch, capsys, command, place):
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path/'a.ipynb'))
+    monkeypatch.setattr(command, place, fail)
+    assert command.main([str(tmp_path)]) == 2
+    assert f'{tmp_path/"a.ipynb"}: {os.strerror(errno.ENOSPC)}' in capsys.readouterr().err
 
 
 def test_main_reports_any_file_in_one_line(tmp_path, monkeypatch, capsys):

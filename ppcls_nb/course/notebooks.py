@@ -16,6 +16,7 @@ import yaml
 from fastcore.basics import patch
 
 from ..basics import PPClsError, file_text, read_value, suggest
+from ..cli import error_line, protect_output
 from .execute import (
     Console, RunResult, check_parameters, declared_parameters, read_notebook, run_notebook)
 from .report import write_report
@@ -284,6 +285,7 @@ def _parser():
 
 def main(argv=None) -> int:
     "The command `ppcls-run`; returns its exit code."
+    protect_output()
     args = _parser().parse_args(argv)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
@@ -291,8 +293,8 @@ def main(argv=None) -> int:
     try:
         results = run_course(args.paths, args.profile, args.output, parse_parameters(args.parameter),
                              args.kernel_timeout, args.cell_timeout, not args.no_report, seeds=args.seeds)
-    except PPClsError as e:
-        print(f'ppcls-run: {e}', file=sys.stderr)
+    except (PPClsError, OSError) as e:
+        print(f'ppcls-run: {error_line(e)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         logging.getLogger('asyncio').setLevel(logging.CRITICAL)     # no warnings about the tasks that were cancelled

@@ -12,7 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from ..basics import FileError, PPClsError, file_text
 from ..models.formats.numpy_file import read_npz
 
@@ -59,7 +61,10 @@ def load_run(path) -> Run:
             raise PPClsError(f'{path}/metrics.jsonl, line {n}: not valid JSON') from None
     if not rows:
         raise PPClsError(f'{path}/metrics.jsonl: no epoch is finished yet')
-    config = OmegaConf.to_container(OmegaConf.load(path/'config.yaml'))
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(file_text(path/'config.yaml', 1 << 20)))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as e:
+        raise PPClsError(f'{path}/config.yaml: the settings of the run cannot be read ({e!s:.200})') from e
     predictions = path/'predictions.npz'
     try:
         return Run(path, rows, config, read_npz(predictions) if predictions.exists() else None)

@@ -35,6 +35,8 @@ def read_npz(path) -> dict:
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members, size = archive.infolist(), os.fstat(file.fileno()).st_size
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members):
+                raise PPClsError('it is compressed in another way than numpy.savez_compressed does')
             if sum(info.file_size for info in members) > uncompressed_limit(size):
                 raise PPClsError(f'{size:,} bytes that unpack to more than {uncompressed_limit(size):,}')
             return {info.filename.removesuffix('.npy'): _read_member(archive, info) for info in members}
