@@ -162,11 +162,11 @@ def archive_files(archive, file=None, size: int | None = None):
     content = _LimitedHeaders(_uncompressed(file), archive)
     tar = tarfile.open(fileobj=content, mode='r:')
     while (member := _next_member(tar, archive)) is not None:
+        if member.issparse() or not (member.isreg() or member.isdir()):
+            raise PPClsError(f"{archive}: refused, '{member.name}' is not a plain file or folder inside the archive")
         total += 512 + member.size
         if total > limit:
             raise PPClsError(f'{archive}: refused, {size:,} bytes that unpack to more than {limit:,}')
-        if member.issparse() or not (member.isreg() or member.isdir()):
-            raise PPClsError(f"{archive}: refused, '{member.name}' is not a plain file or folder inside the archive")
         content.left = None
         yield tar, member
         content.left, tar.members = MAX_HEADER, []

@@ -69,6 +69,10 @@ def _encode(text: str, encoding: str = 'latin1') -> bytes:
     "The bytes of a text, as pickles of old protocols store them."
     return text.encode('latin1' if encoding != 'utf-8' else encoding)
 
+def _empty_bytes() -> bytes:
+    "The bytes of an array without elements, as pickles of old protocols store them."
+    return b''
+
 def _pair(pair: tuple) -> tuple:
     "Paddle's (name, array) of a tensor."
     if not isinstance(pair, tuple):
@@ -79,6 +83,7 @@ class ArrayUnpickler(PickleReader):
     "A reader of pickles of arrays, numbers, texts and containers."
     content = 'arrays'
     allowed = {**PickleReader.allowed, ('builtins', 'tuple'): _pair, ('__builtin__', 'tuple'): _pair,
+               ('builtins', 'bytes'): _empty_bytes, ('__builtin__', 'bytes'): _empty_bytes,
                ('numpy', 'ndarray'): ArrayValue, ('numpy', 'dtype'): DTypeValue, ('_codecs', 'encode'): _encode,
                **{(f'numpy.{core}.multiarray', name): function for core in ('core', '_core')
                   for name, function in (('_reconstruct', _new_array), ('scalar', _number))}}
