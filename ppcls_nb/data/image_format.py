@@ -40,8 +40,8 @@ def _is_known(data) -> bool:
 
 def image_header(data):
     """(width, height, offset of a JPEG file's start of frame, else 0) of the bytes of an image file, before the EXIF
-    rotation; zeros where the header cannot be read. PPClsError for a format that is not decoded, for a JPEG file without
-    an end marker, and for a size beyond Pillow's own limit."""
+    rotation; zeros where the header cannot be read. PPClsError for a format that is not decoded, for a JPEG file
+    without an end marker, and for a size beyond Pillow's own limit."""
     if not _is_known(data):
         raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes): expected a JPEG, '
                          'PNG, WebP, GIF, BMP, TIFF, AVIF or PNM file')
@@ -62,8 +62,8 @@ def image_header(data):
 
 # %% ../../nbs/01_data/01b_image_format.ipynb #10a747ed
 def decode_with_opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """The bytes of an image file → uint8 (height, width, 3), BGR, or as OpenCV's `flags` say. PPClsError for what cannot
-    be decoded, is incomplete or has more than `MAX_PIXELS` pixels."""
+    """The bytes of an image file → uint8 (height, width, 3), BGR, or as OpenCV's `flags` say. PPClsError for what
+    cannot be decoded, is incomplete or has more than `MAX_PIXELS` pixels."""
     w, h, _ = image_header(data)
     if w*h > MAX_PIXELS:
         raise PPClsError(f'an image of {w} x {h} pixels, expected at most {MAX_PIXELS:,}')

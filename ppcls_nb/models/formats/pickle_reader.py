@@ -172,6 +172,7 @@ def use_values_above_mark(self: PickleReader, name: str):
         _require(self.stack)
         fill(self.stack[-1], name, values)
 
+# %% ../../../nbs/03_models/01a_pickle_reader.ipynb #f80a53b6
 @patch
 def use_names(self: PickleReader, name: str, argument):
     "Execute an instruction that finds a name, calls what was found, completes an object or follows a reference."
