@@ -166,7 +166,7 @@ def print_error(message):
     "Print an error as one line. Standard output that cannot be written to is given up."
     try:
         sys.stdout.flush()
-    except OSError:
+    except (OSError, PPClsError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f'ppcls: {" ".join(str(message).split())}', file=sys.stderr)
 
