@@ -59,8 +59,9 @@ def prints_in(first: bool):
     return redirect_stdout(sys.stdout if first else io.StringIO())
 
 def start_over(run: Path, first: bool):
-    """In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait. A run that is
-    being written is a PPClsError."""
+    """In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait.
+
+    PPClsError for a run that is being written."""
     if first and run.exists():
         lock = RunLock(run)
         try:
