@@ -79,26 +79,26 @@ def output_shape(ops) -> tuple:
     return wide
 
 # %% ../../nbs/07_deploy/00_export.ipynb #475334f5
-def _check_replaceable(folder: Path, replaceable):
-    "A `PPClsError` if `folder` is a file or holds an entry for which `replaceable(path)` is false."
+def _check_replaceable(folder: Path, replaceable, what: str):
+    "A `PPClsError` if `folder` is a file or holds an entry, no part of `what`, for which `replaceable(path)` is false."
     if folder.is_file():
         raise PPClsError(f'{folder}: is a file, expected a folder')
     other = sorted(p.name for p in folder.iterdir() if not replaceable(p)) if folder.is_dir() else []
     if other:
-        raise PPClsError(f'{folder}: holds {first_few(other, 1)}, which is no part of an exported network; name '
-                         'another folder')
+        raise PPClsError(f'{folder}: holds {first_few(other, 1)}, which is no part of {what}; name another '
+                         'folder')
 
 @contextlib.contextmanager
-def atomic_folder(folder, replaceable):
+def atomic_folder(folder, replaceable, what: str = 'an exported network'):
     """Yield an empty folder that replaces `folder` if no error is raised. An existing folder is only replaced if
-    `replaceable(path)` is true of everything in it, else a `PPClsError`."""
+    `replaceable(path)` is true of everything in it, else a `PPClsError` that calls it no part of `what`."""
     folder = Path(os.path.abspath(folder))
-    _check_replaceable(folder, replaceable)
+    _check_replaceable(folder, replaceable, what)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', suffix='.tmp', dir=folder.parent))
     try:
         yield new
-        _check_replaceable(folder, replaceable)
+        _check_replaceable(folder, replaceable, what)
         exists = folder.is_dir()
         new.chmod((folder if exists else folder.parent).stat().st_mode)
         if not exists:
