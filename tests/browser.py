@@ -165,11 +165,11 @@ class Page:
         return found['result'].get('value')
 
     def wait_for(self, script):
-        "The first value of a JavaScript expression that is true."
+        "The first value of a JavaScript expression that is true; an element, which is no JSON, counts as true."
         until = time.monotonic() + self.browser.timeout
         while time.monotonic() < until:
             value = self.evaluate(script)
-            if value:
+            if value or isinstance(value, dict):
                 return value
             time.sleep(.05)
         raise BrowserError(f'not true in {self.browser.timeout:g} s: {script}')

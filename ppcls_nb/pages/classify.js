@@ -4,7 +4,6 @@ import {prepare} from './image.js';
 
 ort.env.wasm.numThreads = 1;                // more need headers that few static servers send
 ort.env.wasm.wasmPaths = {wasm: new URL('onnxruntime.wasm', import.meta.url).href};
-ort.env.logLevel = 'error';
 
 async function load(name) {
   const answer = await fetch(new URL(name, import.meta.url));
@@ -15,7 +14,8 @@ async function load(name) {
 async function open() {
   const [spec, file] = await Promise.all([
     load('network.json').then(answer => answer.json()), load('network.onnx').then(answer => answer.arrayBuffer())]);
-  const session = await ort.InferenceSession.create(new Uint8Array(file), {executionProviders: ['wasm']});
+  const options = {executionProviders: ['wasm'], logSeverityLevel: 3};       // errors only
+  const session = await ort.InferenceSession.create(new Uint8Array(file), options);
   return {spec, session};
 }
 

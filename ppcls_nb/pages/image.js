@@ -56,9 +56,9 @@ const TAPS = {
   }};
 
 function axis(kind, source, target, start, count) {
-  const taps = [];
+  const taps = [], scale = 1/(target/source);          // divided twice, as OpenCV does
   for (let d = start; d < start + count; d++) {
-    const {first, weights} = TAPS[kind](d, source/target, source);
+    const {first, weights} = TAPS[kind](d, scale, source);
     taps.push(weights.map((weight, k) => ({at: Math.max(0, Math.min(source - 1, first + k)), weight}))
       .filter(tap => tap.weight));
   }
