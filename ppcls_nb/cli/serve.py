@@ -11,17 +11,19 @@ from importlib.util import find_spec
 from ..basics import PPClsError
 from . import BOOL, command, number, option
 from .answers import IMAGES_HELP, LIST_OPTION, OUTPUT_OPTIONS, print_predictions
+from ..models.weights import all_weights, is_local
 from ..recipe.trained import image_files, load_predictor, weights_file
 
 # %% ../../nbs/09_cli/11_serve.ipynb #7c1f20a2
 def network_for_maps(record, run=None):
     """The network that an export was made from: of `run` (a run folder, its weights, a file, or a tag), else of the
     weights that its `record` names; None if those are not on this machine."""
-    source = run or record.about.get('weights')
+    source = str(run or record.about.get('weights') or '')
     file = weights_file(source) if source else None
     if file:
         return load_predictor(record.network, str(file))[0]
-    return load_predictor(run)[0] if run else None
+    known = all_weights().get(source)
+    return load_predictor(source)[0] if run or known and is_local(known) else None
 
 def add_demo(app, run=None, heat_maps: bool = True):
     "Add the page to an app of `create_app`; with heat maps, unless they are not wanted or the weights not there."
@@ -34,7 +36,7 @@ def add_demo(app, run=None, heat_maps: bool = True):
         if run:
             raise
         print(f'the page has no heat maps: {e}', file=sys.stderr)
-        add_page(app)
+        add_page(app, reason='Heat maps (Grad-CAM) are not available; the log of this service says why.')
 
 # %% ../../nbs/09_cli/11_serve.ipynb #028254a7
 def require_packages(*packages):

@@ -14,7 +14,7 @@ from ..deploy.web import write_web
          option('folder', metavar='DIR', help='an exported network with inference.onnx: ppcls export --onnx'),
          option('--out', '-o', '--output', dest='out', required=True, metavar='SITE',
                 help='folder to write; a site in it is replaced'),
-         option('--title', metavar='TEXT', help="of the page (the network's name)"),
+         option('--title', metavar='TEXT', help='of the page, and of its icon on a phone (Classify photographs)'),
          option('--runtime', metavar='FILE',
                 help='the archive of onnxruntime-web from elsewhere (downloaded from the npm registry)'))
 def web(folder, out, title=None, runtime=None):

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from scipy.special import softmax
 from starlette.exceptions import HTTPException
 from ..basics import PPClsError
-from .page import about_network, page_document
+from .page import TITLE, about_network, page_document
 from .predict import Predictor
 from .serve import REQUEST_BODY
 from .web import level_table
@@ -99,8 +99,7 @@ def add_page(app: FastAPI, network=None, reason: str = NO_WEIGHTS):
         maps=WITH_MAPS if maps else reason,
         heatMap=bool(maps))
     icon = '<link rel="icon" href="data:,">'
-    document, policy = page_document('service.js', predictor.record.network, settings, head=icon,
-                                     frame_ancestors="'none'")
+    document, policy = page_document('service.js', TITLE, settings, head=icon, frame_ancestors="'none'")
     headers = {
         'Content-Security-Policy': policy,
         'X-Content-Type-Options': 'nosniff',

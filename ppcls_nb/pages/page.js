@@ -153,7 +153,7 @@ function startPage(actions) {
   const drop = at('drop');
   at('about').textContent = settings.about;
   at('privacy').textContent = settings.privacy;
-  at('maps').textContent = settings.maps;
+  at(settings.heatMap ? 'hint' : 'reason').textContent = settings.maps;
   at('choose').addEventListener('click', () => at('files').click());
   for (const input of [at('files'), at('capture')]) {
     input.addEventListener('change', () => {

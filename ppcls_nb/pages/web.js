@@ -31,8 +31,8 @@ function startWorker() {
 
 const started = (async () => {
   say(`Loading ${settings.megabytes} MB, once …`);
-  const stored = await store().then(() => 'The page works without a network, too.',
-    error => `The page needs the network each time: ${error.message}.`);
+  const stored = await store().then(() => 'This page also works offline.',
+    error => `This page needs a connection each time: ${error.message}.`);
   await startWorker();
   return `Ready. ${stored}`;
 })();
@@ -47,4 +47,4 @@ async function classify(blob) {
 }
 
 startPage({classify, heatMap: null});
-started.then(say, error => say(`The network cannot be loaded: ${error.message}.`));
+started.then(say, error => say(`This page cannot start: ${error.message}.`));
