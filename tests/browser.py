@@ -196,6 +196,14 @@ class Page:
         node = self.send('DOM.querySelector', nodeId=root, selector=selector)['nodeId']
         self.send('DOM.setFileInputFiles', nodeId=node, files=[str(Path(file).resolve()) for file in files])
 
+    def drop(self, selector, files):
+        "Drag `files` onto the middle of the element that the CSS `selector` finds, and drop them."
+        x, y = self.evaluate(f"""(box => [box.x + box.width/2, box.y + box.height/2])(
+            document.querySelector({json.dumps(selector)}).getBoundingClientRect())""")
+        data = {'items': [], 'files': [str(Path(file).resolve()) for file in files], 'dragOperationsMask': 1}
+        for kind in ('dragEnter', 'dragOver', 'drop'):
+            self.send('Input.dispatchDragEvent', type=kind, x=x, y=y, data=data)
+
     def screenshot(self, path):
         "Write a picture of the whole page, PNG, to `path`."
         data = self.send('Page.captureScreenshot', captureBeyondViewport=True)['data']

@@ -83,9 +83,12 @@ def page(browser, service):
     page.close()
 
 
-def classify(page, files):
-    "Choose files on the page and return what its cards say, in the order of the files: [[(name, percent), …], …]."
-    page.set_file_input('#files', files)
+def classify(page, files, drop=False):
+    "Choose or drop files; what the cards of the page say, in the order of the files: [[(name, percent), …], …]."
+    if drop:
+        page.drop('#drop', files)
+    else:
+        page.set_file_input('#files', files)
     page.wait_for(f"document.querySelectorAll('article > ol, article > .error').length === {len(files)}")
     cards = page.evaluate("""[...document.querySelectorAll('article')].map(card => [...card.querySelectorAll('.row')]
         .map(row => [...row.children].map(part => part.textContent)))""")
@@ -93,8 +96,9 @@ def classify(page, files):
 
 
 @needs_chromium
-def test_the_page_shows_what_the_predictor_says(page, flowers):
-    found = classify(page, flowers.files)
+@pytest.mark.parametrize('drop', [False, True])
+def test_the_page_shows_what_the_predictor_says(page, flowers, drop):
+    found = classify(page, flowers.files, drop)
     expected = Predictor(flowers.folder)(list(map(str, flowers.files)))
     assert found == [[(name, f'{100*score:.1f} %') for _, name, score in top] for top in expected]
     assert sorted(name for name, _ in found[0]) == sorted(NAMES)

@@ -112,9 +112,11 @@ def test_no_registry_is_one_line(home, monkeypatch):
 
 @pytest.mark.parametrize('ops, message', [
     ([DecodeImage(), CropImage(40), ResizeImage(size=32), NormalizeImage(order=''), ToCHWImage()], 'at most one'),
-    ([DecodeImage(), ResizeImage(size=64), ResizeImage(size=32), NormalizeImage(order=''), ToCHWImage()], 'at most one'),
+    ([DecodeImage(), ResizeImage(size=64), ResizeImage(size=32), NormalizeImage(order=''), ToCHWImage()],
+     'at most one'),
     ([DecodeImage(reduce_to=64), ResizeImage(size=32), NormalizeImage(order=''), ToCHWImage()], 'whole pictures'),
-    ([DecodeImage(), ResizeImage(size=32, interpolation=5), NormalizeImage(order=''), ToCHWImage()], 'interpolation 5')])
+    ([DecodeImage(), ResizeImage(size=32, interpolation=5), NormalizeImage(order=''), ToCHWImage()],
+     'interpolation 5')])
 def test_other_preprocessing_is_refused(ops, message):
     with pytest.raises(PPClsError, match=message):
         web.page_geometry(ops)
@@ -279,7 +281,8 @@ def cards(page, paths):
     page.set_file_input('#files', paths)
     page.wait_for(f"document.querySelectorAll('article > ol, article > .error').length === {len(paths)}")
     found = page.evaluate("""[...document.querySelectorAll('article')].map(card => [...card.querySelectorAll('li')]
-        .map(item => [item.querySelector('span').textContent, parseFloat(item.querySelector('.bar').style.width)/100]))""")
+        .map(item => [item.querySelector('span').textContent, item.querySelector('.bar').style.width]))""")
+    found = [[(name, float(width.removesuffix('%'))/100) for name, width in rows] for rows in found]
     return found[::-1]
 
 
@@ -341,6 +344,7 @@ def test_a_site_of_two_versions_is_not_stored(browser, runtime, tmp_path):
     page = browser.page()
     with StaticServer(tmp_path/'site') as server:
         page.goto(server.url)
-        status = page.wait_for("(text => text.startsWith('Ready') && text)(document.querySelector('#status').textContent)")
+        page.wait_for("document.querySelector('#status').textContent.startsWith('Ready')")
+        status = page.evaluate("document.querySelector('#status').textContent")
         assert status == 'Ready. This page needs a connection each time: a file could not be stored.'
     page.close()
