@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.recipe.build import Trainer, load_config
+from ppcls_nb.recipe.build import Trainer, build_data, load_config
 from ppcls_nb.course.profiles import ROLES, load_profile
 from ppcls_nb.data.prepare import DataInfo, prepare_data
 from ppcls_nb.models import create_model
@@ -44,7 +44,8 @@ def flat(conf, prefix=''):
 
 
 # The trial's settings as the documents print them (1.2) and their recipes have them: learning rate, L2, multipliers,
-# weights, training images, augmentation. All: 20 epochs of batches of 32 at 224 pixels, 102 classes, cosine, momentum 0.9.
+# weights, training images, augmentation. All: 20 epochs of batches of 32 at 224 pixels, 102 classes, cosine,
+# momentum 0.9.
 MULTIPLIERS = [0.1, 0.1, 0.2, 0.2, 0.3]
 SSLD = './pretrained/ResNet50_vd_ssld_pretrained'
 MV3 = './pretrained/MobileNetV3_large_x1_0_pretrained'
@@ -155,3 +156,24 @@ def test_parameters_lie_over_a_profile_key_by_key(tmp_path):
     mine.rename(tmp_path/'other.yaml')
     with pytest.raises(PPClsError, match="its profile is 'mine', expected 'other'"):
         load_profile('other', tmp_path)
+
+
+@pytest.mark.parametrize('profile', ['gpu', 'cpu', 'smoke'])
+def test_what_the_lessons_say_about_the_recipes_is_true(profile, info):
+    "A smaller learning rate in lesson 2, learning rates by layer in 3, one more operation in 5."
+    p = load_profile(profile, PROFILES)
+    finetune = p.changes('server_scratch', 'server_finetune', info)
+    before, after = finetune['LEARNING_RATE.params.lr']
+    assert after < before
+    assert 'pretrained_model' in finetune
+    assert any(key.startswith('ARCHITECTURE.') for key in p.changes('server_finetune', 'server_by_layer', info))
+    erasing = p.changes('server_by_layer', 'server_random_erasing', info)
+    assert {'RandomErasing': {'EPSILON': .5}} in p.recipe('server_random_erasing', info).TRAIN.transforms
+    assert profile == 'gpu' or erasing['epochs'][1] > erasing['epochs'][0]
+
+
+@pytest.mark.parametrize('profile,role', [(p, r) for p in ('gpu', 'cpu', 'smoke') for r in ROLES])
+def test_no_recipe_of_the_course_is_warned_about(profile, role, info, capsys):
+    conf = load_profile(profile, PROFILES).recipe(role, info)
+    build_data(conf)
+    assert capsys.readouterr().out == ''
