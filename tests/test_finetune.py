@@ -10,7 +10,7 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.recipe.build import load_config
 from ppcls_nb.data.datasets import ImageDataset
-from ppcls_nb.data.imaug import build_ops
+from ppcls_nb.data.imaug import build_ops, describe_ops
 from ppcls_nb.data.lists import read_list
 from ppcls_nb.data.loader import make_loader
 from ppcls_nb.data.petals import make_petals
@@ -20,7 +20,7 @@ from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.weights import all_weights, weights_home
 from ppcls_nb.train import Callback, Data
 from ppcls_nb.transfer import finetune as lesson
-from ppcls_nb.transfer.finetune import (describe_ops, finetune, finetune_defaults, finetune_ops, gather_images,
+from ppcls_nb.transfer.finetune import (finetune, finetune_defaults, finetune_ops, gather_images,
                                         start_network)
 
 SMALL = dict(size=32, epochs=2, pretrained=False, bar=False, show=False)

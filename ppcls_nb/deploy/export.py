@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2, numpy as np, paddle, yaml
 from .. import __version__
 from ..basics import PPClsError, file_digest, first_few, next_free_path, suggest
-from ..data.imaug import OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops
+from ..data.imaug import (OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops,
+                                  describe_ops)
 from ..data.transform import transform
 from .onnx import onnx_session, to_onnx
 from ..models.inference import save_inference
@@ -25,36 +26,23 @@ EXPORTABLE_OPS = (DecodeImage, ResizeImage, CropImage, NormalizeImage, ToCHWImag
 # what None means for an argument
 NONE_MEANS = dict(interpolation=cv2.INTER_LINEAR, scale='1./255.')
 
-def _plain_value(x):
-    "`x` without NumPy types, for YAML."
-    if isinstance(x, (list, tuple, np.ndarray)):
-        return [_plain_value(v) for v in x]
-    return x.item() if isinstance(x, np.generic) else x
-
-def _op_args(op) -> dict:
-    "The arguments with which `op` was made, None replaced by what it means."
-    args = {}
-    for name in getattr(op, '__stored_args__', {}):
-        value = getattr(op, name)
-        value = NONE_MEANS.get(name) if value is None else _plain_value(value)
-        if value is not None:
-            args[name] = value
-    return args
+def _without_none(args: dict | None) -> dict | None:
+    "The arguments `args` where None is replaced by what it means, and left out where it means nothing else."
+    meant = {name: NONE_MEANS.get(name) if value is None else value for name, value in (args or {}).items()}
+    return {name: value for name, value in meant.items() if value is not None} or None
 
 def ops_to_recipe(ops) -> list:
     """Describe preprocessing operations as recipe entries {name: {argument: value}}; `build_ops` is the inverse. A
     `PPClsError` for an operation that is random or that recipes do not know."""
-    entries = []
     for op in ops:
-        name = type(op).__name__
         if type(op) not in EXPORTABLE_OPS:
+            name = type(op).__name__
             random = OPS.get(name) is type(op)
             reason = ('draws random numbers; use the operations of evaluation'
                       if random else 'is not an operation that a recipe can name')
             expected = ', '.join(c.__name__ for c in EXPORTABLE_OPS)
             raise PPClsError(f'export: {name} {reason}; expected {expected}')
-        entries.append({name: _op_args(op) or None})
-    return entries
+    return [{name: _without_none(args)} for entry in describe_ops(ops) for name, args in entry.items()]
 
 # %% ../../nbs/07_deploy/00_export.ipynb #7f70f4c4
 def output_shape(ops) -> tuple:

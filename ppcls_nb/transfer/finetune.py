@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SMALL_DATASET', 'LARGE_DATASET', 'SSLD_MULTS', 'BY_DATASET_SIZE', 'MAX_TO_DECODE', 'finetune_defaults', 'plan_text',
-           'FreezeBackbone', 'FinetuneData', 'gather_images', 'describe_ops', 'finetune_ops', 'start_network',
-           'recipe_of', 'PlanFolder', 'check_setting', 'make_plan', 'finetune']
+           'FreezeBackbone', 'FinetuneData', 'gather_images', 'finetune_ops', 'start_network', 'recipe_of',
+           'PlanFolder', 'check_setting', 'make_plan', 'finetune']
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #62b940d8
-import inspect, os, zlib
+import os, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from paddle import nn
 from ..basics import PPClsError, json_text, suggest, write_text
 from ..data.checks import check_list, check_splits, require_ok
 from ..data.datasets import ImageDataset
-from ..data.imaug import DecodeImage, RandCropImage, build_ops
+from ..data.imaug import DecodeImage, RandCropImage, describe_ops
 from ..data.lists import class_names_text, list_lines, list_text, read_class_names, read_list, write_list
 from ..data.loader import make_loader
 from ..data.prepare import data_name
@@ -184,12 +184,6 @@ def gather_images(source, val: float = 0.2, seed: int = 0, skip_bad: bool = Fals
     return FinetuneData(data_name(root), root, train, valid, class_num, names, info.split)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #d5742e97
-def describe_ops(ops) -> list:
-    """Operations as entries of a recipe's `transforms`, [{name: {argument: value}}], from which `build_ops` makes the
-    same operations."""
-    return [{type(op).__name__: {name: getattr(op, name) for name in inspect.signature(type(op)).parameters}}
-            for op in ops]
-
 def finetune_ops(record: Weights, size: int | None = None, lower_scale: float = 0.08) -> tuple:
     """(training, evaluation) operations by the `record` of the weights, at `size` pixels (None: the record's); random
     crops take at least the fraction `lower_scale` of the picture."""
