@@ -1,5 +1,5 @@
-"""The exercises of all lessons: every check passes its solution and fails the stub and a typical mistake; every exercise
-is complete. Then notebooks without solutions, and grading, with small notebooks."""
+"""The exercises of all lessons: every check passes its solution and fails the stub and a typical mistake; every
+exercise is complete. Then notebooks without solutions, and grading, with small notebooks."""
 import ast
 import json
 import sys
@@ -87,7 +87,8 @@ def test_the_cells_of_an_exercise_are_complete_and_in_order(lesson):
         cells = [cell for (name, _), cell in parts if name == exercise.name]
         assert places == list(range(places[0], places[0] + 7))
         assert [kind for (name, kind), _ in parts if name == exercise.name] == order
-        assert [cell.cell_type for cell in cells] == ['markdown', 'code', 'markdown', 'code', 'markdown', 'code', 'code']
+        kinds = ''.join(cell.cell_type[0] for cell in cells)
+        assert kinds == 'mcmcmcc'       # markdown, code
         tags = [cell.metadata.tags for cell in cells]
         assert ['skip-execution' in t for t in tags] == [False, False, False, True, False, True, True]
         assert ['raises-exception' in t for t in tags] == [False, False, False, True, False, False, False]
@@ -108,24 +109,37 @@ def test_only_mistakes_and_solutions_are_folded(lesson):
     assert len({cell.id for cell in cells}) == len(cells)
 
 
+def names_in(source):
+    "(names that `source` defines, all names in it), both empty for a cell with a magic or of another language."
+    try:
+        nodes = ast.walk(ast.parse(source))
+    except SyntaxError:
+        return set(), set()
+    return defined_names(source), {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
 @every_lesson
 def test_an_exercise_changes_no_name_of_its_lesson(lesson):
-    taken, bound = set(), set()
-    for cell in read_notebook(lesson).cells:
-        kind = exercise_part(cell)[1]
-        if cell.cell_type != 'code': continue
+    cells = [(cell.source, *exercise_part(cell)) for cell in read_notebook(lesson).cells if cell.cell_type == 'code']
+    taken = set().union(*(names_in(source)[0] for source, _, kind in cells if not kind))
+    bound = set()
+    for source, _, kind in cells:
         if kind:
-            bound |= defined_names(cell.source)
-            continue
-        try:
-            taken |= defined_names(cell.source)
-        except SyntaxError:         # a magic, or another language
-            continue
-    assert bound & taken == set()
+            bound |= defined_names(source)
+            assert kind == 'check' or not defined_names(source) & taken
+        else:
+            assert not bound & names_in(source)[1], 'a later cell uses a name that an exercise changes'
+
+
+@every_lesson
+def test_exercises_of_a_lesson_define_different_names(lesson):
+    names = [name for exercise in read_exercises(lesson) for name in signatures(exercise.sources['stub'])]
+    assert len(set(names)) == len(names)
 
 
 def test_every_tutorial_has_an_exercise():
-    assert {path for path in LESSONS if path.parent.name == '00_tutorials'} == set((ROOT/'nbs'/'00_tutorials').glob('*.ipynb'))
+    tutorials = ROOT/'nbs'/'00_tutorials'
+    assert {path for path in LESSONS if path.parent == tutorials} == set(tutorials.glob('*.ipynb'))
 
 
 def test_nbdev_clean_keeps_what_an_exercise_needs():
@@ -182,7 +196,8 @@ def test_exercises_are_found_by_their_tags(lessons):
 @pytest.mark.parametrize('kind', KINDS)
 def test_an_incomplete_exercise_is_refused(tmp_path, kind):
     path = write_notebook(tmp_path/'a.ipynb', *exercise_cells(leave_out=[kind]))
-    with pytest.raises(PPClsError, match=f"a.ipynb: exercise 'halve' has no {KINDS[kind]} cell tagged 'exercise-{kind}'"):
+    lacking = f"a.ipynb: exercise 'halve' has no {KINDS[kind]} cell tagged 'exercise-{kind}'"
+    with pytest.raises(PPClsError, match=lacking):
         read_exercises(path)
 
 
@@ -290,7 +305,8 @@ CHECK = HALVE['check']
 @pytest.mark.parametrize('answer, check, result, reason', [
     (RIGHT, CHECK, 'passed', ''),
     (WRONG, CHECK, 'failed', 'AssertionError: half of 3 is 1.5, not 1'),
-    ('def twice(x): return 5', 'n = 2\nassert twice(n) == 4\nn = 3', 'failed', 'AssertionError in assert twice(n) == 4'),
+    ('def twice(x): return 5', 'n = 2\nassert twice(n) == 4\nn = 3', 'failed',
+     'AssertionError in assert twice(n) == 4'),
     ('def halve(x) return x', CHECK, 'error', 'SyntaxError'),
     ('import sys; sys.exit(0)', CHECK, 'error', 'SystemExit'),
     ('%time half = 0.5\ndef halve(x): return half*x', CHECK, 'passed', ''),

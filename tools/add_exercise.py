@@ -39,7 +39,8 @@ def read_text_file(path) -> dict:
     if missing:
         raise PPClsError(f"{path}: no {', '.join(missing)}")
     if not re.fullmatch(r'[a-z0-9]+(-[a-z0-9]+)*', parts['name']):
-        raise PPClsError(f"{path}: name '{parts['name']}': expected lower-case words joined by '-', such as top-k-accuracy")
+        raise PPClsError(f"{path}: name '{parts['name']}': expected lower-case words joined by '-', "
+                         'such as top-k-accuracy')
     return parts
 
 

@@ -91,9 +91,9 @@ def defined_names(source: str) -> set:
     return {symbol.get_name() for symbol in symbols if symbol.is_assigned() and not symbol.is_imported()}
 
 def run_check(answer: str, check: str):
-    """Run the code `answer`, then `check`, which sees what `answer` defines but not what it imports; nothing is printed.
+    """Run the code `answer`, then `check`, which sees what `answer` defines but not what it imports.
 
-    Returns the exception that one of them raised, or None."""
+    Nothing is printed. Returns the exception that one of them raised, or None."""
     namespace = {'__name__': '__main__'}
     try:
         with redirect_stdout(StringIO()):
@@ -227,7 +227,8 @@ def grade_notebook(path, exercises: dict, seconds: float = 60, student: str = ''
         return
     lessons = {exercises[name].path for name in answers if name in exercises}
     if not lessons:
-        yield Grade(student, str(path), '', 'unreadable', 'no cell is tagged as the answer to an exercise of the lessons')
+        reason = 'no cell is tagged as the answer to an exercise of the lessons'
+        yield Grade(student, str(path), '', 'unreadable', reason)
     for name, exercise in exercises.items():
         if exercise.path not in lessons: continue
         stub, check = exercise.sources['stub'], exercise.sources['check']
