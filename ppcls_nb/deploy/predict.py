@@ -13,7 +13,7 @@ import cv2, numpy as np, paddle
 from fastcore.basics import patch
 from scipy.special import softmax
 from ..basics import PPClsError, suggest
-from ..data.datasets import BadImage
+from ..data.datasets import BadImage, read_error
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
 from ..data.transform import transform
@@ -21,7 +21,8 @@ from .engine_choice import default_engine
 from .export import Exported, ops_to_recipe, output_shape, read_export
 from .onnx import PADDLE_3, onnx_session, silence_stdout
 from .timing import time_runs
-from ..models.inference import InferenceEngine, default_threads
+from ..models.formats.program_file import check_program
+from ..models.inference import InferenceEngine, default_threads, load_layer
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #1cd0b205
 def _as_decoded(img, op: DecodeImage):
@@ -42,8 +43,11 @@ def prepare_image(image, ops, name='image') -> np.ndarray:
             return transform(_as_decoded(image, ops[0]), ops[1:])
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         return transform(data, ops)
-    except (PPClsError, OSError, cv2.error) as e:
-        raise BadImage(name, getattr(e, 'strerror', None) or e) from e
+    except (PPClsError, OSError, ValueError, cv2.error) as e:
+        bad = read_error(name, e)
+        if bad is None:
+            raise
+        raise bad from e
     except TypeError as e:
         raise PPClsError(f'{name}: {type(image).__name__}, expected a path, bytes or an array') from e
 
@@ -161,8 +165,7 @@ def _load_training(record, threads):
     "Load an export into Paddle's training engine; `threads` are set for the whole process."
     if threads:
         paddle.base.core.set_num_threads(threads)
-    layer = paddle.jit.load(str(_runnable_program(record, True).with_suffix('')))
-    layer.eval()
+    layer = load_layer(_runnable_program(record, True))
     def run(images):
         with paddle.no_grad():
             return layer(paddle.to_tensor(images)).numpy()
@@ -191,6 +194,8 @@ def _load_openvino(record, threads):
     if not file:
         raise PPClsError(f'{record.folder}: has neither inference.onnx nor inference.pdmodel, which OpenVINO reads; '
                          'export it again with --onnx')
+    if file.suffix == '.pdmodel':
+        check_program(file)
     _check_installed('openvino', 'openvino')
     import openvino
     settings = {

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 from ..basics import PPClsError
+from ..figures import drawable_names, plain_texts
 
 # %% ../../nbs/04_train/06_runs.ipynb #e218f69b
 @dataclass
@@ -33,10 +34,16 @@ class Run:
         "The larger k of the accuracies in the log: 5, or the number of classes if there are fewer."
         return max(int(key[9:-8]) for key in self._last_valid() if re.fullmatch(r'valid_top\d+_correct', key))
     def top1(self) -> float: return self.correct()/self.total()
-    def best(self) -> float:
-        return max(r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r)
+    def best(self) -> float: return max(self._valid_top1().values())
+    def best_epoch(self) -> int:
+        "The epoch of the best top-1, as the log counts them (from 0); the first of equal ones."
+        top1 = self._valid_top1()
+        return max(top1, key=top1.get)
     def seconds(self) -> float: return sum(r['seconds'] for r in self.rows)
     def steps(self) -> int: return self.rows[-1]['step']
+
+    def _valid_top1(self) -> dict:
+        return {r['epoch']: r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r}
 
     def _last_valid(self):
         validated = [r for r in self.rows if 'valid_total' in r]
@@ -90,13 +97,13 @@ def compare(runs: dict) -> pd.DataFrame:
 def plot_curves(runs: dict, ax=None, by='epoch'):
     "Plot validation top-1 of `runs` (title → `Run`) over `by`, 'epoch' or 'step'. Returns the axes."
     ax = ax or plt.subplots(figsize=(7, 4))[1]
-    for title, r in runs.items():
+    for title, r in zip(drawable_names(runs, 'run'), runs.values()):
         validated = [row for row in r.rows if 'valid_total' in row]
         x = [row[by] + 1 if by == 'epoch' else row[by] for row in validated]
         top1 = [row['valid_top1_correct']/row['valid_total'] for row in validated]
-        ax.plot(x, top1, marker='o', ms=3, label=f'{title} {r.top1():.3f}')
+        ax.plot(x, top1, marker='o', ms=3, label=f'\u200b{title} {r.top1():.3f}')      # a legend has no label '_…'
     data = ', '.join(sorted({r.data for r in runs.values()}))
     ax.set(xlabel=by, ylabel='validation top-1', title=f'validation accuracy on {data}')
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return ax
+    return plain_texts(ax)
