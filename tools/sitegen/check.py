@@ -1,0 +1,156 @@
+"Checks a built site: links and anchors by reading its files, and what a browser says of every page."
+import re, sys, threading
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlparse
+
+from bs4 import BeautifulSoup
+
+from . import ROOT
+
+WIDTHS = (1200, 390)        # pixels: a desk and a phone
+MAIN = ('index.html', 'lessons.html', 'learner.html', 'report.html', '02_augment/04_gridmask.html')     # screenshots
+LOADS = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'link': 'href'}
+RAW_FORMULA = re.compile(r'\\\(|\\\[|\$\\|\\(?:frac|tfrac|sum|alpha|lambda|mathrm|sqrt)\b')
+
+
+@dataclass
+class Html:
+    "What the checks need of a page: `ids`, `links`, what it `loads`, and formulas left as `raw` LaTeX."
+    ids: set = field(default_factory=set)
+    links: list = field(default_factory=list)
+    loads: list = field(default_factory=list)
+    raw: list = field(default_factory=list)
+
+
+def read_html(file: Path) -> Html:
+    "The `Html` of a file."
+    soup, page = BeautifulSoup(file.read_bytes(), 'html.parser'), Html()
+    page.ids = {tag['id'] for tag in soup.find_all(id=True)}
+    page.links = [tag['href'] for tag in soup.find_all('a', href=True)]
+    for name, attribute in LOADS.items():
+        for tag in soup.find_all(name):
+            if tag.get(attribute) and not {'canonical', 'next', 'prev'} & set(tag.get('rel') or []):
+                page.loads.append(tag[attribute])
+    article = soup.find('article') or soup
+    for tag in article.find_all(['code', 'pre', 'script', 'style', 'math']):
+        tag.decompose()
+    page.raw = [text.strip()[:60] for text in article.find_all(string=RAW_FORMULA)]
+    return page
+
+
+def read_site(out: Path) -> dict:
+    "Path relative to `out` → `Html` of every page; those of the theme itself, such as 404.html, are left out."
+    files = [file for file in sorted(out.rglob('*.html')) if file.name != '404.html']
+    return {file.relative_to(out).as_posix(): read_html(file) for file in files}
+
+
+def is_foreign(url: str) -> bool:
+    "Whether an address leads out of the site."
+    return bool(re.match(r'[a-zA-Z][\w+.-]*:|//', url)) and not url.startswith('data:')
+
+
+def link_faults(pages: dict, out: Path) -> list:
+    "Links without a file or anchor, files that a page would load from elsewhere, and raw formulas, as sentences."
+    faults = []
+    for name, page in pages.items():
+        for url in [*page.links, *page.loads]:
+            if is_foreign(url) or url.startswith('data:'): continue
+            target, _, anchor = unquote(url).partition('#')
+            place = urlparse(urljoin('http://site/' + name, target or name.rpartition('/')[2])).path.lstrip('/')
+            file = out/unquote(place)
+            if file.is_dir():
+                file, place = file/'index.html', f'{place.rstrip("/")}/index.html'.lstrip('/')
+            if not file.is_file():
+                faults.append(f'{name}: {url}: no such file')
+            elif anchor and place in pages and anchor not in pages[place].ids:
+                faults.append(f'{name}: {url}: no such anchor')
+        faults += [f'{name}: loads {url}' for url in page.loads if is_foreign(url)]
+        faults += [f'{name}: a formula is not rendered: {text}' for text in page.raw]
+    return faults
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    "A handler that prints nothing."
+    def log_message(self, *_): pass
+
+
+class Server:
+    "Serves a folder on a free port of this computer; a context manager that gives the address."
+    def __init__(self, folder: Path):
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder)))
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f'http://127.0.0.1:{self.server.server_port}/'
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def page_faults(page, address: str, name: str, width: int) -> list:
+    "What is wrong with the page `name` in an open browser page `width` pixels wide, as sentences."
+    page.goto(address + name)
+    where = f'{name} at {width} px'
+    faults = [f'{where}: console: {text}' for text in page.errors]
+    faults += [f'{where}: requests {url}' for url in page.requests
+               if not url.startswith((address, 'data:', 'blob:', 'about:'))]
+    over = page.overflow()
+    if over > 0:
+        faults.append(f'{where}: {over} px wider than the window: {page.evaluate(WIDEST)}')
+    flat = page.evaluate("[...document.querySelectorAll('math')].filter(m => !m.closest('details:not([open])') && "
+                         "m.getBoundingClientRect().height < 5).map(m => m.getAttribute('alttext'))")
+    faults += [f'{where}: the formula {text!r} is not shown' for text in flat]
+    broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth && i.loading != 'lazy')"
+                           ".map(i => i.src)")
+    return faults + [f'{where}: the picture {url} is not shown' for url in broken]
+
+
+WIDEST = """(() => { const w = document.documentElement.clientWidth;
+  const inside = e => { for (let p = e.parentElement; p; p = p.parentElement) {
+    if (getComputedStyle(p).overflowX != 'visible') return true } return false };
+  const wide = [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > w + 1 &&
+    !inside(e)); return wide.slice(0, 3).map(e => e.tagName + '.' + e.className + ': ' +
+    e.textContent.trim().slice(0, 40)).join(' | ') })()"""
+
+
+def search(page, address: str, text: str) -> list:
+    "(title, link) of what the site's search finds."
+    page.goto(address + 'index.html')
+    page.evaluate(f"""(() => {{ const box = document.querySelector('[data-md-component=search-query]');
+      document.querySelector('#__search').checked = true; box.focus(); box.value = {text!r};
+      box.dispatchEvent(new Event('keyup', {{bubbles: true}})); box.dispatchEvent(new Event('input', {{bubbles: true}}));
+      return 1 }})()""")
+    page.wait_for("document.querySelectorAll('.md-search-result__item').length")
+    return page.evaluate("[...document.querySelectorAll('.md-search-result__item a')]"
+                         ".map(a => [a.textContent.trim(), a.getAttribute('href')])")
+
+
+def browser_faults(out: Path, names: list, pictures: Path, tell=print, main=MAIN) -> list:
+    "What a browser finds wrong with the pages `names` at both widths; screenshots of the `main` ones in `pictures`."
+    sys.path.append(str(ROOT/'tests'))
+    from browser import Browser
+    pictures.mkdir(parents=True, exist_ok=True)
+    faults = []
+    with Server(out) as address, Browser() as browser:
+        for width in WIDTHS:
+            page = browser.page(width, 900)
+            for number, name in enumerate(names, 1):
+                faults += page_faults(page, address, name, width)
+                if name in main:
+                    page.screenshot(pictures/f"{name.removesuffix('.html').replace('/', '-')}-{width}.png")
+                if number % 50 == 0 or number == len(names):
+                    tell(f'{number} of {len(names)} pages looked at, {width} px')
+            if width == WIDTHS[0]:
+                found = search(page, address, 'GridMask')
+                if not any('GridMask' in title and 'gridmask' in link.lower() for title, link in found):
+                    faults.append(f'the search for GridMask finds {found[:3]}')
+            page.close()
+        page = browser.page(WIDTHS[0], 900, dark=True)
+        for name in [name for name in main if name in names]:
+            faults += page_faults(page, address, name, WIDTHS[0])
+            page.screenshot(pictures/f"{name.removesuffix('.html').replace('/', '-')}-dark.png")
+    return faults
