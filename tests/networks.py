@@ -1,5 +1,5 @@
 "What several test files need of networks and weights: their names, image sizes, and old formats of their files."
-import io, pickle, struct
+import io, os, pickle, struct
 from collections import OrderedDict
 
 from official import FACTS
@@ -20,6 +20,19 @@ def smallest():
     "The sorted names of the smallest network of each family."
     largest_first = sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))
     return sorted({model_info(n)['family']: n for n in largest_first}.values())
+
+
+# networks with a kind of block, stem or activation that the smallest of their family lacks
+OTHER_BLOCKS = [
+    'EfficientNetB0', 'EfficientNetB0_small', 'MobileNetV3_large_x0_35', 'Res2Net50_vd_26w_4s', 'ResNeXt50_vd_32x4d',
+    'ResNet50', 'ResNet50_ACNet', 'ResNet50_vc', 'ResNet50_vd', 'SE_ResNeXt50_vd_32x4d', 'SE_ResNet50_vd',
+    'ShuffleNetV2_swish']
+
+
+def every_block():
+    """The sorted names of networks that have every kind of block between them; with PPCLS_ALL_NETWORKS=1 in the
+    environment, all networks."""
+    return NAMES if os.environ.get('PPCLS_ALL_NETWORKS') == '1' else sorted([*smallest(), *OTHER_BLOCKS])
 
 
 def old_state(model):

@@ -1,11 +1,13 @@
 "Each check of `make test` finds its errors in a small project, and changes no file."
 import hashlib, json, shutil, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 from execnb.nbio import nb2str
 
 import checks
+from ppcls_nb.basics import fact_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -166,12 +168,29 @@ def test_contributing_describes_all_parts():
 
 def test_readme_opens_with_the_two_commands_and_its_links_exist():
     text = (ROOT/'README.md').read_text()
-    assert text.index('make tutorial') < text.index('make test') < text.index('| lesson |')
-    for notebook in (ROOT/'nbs').glob('*/*.ipynb'):
-        assert f'](nbs/{notebook.parent.name}/{notebook.name})' in text, notebook
+    assert text.index('make tutorial') < text.index('make test') < text.index('ppcls finetune')
+    folders = {notebook.parent.name for notebook in (ROOT/'nbs').glob('*/*.ipynb')}
+    assert [name for name in sorted(folders) if f'](nbs/{name})' not in text] == []
     links = set(checks.re.findall(r'\]\((?!\w+:|#)([^)\s]+)\)', text))
     assert links
     assert all((ROOT/link).exists() for link in links)
+
+
+def test_readme_has_one_small_picture():
+    text = (ROOT/'README.md').read_text()
+    picture, = checks.re.findall(r'!\[[^]]+\]\(([^)]+)\)', text)
+    data = (ROOT/picture).read_bytes()
+    assert data.startswith(b'\x89PNG')
+    assert len(data) <= 150_000
+
+
+def test_readme_has_a_row_for_each_extra():
+    settings = ConfigParser(delimiters=['='], interpolation=None)
+    settings.read(ROOT/'settings.ini', encoding='utf-8')
+    extras = [key.removesuffix('_requirements') for key in settings['DEFAULT'] if key.endswith('_requirements')]
+    assert sorted(row['extra'] or '' for row in fact_rows('extras')) == sorted(['', *extras])
+    text = (ROOT/'README.md').read_text()
+    assert [extra for extra in extras if f'| `{extra}` |' not in text] == []
 
 
 def test_titles_are_plain():

@@ -8,7 +8,7 @@ import pytest
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.course.ledger import (
     ROLE_TITLES, claim_sentence, claim_table, main, make_ledger, markdown_claims, markdown_roles, mean_and_error,
-    origin, read_ledger, role_table, verdict)
+    origin, plot_ledger, read_ledger, role_table, verdict)
 
 CORRECT = dict(zip(ROLE_TITLES, (6, 24, 26, 22, 28, 30, 23)))      # of 40 images
 
@@ -119,3 +119,13 @@ def test_the_command_finds_the_seeds_of_a_course(write_seed, tmp_path, capsys):
     assert read_ledger(tmp_path/'course'/'ledger.json')['seeds'] == [0, 1, 2]
     assert main([str(tmp_path/'nothing')]) == 2
     assert 'ppcls-ledger: ' in capsys.readouterr().err
+
+
+def test_the_picture_shows_each_role_while_training_and_at_the_end(folders, tmp_path):
+    assert main([*map(str, folders), '--picture', str(tmp_path/'new'/'picture.png')]) == 0
+    assert (tmp_path/'new'/'picture.png').read_bytes().startswith(b'\x89PNG')
+    ledger = make_ledger(folders)
+    curves, bars = plot_ledger(ledger, folders).axes
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx(role_table(ledger).top1.tolist())
+    assert [line.get_ydata()[-1] for line in curves.lines] == pytest.approx(role_table(ledger).top1.tolist())
+    assert [line.get_xdata().tolist() for line in curves.lines] == [[10]]*len(ROLE_TITLES)

@@ -89,8 +89,9 @@ def test_a_second_run_finds_its_training_done(tutorial):
     "No epoch is trained again: the rows of all runs, which include the seconds of each epoch, stay the same."
     output, _ = tutorial
     before = epochs(output)
-    again = run_course(NBS, NBS/'profiles'/'smoke.yaml', output, cell_timeout=600, report=False)
-    assert [r.status for r in again] == ['ok']*len(STEMS)
+    trained = [NBS/f'{stem}.ipynb' for stem in ('01_scratch', '05_random_erasing', '06_distill')]
+    again = run_course(trained, NBS/'profiles'/'smoke.yaml', output, cell_timeout=600, report=False)
+    assert [r.status for r in again] == ['ok']*len(trained)
     assert len(before) >= 6
     assert all('seconds' in rows for rows in before.values())
     assert epochs(output) == before

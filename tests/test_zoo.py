@@ -1,14 +1,14 @@
-"""One contract for every network of the zoo: official keys, shapes and outputs, any size, channels and class count,
-gradients, costs, features, export.
+"""The contract of the networks of the zoo. Every network: official keys, shapes and outputs, costs. Every kind of block
+(PPCLS_ALL_NETWORKS=1: every network): any size, channels and class count, gradients, features, export.
 
-`make test` runs this file in two shards (pytest -n 2 --dist loadgroup); the giants are one group, so they come one
-after the other, and each frees its memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd"""
+`make test` runs in two processes; the giants are one group, so they come one after the other, and each frees its
+memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd"""
 import gc, math
 
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 
-from networks import NAMES, small, smallest
+from networks import NAMES, every_block, small, smallest
 from official import FACTS, golden_output, official_state
 from ppcls_nb.basics import fact_rows
 from ppcls_nb.models import build_model, create_model, model_info, weights_info
@@ -72,7 +72,7 @@ def test_official_keys_shapes_counts_and_outputs(name):
     assert [2**round(math.log2(g['S']/m.shape[2])) for m in maps] == list(model.strides)
 
 
-@pytest.mark.parametrize('name', sharded(NAMES))
+@pytest.mark.parametrize('name', sharded(every_block()))
 def test_any_task_learns(name):
     """Two sizes, other channels, another class count; every weight gets a finite gradient; an image's answer does not
     depend on its batch."""
@@ -94,7 +94,7 @@ def test_any_task_learns(name):
     with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', sharded(NAMES))
+@pytest.mark.parametrize('name', sharded(every_block()))
 def test_exported_network_gives_the_same_outputs(name, tmp_path):
     model, (h, w) = build_model(name, class_num=5), small(name)
     model.eval()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLE_TITLES', 'REPORTED_ACCURACY', 'CLAIMS', 'Claim', 'verdict', 'mean_and_error', 'make_ledger', 'role_table',
-           'claim_table', 'claim_sentence', 'origin', 'markdown_roles', 'markdown_claims', 'read_ledger',
+           'claim_table', 'claim_sentence', 'origin', 'markdown_roles', 'markdown_claims', 'plot_ledger', 'read_ledger',
            'write_ledger', 'main']
 
 # %% ../../nbs/10_course/05_ledger.ipynb #a9e8453d
@@ -15,10 +15,12 @@ from itertools import chain
 from math import isnan, nan
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 
 from .. import __version__
-from ..basics import PPClsError, write_json
+from ..basics import PPClsError, atomic_path, write_json
 from ..recipe.schema import network_names
 from .notebooks import seed_folders
 from .timing import machine_facts
@@ -179,6 +181,37 @@ def markdown_claims(ledger: dict) -> str:
         lines.append(f'| {change} | {points} | {c.verdict} | {_or_dash(c.documents)} |')
     return '\n'.join(lines)
 
+# %% ../../nbs/10_course/05_ledger.ipynb #b714a147
+def _curve(runs: list) -> tuple:
+    "The steps at which every one of `runs` was validated, and their accuracies in percent, an array (runs, steps)."
+    curves = [{row['step']: 100*row['valid_top1_correct']/row['valid_total']
+               for row in run.rows if 'valid_total' in row} for run in runs]
+    steps = sorted(set.intersection(*map(set, curves)))
+    return steps, np.array([[curve[step] for step in steps] for curve in curves])
+
+def plot_ledger(ledger: dict, folders):
+    """A figure of the roles of `ledger` (see `make_ledger`, with the same `folders`): validation top-1 in percent over
+    the steps of training, and at the end."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[1.2, 1], layout='constrained')
+    table = role_table(ledger)
+    for n, role in enumerate(ledger['roles']):
+        steps, top1 = _curve([load_run(Path(folder)/'runs'/role) for folder in folders])
+        colour, row = f'C{n}', table.loc[ROLE_TITLES[role]]
+        left.plot(steps, top1.mean(0), color=colour, marker='o', ms=3)
+        left.fill_between(steps, top1.min(0), top1.max(0), color=colour, alpha=0.2, lw=0)
+        error = np.nan_to_num(row.error)
+        right.barh(n, row.top1, color=colour, xerr=2*error, error_kw=dict(capsize=2, lw=1))
+        right.text(row.top1 + 2*error + 1, n, _plus_minus(row.top1, row.error), va='center', fontsize=8)
+    left.set(xlabel='step', ylabel='validation top-1, %', ylim=0, title=f"{ledger['data']}, while training")
+    labels = [f'{title}\n{row.network}, {row.pixels} px' for title, row in table.iterrows()]
+    right.set(xlabel='validation top-1, %', xlim=(0, 1.35*table.top1.max()), title='at the end')
+    right.set_yticks(range(len(table)), labels, fontsize=8)
+    right.invert_yaxis()
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+        ax.spines[['top', 'right']].set_visible(False)
+    return fig
+
 # %% ../../nbs/10_course/05_ledger.ipynb #b119f5bb
 def read_ledger(file) -> dict | None:
     "The ledger in `file`, or None when there is no such file; a file without a ledger: `PPClsError`."
@@ -207,6 +240,7 @@ def main(argv=None) -> int:
     add('--seeds', type=int, help='the number of seeds that `ppcls-run --seeds` wrote to the first folder')
     add('--profile', default='', help='the name of the profile, which the ledger records')
     add('--out', help='the file to write (default: ledger.json in the first folder)')
+    add('--picture', help='also draw the runs into this file, a PNG')
     args = parser.parse_args(argv)
     try:
         folders = args.folders
@@ -215,6 +249,9 @@ def main(argv=None) -> int:
             folders = seed_folders(folders[0], args.seeds, first_seed)
         ledger = make_ledger(folders, args.profile)
         file = write_ledger(args.out or Path(args.folders[0])/'ledger.json', ledger)
+        if args.picture:
+            with atomic_path(args.picture) as temporary:
+                plot_ledger(ledger, folders).savefig(temporary, dpi=100, format='png')
     except PPClsError as e:
         print(f'ppcls-ledger: {e}', file=sys.stderr)
         return 2
