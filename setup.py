@@ -7,7 +7,8 @@ here = Path(__file__).resolve().parent
 config = ConfigParser(delimiters=['='], interpolation=None)
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-pythons = ['3.10', '3.11', '3.12']
+pythons = cfg['pythons'].split()
+next_minor = int(pythons[-1].partition('.')[2]) + 1
 
 setup(
     name=cfg['lib_name'],
@@ -25,7 +26,7 @@ setup(
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     package_data={cfg['lib_path']: ['configs/**/*.yaml', 'facts/*']},
     include_package_data=False,
-    python_requires=f">={cfg['min_python']}",
+    python_requires=f">={pythons[0]},<3.{next_minor}",
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix('_requirements'): cfg[k].split()
                     for k in cfg
