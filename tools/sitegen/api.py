@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from .links import Repository, relative
+from ppcls_nb.course.online import Repository
+
+from .links import file_address, relative
 
 
 @dataclass
@@ -137,7 +139,7 @@ def module_page(name: str, lesson, repository: Repository, root: Path) -> tuple:
     module = import_module(name)
     file = Path(inspect.getsourcefile(module)).relative_to(root).as_posix()
     names = public_names(module)
-    head = [f'[source]({repository.blob(file)})']
+    head = [f'[source]({file_address(repository, file)})']
     if lesson:
         head.insert(0, f"made in the lesson [{lesson.title}]({relative(f'api/{name}.md', lesson.page)})")
     parts = [f'# {name}', docstring(module), ' · '.join(head)]
@@ -146,7 +148,7 @@ def module_page(name: str, lesson, repository: Repository, root: Path) -> tuple:
     more = reexported(module)
     if more:
         parts.append('From other modules: ' + ', '.join(f'[`{item}`]({home}.md#{item})' for item, home in more))
-    parts += [name_text(item, repository.blob(file)) for item in names]
+    parts += [name_text(item, file_address(repository, file)) for item in names]
     return '\n\n'.join(part for part in parts if part), [item.name for item in names]
 
 

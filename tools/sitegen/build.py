@@ -3,18 +3,19 @@ import json, logging, posixpath, re, shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat
+import mathjax, nbformat
 from mkdocs.commands.build import build as mkdocs_build
 from mkdocs.config import load_config
 from mkdocs.exceptions import MkDocsException
 
 import ppcls_nb
 from ppcls_nb.basics import PPClsError, write_text
+from ppcls_nb.course.online import Repository, read_repository
 
 from . import ROOT, api, tutorial
 from .glossary import read_glossary
 from .lessons import add_minutes, all_lessons, folder_title, head, table
-from .links import Repository, read_documents, rewrite_links
+from .links import file_address, read_documents, rewrite_links
 from .notebook import to_page
 
 WAYS = ('learner', 'user', 'contributor')
@@ -35,7 +36,7 @@ class Site:
         "The site of the repository at `root`."
         lessons = all_lessons(root/'nbs')
         return cls(root, Path(sources or root/'.cache'/'site'/'sources'), Path(out or root/'_docs'),
-                   Repository.read(root), lessons)
+                   read_repository(root/'settings.ini'), lessons)
 
     def add(self, page: str, text: str, files: dict = None):
         "Add a page's Markdown; `files` (name → bytes) are written beside it."
@@ -62,7 +63,7 @@ class Site:
                 place = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
                 place = re.sub(r'\.html$', '.md', place)
                 source = None if place in self.pages else self.source_of(place)
-                return f'{before}{self.repository.blob(source)}{after}' if source else found[0]
+                return f'{before}{file_address(self.repository, source)}{after}' if source else found[0]
             return link
         for page, text in self.pages.items():
             text = re.sub(r'(\]\()([\w./-]+\.md)(#[^)\s]*)?(\))', change(page), text)
@@ -157,6 +158,19 @@ def write_site_data(site: Site, documents: dict, symbols: dict):
     write_text(site.sources.parent/'site_data.json', json.dumps(data))
 
 
+def copy_assets(folder: Path):
+    "Copy the style sheet and MathJax, from its Python package, to `folder`."
+    shutil.copytree(Path(__file__).with_name('assets'), folder)
+    package = Path(mathjax.__file__).parent/'static'/'mathjax'/'es5'
+    for name in ('tex-chtml.js', 'output/chtml/fonts/woff-v2'):
+        target = folder/'mathjax'/name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (package/name).is_dir():
+            shutil.copytree(package/name, target)
+        else:
+            shutil.copy(package/name, target)
+
+
 def build(site: Site, executed: dict, run, modules=None, home: Path = None):
     """Build the site. `executed` maps notebooks to executed ones; `run` is the `TutorialRun` or None; `modules`: those
     with a page (None: all); `home`: the executed nbs/index.ipynb."""
@@ -183,6 +197,6 @@ def build(site: Site, executed: dict, run, modules=None, home: Path = None):
         site.add(page, text)
     write_site_data(site, documents, symbols)
     site.write_pages()
-    shutil.copytree(Path(__file__).with_name('assets'), site.sources/'assets')
+    copy_assets(site.sources/'assets')
     names = sorted(page.removeprefix('api/').removesuffix('.md') for page in pages if page != 'api/index.md')
     run_mkdocs(site, navigation(site, shown, names))

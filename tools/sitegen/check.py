@@ -2,6 +2,7 @@
 import re, sys, threading
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
@@ -18,7 +19,7 @@ RAW_FORMULA = re.compile(r'\\\(|\\\[|\$\\|\\(?:frac|tfrac|sum|alpha|lambda|mathr
 
 @dataclass
 class Html:
-    "What the checks need of a page: `ids`, `links`, what it `loads`, and formulas left as `raw` LaTeX."
+    "What the checks need of a page: `ids`, `links`, what it `loads`, and formulas in `raw` LaTeX."
     ids: set = field(default_factory=set)
     links: list = field(default_factory=list)
     loads: list = field(default_factory=list)
@@ -35,7 +36,7 @@ def read_html(file: Path) -> Html:
             if tag.get(attribute) and not {'canonical', 'next', 'prev'} & set(tag.get('rel') or []):
                 page.loads.append(tag[attribute])
     article = soup.find('article') or soup
-    for tag in article.find_all(['code', 'pre', 'script', 'style', 'math']):
+    for tag in article.select('code, pre, script, style, .arithmatex'):
         tag.decompose()
     page.raw = [text.strip()[:60] for text in article.find_all(string=RAW_FORMULA)]
     return page
@@ -95,20 +96,25 @@ def page_faults(page, address: str, name: str, width: int) -> list:
     "What is wrong with the page `name` in an open browser page `width` pixels wide, as sentences."
     page.goto(address + name)
     where = f'{name} at {width} px'
-    faults = [f'{where}: console: {text}' for text in page.errors]
+    formulas = page.evaluate(NOT_RENDERED)
+    faults = [f'{where}: the formula {text!r} is not rendered' for text in formulas]
+    faults += [f'{where}: console: {text}' for text in page.errors]
     faults += [f'{where}: requests {url}' for url in page.requests
                if not url.startswith((address, 'data:', 'blob:', 'about:'))]
     over = page.overflow()
     if over > 0:
         faults.append(f'{where}: {over} px wider than the window: {page.evaluate(WIDEST)}')
-    flat = page.evaluate("[...document.querySelectorAll('math')].filter(m => !m.closest('details:not([open])') && "
-                         "m.getBoundingClientRect().height < 5).map(m => m.getAttribute('alttext'))")
-    faults += [f'{where}: the formula {text!r} is not shown' for text in flat]
     broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth && i.loading != 'lazy')"
                            ".map(i => i.src)")
     return faults + [f'{where}: the picture {url} is not shown' for url in broken]
 
 
+NOT_RENDERED = """(async () => { const marked = [...document.querySelectorAll('.arithmatex')];
+  if (marked.length) await window.MathJax?.startup?.promise;
+  const shown = e => { const math = e.querySelector('mjx-container');
+    return math && !math.querySelector('mjx-merror') &&
+      (e.closest('details:not([open])') || math.getBoundingClientRect().height > 5) };
+  return marked.filter(e => !shown(e)).map(e => e.textContent.slice(0, 60)) })()"""
 WIDEST = """(() => { const w = document.documentElement.clientWidth;
   const inside = e => { for (let p = e.parentElement; p; p = p.parentElement) {
     if (getComputedStyle(p).overflowX != 'visible') return true } return false };
@@ -129,13 +135,24 @@ def search(page, address: str, text: str) -> list:
                          ".map(a => [a.textContent.trim(), a.getAttribute('href')])")
 
 
+def has_browser() -> bool:
+    "Whether Chromium is installed."
+    return browser_module().CHROMIUM is not None
+
+
+def browser_module():
+    "The module tests/browser.py."
+    folder = str(ROOT/'tests')
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return import_module('browser')
+
+
 def browser_faults(out: Path, names: list, pictures: Path, tell=print, main=MAIN) -> list:
     "What a browser finds wrong with the pages `names` at both widths; screenshots of the `main` ones in `pictures`."
-    sys.path.append(str(ROOT/'tests'))
-    from browser import Browser
     pictures.mkdir(parents=True, exist_ok=True)
     faults = []
-    with Server(out) as address, Browser() as browser:
+    with Server(out) as address, browser_module().Browser() as browser:
         for width in WIDTHS:
             page = browser.page(width, 900)
             for number, name in enumerate(names, 1):

@@ -1,11 +1,9 @@
-"Hooks of MkDocs: formulas become MathML; sections of the documents, public names and terms become links."
+"Hooks of MkDocs: pages with formulas load MathJax; sections of the documents, public names and terms become links."
 import json, re, sys
 from functools import cache
 from pathlib import Path
 
 from bs4 import BeautifulSoup
-from latex2mathml.converter import convert
-from mkdocs.exceptions import PluginError
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from sitegen.glossary import NOT_IN, Term, is_prose, link_terms, replace  # noqa: E402
@@ -25,19 +23,10 @@ def read_data(file: str) -> dict:
 
 
 def formulas(soup, page: str):
-    "Replace the formulas that arithmatex marked by MathML, which browsers show without a script."
-    for tag in soup.find_all(class_='arithmatex'):
-        text = tag.get_text().strip()
-        latex, block = text[2:-2].strip(), text.startswith('\\[')
-        try:
-            math = convert(latex, display='block' if block else 'inline')
-        except Exception as e:
-            raise PluginError(f'{page}: formula {latex!r}: {type(e).__name__}: {e}') from e
-        new = BeautifulSoup(math, 'html.parser').math
-        new['alttext'] = latex
-        tag.replace_with(new)
-        if block:
-            new.wrap(soup.new_tag('div', attrs={'class': 'formula'}))
+    "Let a page with formulas load MathJax from the site's assets."
+    if soup.find(class_='arithmatex'):
+        for name in ('assets/formulas.js', 'assets/mathjax/tex-chtml.js'):
+            soup.append(soup.new_tag('script', src=relative(page, name), defer=''))
 
 
 def section_link(soup, sections: dict, found):

@@ -3,23 +3,11 @@ import html, json, math, posixpath, re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppcls_nb.course.lessons import exported_module, read_lessons
+from ppcls_nb.course.lessons import FOLDERS, exported_module, read_lessons
+from ppcls_nb.course.online import Repository
 
-from .links import Repository, relative
+from .links import file_address, open_in, relative
 
-FOLDERS = {
-    '00_tutorials': 'Tutorials',
-    '01_data': 'Data',
-    '02_augment': 'Augmentation',
-    '03_models': 'Networks',
-    '04_train': 'Training',
-    '05_distill': 'Distillation',
-    '06_transfer': 'Transfer',
-    '07_deploy': 'Deployment',
-    '08_recipe': 'Recipes',
-    '09_cli': 'Command line',
-    '10_course': 'The course itself',
-    '11_guides': 'Guides'}
 WORDS_A_MINUTE = 200
 LINES_A_MINUTE = 25     # of code that is read, not studied
 
@@ -49,7 +37,7 @@ class Lesson:
 
 def folder_title(folder: str) -> str:
     "The title of a folder of lessons."
-    return FOLDERS.get(folder) or folder.partition('_')[2].replace('_', ' ').capitalize()
+    return FOLDERS[folder][0] if folder in FOLDERS else folder.partition('_')[2].replace('_', ' ').capitalize()
 
 
 def reading_minutes(nb: dict) -> int:
@@ -124,11 +112,11 @@ def head(lesson: Lesson, lessons: list, repository: Repository) -> str:
         rows['Builds on'] = ', '.join(link(other, page) for other in needs[:5]) + (' …' if len(needs) > 5 else '')
     if lesson.module:
         rows['Makes'] = f'<a href="{relative(page, f"api/{lesson.module}.html")}"><code>{lesson.module}</code></a>'
-    places = repository.open_in(f'nbs/{lesson.path.as_posix()}')
+    places = open_in(repository, f'nbs/{lesson.path.as_posix()}')
     hints = {'JupyterLab': 'on this computer, while make lab runs'}
     rows['Open in'] = ' · '.join(f'<a href="{address}"{title_of(hints.get(name))}>{name}</a>'
                                  for name, address in places.items())
-    rows['Source'] = f'<a href="{repository.blob("nbs/" + lesson.path.as_posix())}">{lesson.path.as_posix()}</a>'
+    rows['Source'] = f'<a href="{file_address(repository, "nbs/" + lesson.path.as_posix())}">{lesson.path.as_posix()}</a>'
     cells = ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in rows.items())
     return f'<dl class="lesson" data-search-exclude>{cells}</dl>'
 

@@ -1,38 +1,26 @@
 "Where the links of a page lead: to other pages, to the repository, to the 2020 manual of PaddleClas."
-import configparser, os.path, posixpath, re
+import os.path, posixpath, re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from ppcls_nb.course.online import Repository
+
 CODE = re.compile(r'(^(`{3,}).*?^\2`*\s*$|`[^`\n]+`)', flags=re.S | re.M)
 
 
-@dataclass
-class Repository:
-    "Addresses of the repository that settings.ini names."
-    user: str
-    name: str
-    branch: str
+def file_address(repository: Repository, path: str) -> str:
+    "The address of the file `path` (relative to the repository) on GitHub."
+    return f'{repository.url}/blob/{repository.branch}/{path}'
 
-    @classmethod
-    def read(cls, root: Path):
-        "From the file settings.ini in the folder `root`."
-        config = configparser.ConfigParser(interpolation=None)
-        config.read(root/'settings.ini', encoding='utf-8')
-        settings = config['DEFAULT']
-        return cls(settings['user'], settings['repo'], settings['branch'])
 
-    def blob(self, path: str) -> str:
-        "The address of a file."
-        return f'https://github.com/{self.user}/{self.name}/blob/{self.branch}/{path}'
-
-    def open_in(self, notebook: str) -> dict:
-        "Name → address of the places where a notebook, such as 'nbs/01_data/01_basics.ipynb', can be run."
-        place = f'{self.user}/{self.name}'
-        return {'JupyterLab': 'http://localhost:8888/lab/tree/' + notebook.removeprefix('nbs/'),
-                'Colab': f'https://colab.research.google.com/github/{place}/blob/{self.branch}/{notebook}',
-                'Binder': f'https://mybinder.org/v2/gh/{place}/{self.branch}?urlpath=lab/tree/{notebook}'}
+def open_in(repository: Repository, notebook: str) -> dict:
+    "Name → address of the places where a notebook, such as 'nbs/01_data/01_basics.ipynb', can be run."
+    return {'JupyterLab': 'http://localhost:8888/lab/tree/' + notebook.removeprefix('nbs/'),
+            'Colab': repository.colab_url(notebook),
+            'Binder': repository.binder_url(notebook),
+            'Codespaces': repository.codespaces_url}
 
 
 def outside_code(text: str, change) -> str:
@@ -60,7 +48,7 @@ def page_link(target: str, folder: str, root: Path, repository: Repository) -> s
         module = place.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
         page = f'api/{module}.md'
     else:
-        return repository.blob(place) if (root/place).exists() else target
+        return file_address(repository, place) if (root/place).exists() else target
     here = '.' if here in ('pages', '.') else here
     return posixpath.relpath(page, here) + mark + anchor
 
