@@ -25,14 +25,15 @@ def make(site: Site, names: list, run):
     notebooks = [known[name] for name in names or known]
     index = nbs/'index.ipynb'
     executed = execute_all([*notebooks, index], site.root/'.cache'/'site'/'executed', site.root/'ppcls_nb')
-    build(site, executed, run, home=executed[index])
+    modules = [lesson.module for lesson in library if lesson.page.removesuffix('.md') in names] if names else None
+    build(site, executed, run, modules, home=executed[index])
 
 
 def check(out: Path, pictures: Path) -> list:
     "What is wrong with the site in `out`, as sentences; screenshots are written to the folder `pictures`."
     pages = read_site(out)
     faults = link_faults(pages, out)
-    print(f'{len(pages)} pages: {len(faults)} faults in links and formulas', flush=True)
+    print(f'{len(pages)} pages: {len(faults)} faults in links and formulas', *faults[:20], sep='\n', flush=True)
     if not has_browser():
         print('Chromium is not installed: the pages have not been looked at (apt-get install chromium)')
         return faults
@@ -41,7 +42,7 @@ def check(out: Path, pictures: Path) -> list:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('lessons', nargs='*', metavar='FOLDER/NAME', help='only these lessons, and the last tutorials')
+    parser.add_argument('lessons', nargs='*', metavar='FOLDER/NAME', help='only these lessons and their modules')
     parser.add_argument('--out', type=Path, help='folder of the site (_docs)')
     parser.add_argument('--run', type=Path, metavar='FOLDER', help='output of a run of the tutorials (the last one)')
     args = parser.parse_args()

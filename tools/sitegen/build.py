@@ -69,6 +69,16 @@ class Site:
             text = re.sub(r'(\]\()([\w./-]+\.md)(#[^)\s]*)?(\))', change(page), text)
             text = re.sub(r'(href=")([\w./-]+\.html)(#[^"]*)?(")', change(page), text)
             write_text(self.sources/page, text + '\n')
+            self.copy_pictures(page, text)
+
+    def copy_pictures(self, page: str, text: str):
+        "Copy the pictures of nbs/ that the Markdown `text` shows."
+        for target in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', text):
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+            file = self.root/'nbs'/place
+            if file.is_file():
+                (self.sources/place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, self.sources/place)
 
 
 def lesson_page(site: Site, lesson, executed: Path, note: str = ''):

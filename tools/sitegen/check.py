@@ -2,18 +2,20 @@
 import re, sys, threading
 from dataclasses import dataclass, field
 from functools import partial
+from html.parser import HTMLParser
 from importlib import import_module
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlparse
-
-from bs4 import BeautifulSoup
 
 from . import ROOT
 
 WIDTHS = (1200, 390)        # pixels: a desk and a phone
 MAIN = ('index.html', 'lessons.html', 'learner.html', 'report.html', '02_augment/04_gridmask.html')     # screenshots
 LOADS = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'link': 'href'}
+NAMES_A_PAGE = {'canonical', 'next', 'prev'}     # rel of links that load nothing
+VOID = set('area base br col embed hr img input link meta source track wbr'.split())
+NO_TEXT = {'code', 'pre', 'script', 'style'}
 RAW_FORMULA = re.compile(r'\\\(|\\\[|\$\\|\\(?:frac|tfrac|sum|alpha|lambda|mathrm|sqrt)\b')
 
 
@@ -26,20 +28,40 @@ class Html:
     raw: list = field(default_factory=list)
 
 
+class HtmlReader(HTMLParser):
+    "Reads a page into the `Html` `page`; only text of the article that is no code, script or formula is looked at."
+    def __init__(self):
+        super().__init__()
+        self.page, self.opened = Html(), []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if attributes.get('id'):
+            self.page.ids.add(attributes['id'])
+        if tag == 'a' and attributes.get('href'):
+            self.page.links.append(attributes['href'])
+        address = attributes.get(LOADS.get(tag))
+        if address and not NAMES_A_PAGE & set((attributes.get('rel') or '').split()):
+            self.page.loads.append(address)
+        if tag not in VOID:
+            self.opened.append((tag, tag in NO_TEXT or 'arithmatex' in (attributes.get('class') or '')))
+
+    def handle_endtag(self, tag):
+        if tag in [name for name, _ in self.opened]:
+            while self.opened.pop()[0] != tag: pass
+
+    def handle_data(self, data):
+        in_article = any(tag == 'article' for tag, _ in self.opened)
+        if in_article and not any(skipped for _, skipped in self.opened) and RAW_FORMULA.search(data):
+            self.page.raw.append(data.strip()[:60])
+
+
 def read_html(file: Path) -> Html:
     "The `Html` of a file."
-    soup, page = BeautifulSoup(file.read_bytes(), 'html.parser'), Html()
-    page.ids = {tag['id'] for tag in soup.find_all(id=True)}
-    page.links = [tag['href'] for tag in soup.find_all('a', href=True)]
-    for name, attribute in LOADS.items():
-        for tag in soup.find_all(name):
-            if tag.get(attribute) and not {'canonical', 'next', 'prev'} & set(tag.get('rel') or []):
-                page.loads.append(tag[attribute])
-    article = soup.find('article') or soup
-    for tag in article.select('code, pre, script, style, .arithmatex'):
-        tag.decompose()
-    page.raw = [text.strip()[:60] for text in article.find_all(string=RAW_FORMULA)]
-    return page
+    reader = HtmlReader()
+    reader.feed(file.read_text(encoding='utf-8'))
+    reader.close()
+    return reader.page
 
 
 def read_site(out: Path) -> dict:

@@ -7,6 +7,7 @@ import yaml
 
 from ppcls_nb.course.online import Repository
 
+PICTURES = ('.png', '.jpg', '.svg', '.gif')
 CODE = re.compile(r'(^(`{3,}).*?^\2`*\s*$|`[^`\n]+`)', flags=re.S | re.M)
 
 
@@ -35,7 +36,8 @@ def outside_code(text: str, change) -> str:
 def page_link(target: str, folder: str, root: Path, repository: Repository) -> str:
     """The link of a page for `target`, the link of a source in `folder` (relative to `root`, such as 'nbs/01_data').
 
-    Notebooks and Markdown in nbs/ are pages, modules have a page of the API; other files are in the repository."""
+    Notebooks and Markdown in nbs/ are pages, pictures in nbs/ lie beside them, and modules have a page of the API; other
+    files are in the repository."""
     path, mark, anchor = target.partition('#')
     if not path or re.match(r'\w+:|/', target):
         return target
@@ -44,6 +46,8 @@ def page_link(target: str, folder: str, root: Path, repository: Repository) -> s
     if place.startswith('nbs/') and place.endswith(('.ipynb', '.md')):
         page = place.removeprefix('nbs/').removeprefix('pages/')
         page = re.sub(r'\.ipynb$', '.md', page)
+    elif place.startswith('nbs/') and place.endswith(PICTURES):
+        page = place.removeprefix('nbs/')
     elif place.startswith('ppcls_nb/') and place.endswith('.py'):
         module = place.removesuffix('.py').removesuffix('/__init__').replace('/', '.')
         page = f'api/{module}.md'

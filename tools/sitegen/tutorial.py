@@ -94,9 +94,6 @@ def note(run: TutorialRun, notebook: Path) -> str:
 def report_page(run: TutorialRun) -> tuple:
     "(Markdown, files) of the report: what the tutorials say of their results."
     files, parts = {}, ['# Report of the tutorials', run.facts]
-    if (run.output/'report.html').is_file():
-        files['tutorials.html'] = (run.output/'report.html').read_bytes()
-        parts.append('[The same with all lessons, as one file that needs no other](tutorials.html){ target=_blank }.')
     for notebook, executed in run.executed.items():
         nb = nbformat.read(executed, as_version=4)
         cells = report_cells(nb)
