@@ -14,7 +14,7 @@ from ppcls_nb.course.online import Repository, read_repository
 
 from . import ROOT, api, tutorial
 from .glossary import read_glossary
-from .lessons import add_minutes, all_lessons, folder_title, head, table
+from .lessons import add_minutes, all_lessons, folder_title, head, read_next, table
 from .links import file_address, read_documents, rewrite_links
 from .notebook import to_page
 
@@ -89,7 +89,8 @@ def lesson_page(site: Site, lesson, executed: Path, note: str = ''):
     folder = posixpath.join('nbs', lesson.folder)
     text = rewrite_links(page.text, folder, site.root, site.repository)
     sentence = f'<p class="lead" markdown>{page.sentence}</p>' if page.sentence else ''
-    parts = [f'# {page.title or lesson.title}', sentence, head(lesson, site.lessons, site.repository), note, text]
+    parts = [f'# {page.title or lesson.title}', sentence, head(lesson, site.lessons, site.repository), note, text,
+             read_next(lesson, site.lessons)]
     site.add(lesson.page, '\n\n'.join(part for part in parts if part), page.files)
 
 
@@ -120,12 +121,10 @@ def way_titles(site: Site) -> list:
     "(file stem, title, first sentence) of the pages that lead through the course."
     found = []
     for name in WAYS:
-        page = (site.root/'nbs'/'pages'/f'{name}.md')
-        if page.exists():
-            text = page.read_text(encoding='utf-8')
-            title = re.search(r'^# (.+)$', text, flags=re.M)[1]
-            sentence = re.search(r'^> (.+)$', text, flags=re.M)[1]
-            found.append((name, title, sentence))
+        text = site.pages[f'{name}.md']
+        title = re.search(r'^# (.+)$', text, flags=re.M)[1]
+        sentence = re.search(r'^> (.+)$', text, flags=re.M)[1]
+        found.append((name, title, sentence))
     return found
 
 

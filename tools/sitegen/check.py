@@ -10,7 +10,7 @@ from urllib.parse import unquote, urljoin, urlparse
 
 from . import ROOT
 
-WIDTHS = (1200, 390)        # pixels: a desk and a phone
+WIDTHS = (1280, 390)        # pixels: a desk and a phone
 MAIN = ('index.html', 'lessons.html', 'learner.html', 'report.html', '02_augment/04_gridmask.html')     # screenshots
 LOADS = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'link': 'href'}
 NAMES_A_PAGE = {'canonical', 'next', 'prev'}     # rel of links that load nothing
@@ -170,17 +170,31 @@ def browser_module():
     return import_module('browser')
 
 
+def open_page(browser, width: int, dark: bool = False):
+    "A page of the browser without scroll bars, which phones lay over the text."
+    page = browser.page(width, 900, dark)
+    page.send('Emulation.setScrollbarsHidden', hidden=True)
+    return page
+
+
+def take_picture(page, folder: Path, name: str, kind):
+    "Write a picture of the whole page `name` to `folder`, with the pictures that load when one scrolls to them."
+    page.evaluate("""Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0) }))
+                     .then(() => document.fonts.ready).then(() => 1)""")
+    page.screenshot(folder/f"{name.removesuffix('.html').replace('/', '-')}-{kind}.png")
+
+
 def browser_faults(out: Path, names: list, pictures: Path, tell=print, main=MAIN) -> list:
     "What a browser finds wrong with the pages `names` at both widths; screenshots of the `main` ones in `pictures`."
     pictures.mkdir(parents=True, exist_ok=True)
     faults = []
     with Server(out) as address, browser_module().Browser() as browser:
         for width in WIDTHS:
-            page = browser.page(width, 900)
+            page = open_page(browser, width)
             for number, name in enumerate(names, 1):
                 faults += page_faults(page, address, name, width)
                 if name in main:
-                    page.screenshot(pictures/f"{name.removesuffix('.html').replace('/', '-')}-{width}.png")
+                    take_picture(page, pictures, name, width)
                 if number % 50 == 0 or number == len(names):
                     tell(f'{number} of {len(names)} pages looked at, {width} px')
             if width == WIDTHS[0]:
@@ -188,8 +202,8 @@ def browser_faults(out: Path, names: list, pictures: Path, tell=print, main=MAIN
                 if not any('GridMask' in title and 'gridmask' in link.lower() for title, link in found):
                     faults.append(f'the search for GridMask finds {found[:3]}')
             page.close()
-        page = browser.page(WIDTHS[0], 900, dark=True)
+        page = open_page(browser, WIDTHS[0], dark=True)
         for name in [name for name in main if name in names]:
             faults += page_faults(page, address, name, WIDTHS[0])
-            page.screenshot(pictures/f"{name.removesuffix('.html').replace('/', '-')}-dark.png")
+            take_picture(page, pictures, name, 'dark')
     return faults

@@ -55,7 +55,7 @@ def link_terms(soup: BeautifulSoup, terms: list, glossary: str):
     pattern, by_form = pattern_of(terms)
     seen = set()
     for node in soup.find_all(string=pattern):
-        if is_prose(node):
+        if is_prose(node, NOT_IN | {'em'}):      # titles of papers stand in italics
             replace(soup, node, pattern, lambda found: term_link(soup, by_form, seen, glossary, found))
 
 

@@ -3,6 +3,8 @@ import html, json, math, posixpath, re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from ppcls_nb.course.lessons import FOLDERS, exported_module, read_lessons
 from ppcls_nb.course.online import Repository
 
@@ -15,7 +17,8 @@ LINES_A_MINUTE = 25     # of code that is read, not studied
 @dataclass
 class Lesson:
     """A notebook of the course: its `path` relative to nbs/, `title`, `sentence`, the `module` it exports ('' for
-    none), `minutes` to read it, `seconds` that it runs (None: unknown), and the modules that it `uses`."""
+    none), `minutes` to read it, `seconds` that it runs (None: unknown), the modules that it `uses`, and its `goal`, what a
+    reader is able to do after it ('': not written yet)."""
     path: Path
     title: str
     sentence: str
@@ -23,6 +26,7 @@ class Lesson:
     minutes: int
     seconds: float | None = None
     uses: list = field(default_factory=list)
+    goal: str = ''
 
     @property
     def folder(self) -> str:
@@ -66,14 +70,20 @@ def read_sentence(nb: dict) -> str:
     return quoted[1].replace('\n> ', ' ').strip() if quoted else ''
 
 
+def read_goals(file: Path) -> dict:
+    "'FOLDER/NAME' → what a reader is able to do after that lesson."
+    folders = yaml.safe_load(file.read_text(encoding='utf-8'))
+    return {f'{folder}/{name}': goal for folder, goals in folders.items() for name, goal in goals.items()}
+
+
 def all_lessons(nbs: Path) -> list:
     "A `Lesson` for each notebook in the sub-folders of `nbs`, in reading order."
-    lessons = []
+    lessons, goals = [], read_goals(nbs/'pages'/'goals.yaml')
     for row in read_lessons(nbs):
         nb = json.loads((nbs/row.path).read_text(encoding='utf-8'))
         seconds = 60*row.minutes if row.minutes else None
         lessons.append(Lesson(row.path, row.title, read_sentence(nb), exported_module(nb), reading_minutes(nb), seconds,
-                              used_modules(nb)))
+                              used_modules(nb), goals.get(row.path.with_suffix('').as_posix(), '')))
     return lessons
 
 
@@ -113,12 +123,25 @@ def head(lesson: Lesson, lessons: list, repository: Repository) -> str:
     if lesson.module:
         rows['Makes'] = f'<a href="{relative(page, f"api/{lesson.module}.html")}"><code>{lesson.module}</code></a>'
     places = open_in(repository, f'nbs/{lesson.path.as_posix()}')
-    hints = {'JupyterLab': 'on this computer, while make lab runs'}
+    hints = {'JupyterLab': 'on this computer, while make lab runs',
+             'Colab': 'needs two cells before the first: see The course in a browser'}
     rows['Open in'] = ' · '.join(f'<a href="{address}"{title_of(hints.get(name))}>{name}</a>'
                                  for name, address in places.items())
     rows['Source'] = f'<a href="{file_address(repository, "nbs/" + lesson.path.as_posix())}">{lesson.path.as_posix()}</a>'
     cells = ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in rows.items())
-    return f'<dl class="lesson" data-search-exclude>{cells}</dl>'
+    goal = f'<p class="goal" markdown>You will be able to {lesson.goal}.</p>\n\n' if lesson.goal else ''
+    return f'{goal}<dl class="lesson" data-search-exclude>{cells}</dl>'
+
+
+def read_next(lesson: Lesson, lessons: list) -> str:
+    "The end of a lesson's page: the lesson after it, and at most five that use its module, as Markdown with HTML links."
+    after = neighbours(lesson, lessons)[1]
+    users = [other for other in lessons if lesson.module and lesson.module in other.uses and other is not after]
+    rows = [f'next in order: {link(after, lesson.page)}'] if after else []
+    if users:
+        more = ' …' if len(users) > 5 else ''
+        rows.append('uses what was made here: ' + ', '.join(link(other, lesson.page) for other in users[:5]) + more)
+    return '## What to read next\n\n' + '\n'.join(f'- {row}' for row in rows) if rows else ''
 
 
 def title_of(text) -> str:
@@ -133,7 +156,7 @@ def table(lessons: list) -> str:
         if lesson.folder != folder:
             folder = lesson.folder
             total = sum(other.minutes for other in lessons if other.folder == folder)
-            parts.append(f'\n## {folder_title(folder)}\n\n{total} minutes to read.\n\n'
+            parts.append(f'\n## {folder_title(folder)}\n\n{format_hours(total)} to read.\n\n'
                          '| lesson | what it does | module | minutes |\n|---|---|---|---:|')
         module = f'[`{lesson.module}`](api/{lesson.module}.md)' if lesson.module else '–'
         sentence = lesson.sentence.replace('|', '\\|')
@@ -141,8 +164,14 @@ def table(lessons: list) -> str:
     return '\n'.join(parts)
 
 
+def format_hours(minutes: int) -> str:
+    "'80 minutes' or '3 hours'."
+    return f'{minutes/60:.0f} hours' if minutes >= 150 else f'{minutes} minutes'
+
+
 def add_minutes(text: str, lessons: list) -> str:
-    """Markdown `text` with the minutes behind each list item's link to a lesson, and in place of `{minutes}` their sum.
+    """Markdown `text` with the minutes behind each list item's link to a lesson, and in place of `{minutes}` their sum;
+    `{hours}` is the time to read all lessons.
 
     Links are those of the page: 'FOLDER/NAME.md'."""
     known, total = {lesson.page: lesson for lesson in lessons}, 0
@@ -155,5 +184,5 @@ def add_minutes(text: str, lessons: list) -> str:
             total += minutes
             line = f'{line} *({minutes} min)*'
         lines.append(line)
-    hours = f'{total/60:.1f} hours' if total >= 90 else f'{total} minutes'
-    return '\n'.join(lines).replace('{minutes}', hours)
+    everything = sum(lesson.minutes for lesson in lessons)
+    return '\n'.join(lines).replace('{minutes}', format_hours(total)).replace('{hours}', format_hours(everything))

@@ -170,7 +170,8 @@ def to_page(nb, stem: str) -> Page:
     page, parts, heading, in_exercise = Page(), [], '', False
     for number, cell in enumerate(nb.cells):
         tags = set(cell.metadata.get('tags', []))
-        if tags & HIDDEN_TAGS: continue
+        is_note = cell.cell_type == 'markdown' and 'exercise-solution' in tags     # tells how to unfold it in Jupyter
+        if tags & HIDDEN_TAGS or is_note: continue
         if cell.cell_type == 'markdown':
             source = cell.source
             if not page.title:
