@@ -1,4 +1,5 @@
-"""The site that `make docs` builds: what becomes of a notebook, links, terms and sections, and a small site in a browser."""
+"""The site that `make docs` builds: what becomes of a notebook, links, terms and sections, and a small site in a
+browser."""
 import json, re, sys
 from pathlib import Path
 from types import SimpleNamespace
