@@ -20,6 +20,7 @@ from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.benchmark import VARIANTS, benchmark, fastest_engine, figure
 from ppcls_nb.deploy.engine_choice import engine_versions, default_engine
 from ppcls_nb.deploy.export import export_model, read_export
+from ppcls_nb.deploy.timing import ratio_text
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.models.inference import default_threads
 from ppcls_nb.models import create_model
@@ -46,7 +47,7 @@ def show(table):
     "Print a line for each batch size."
     for batch, rows in table.groupby('batch'):
         cells = [
-            f'{r.engine} {r.p50:.2f} ms ×{r.ratio:.2f} ({r.ratio_25:.2f}…{r.ratio_75:.2f})'
+            f'{r.engine} {r.p50:.2f} ms {ratio_text(r.ratio_25, r.ratio, r.ratio_75)}'
             for r in rows[rows.failed == ''].sort_values('p50').itertuples()]
         first = rows.iloc[0]
         print(f'{first.network}, {first.pixels} px, batch {batch}, {first.threads} thread(s): {", ".join(cells)}; '

@@ -26,7 +26,8 @@ def make_network(name, size, images):
 
 
 def print_ratio(name, engine, ratio):
-    print(f'{name:26}{engine:12}× {ratio[1]:.2f} (quartiles {ratio[0]:.2f} to {ratio[2]:.2f})', flush=True)
+    from ppcls_nb.deploy.timing import ratio_text
+    print(f'{name:26}{engine:12}{ratio_text(*ratio)}', flush=True)
 
 
 def compare_onnx(name, size, runs, images):

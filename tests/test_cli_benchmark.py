@@ -49,7 +49,7 @@ def test_one_engine(folder):
     code, out, _ = ppcls('benchmark', folder, '--engines', 'paddle', '--batch', 1, '--threads', 1, '--runs', 2)
     assert code == 0
     assert 'images/s' in out
-    assert 'auto, batch 1: paddle, ×1.00' in out
+    assert 'auto, batch 1: paddle, × 1.00' in out
     assert 'remembered' not in out
 
 

@@ -1,4 +1,5 @@
 "`ppcls finetune`: the plan, options that change it, and mistakes in one line. (The training itself is in the lesson.)"
+import re
 import shutil
 
 import pytest
@@ -46,3 +47,15 @@ def test_images_that_do_not_exist(tmp_path):
     code, _, err = ppcls('finetune', 'ResNet18', tmp_path/'nothing', '--weights', 'none')
     assert code == 2
     assert 'nor is it a folder' in err
+
+
+def test_the_accuracy_it_prints_as_the_best_is_that_of_eval(flowers, tmp_path):
+    run = tmp_path/'run'
+    code, out, err = ppcls('finetune', 'MobileNetV3_small_x0_35', flowers, '--weights', 'none', '--epochs', 3,
+                           '--size', 32, '--out', run)
+    assert code == 0, err
+    last, best = re.findall(r'top-1 (\d\.\d{4})', out)
+    for which, printed in (('last', last), ('best', best)):
+        code, out, err = ppcls('eval', '--run', run, '--weights', which)
+        assert code == 0, err
+        assert f'top1:{printed}' in out

@@ -39,7 +39,8 @@ def soup_of(html):
 
 
 def test_directives_and_hidden_cells_are_not_shown():
-    text = page_of('# A\n\n> B.', code('#| export\ndef shown(): pass'), code('#| hide\nimport hidden', ['hidden output']))
+    text = page_of('# A\n\n> B.', code('#| export\ndef shown(): pass'),
+                   code('#| hide\nimport hidden', ['hidden output']))
     assert 'def shown(): pass' in text
     assert '#|' not in text
     assert 'hidden' not in text
@@ -81,11 +82,11 @@ def test_links_in_code_stay():
 
 def test_the_first_use_of_a_term_is_linked():
     terms = glossary.read_glossary('stem, stems { #stem }\n:   The first layers. They are few.\n')
-    soup = soup_of('<h2>Stem</h2><p><code>stem</code> <em>A stem</em> The stem and the stems; systems.</p>')
+    soup = soup_of('<h2>Stem</h2><p><code>stem</code> <em>A stem</em> <span class="arithmatex">stem</span> The stem and the stems; systems.</p>')
     glossary.link_terms(soup, terms, '../glossary.html')
     assert [(a.get_text(), a['href'], a['title']) for a in soup.find_all('a')] == [
         ('stem', '../glossary.html#stem', 'The first layers.')]
-    assert str(soup).index('<a') > str(soup).index('</em>')
+    assert str(soup).index('<a') > str(soup).index('</span>')
 
 
 def test_sections_of_the_documents_are_linked():
@@ -215,7 +216,8 @@ def small_site(tmp_path_factory):
     lesson = ROOT/'nbs'/'02_augment'/'04_gridmask.ipynb'
     site = Site.at(ROOT, folder/'out', folder/'work'/'sources')
     executed = execute_all([lesson], folder/'executed', ROOT/'ppcls_nb')
-    build(site, executed, tutorial.find_run(ROOT, [run_folder]), ['ppcls_nb.data.imaug.gridmask'], ROOT/'nbs/index.ipynb')
+    run = tutorial.find_run(ROOT, [run_folder])
+    build(site, executed, run, ['ppcls_nb.data.imaug.gridmask'], ROOT/'nbs'/'index.ipynb')
     return site.out
 
 

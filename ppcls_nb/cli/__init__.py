@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FUNCTIONS', 'BOOL', 'option', 'command', 'yes_no', 'number', 'OneLineParser', 'command_parser', 'dashed',
-           'overview', 'run_command', 'escape_unprintable', 'main', 'print_facts']
+           'overview', 'run_command', 'escape_unprintable', 'print_error', 'main', 'print_facts']
 
 # %% ../../nbs/09_cli/00_cli.ipynb #75fc103f
 import argparse, os, re, sys
@@ -124,6 +124,14 @@ def escape_unprintable():
         if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
 
+def print_error(message):
+    "Print an error as one line. Standard output that cannot be written to is given up."
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f'ppcls: {" ".join(str(message).split())}', file=sys.stderr)
+
 def main(argv=None) -> int:
     "The command `ppcls`; returns its exit code."
     escape_unprintable()
@@ -132,7 +140,7 @@ def main(argv=None) -> int:
         sys.stdout.flush()
         return code
     except PPClsError as e:
-        print(f'ppcls: {e}', file=sys.stderr)
+        print_error(e)
         return 2
     except KeyboardInterrupt:
         print('\nppcls: stopped', file=sys.stderr)
@@ -140,6 +148,9 @@ def main(argv=None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as e:
+        print_error(f'{e.filename}: {e.strerror}' if e.filename and e.strerror else e)
+        return 2
 
 # %% ../../nbs/09_cli/00_cli.ipynb #2b6025d1
 def print_facts(facts: dict):

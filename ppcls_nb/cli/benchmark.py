@@ -18,14 +18,16 @@ from .answers import require_positive
 from ..deploy import benchmark as library
 from ..deploy.engine_choice import available_engines, default_engine
 from ..deploy.export import read_export
+from ..deploy.timing import is_decided, ratio_text
 
 # %% ../../nbs/09_cli/09_benchmark.ipynb #12d6354e
 COLUMNS = 'batch', 'engine', 'median ms', 'p95 ms', 'images/s', 'slower', '(quartiles)', 'load s', 'MB', 'differs'
 
 def table_row(row) -> tuple:
     "The cells of a measured `row` for the printed table."
+    slower = f'×{row.ratio:.2f}' if is_decided(row.ratio_25, row.ratio_75) else 'undecided'
     return (str(row.batch), row.engine, f'{row.p50:.2f}', f'{row.p95:.2f}', f'{row.batch/row.p50*1e3:.1f}',
-            f'×{row.ratio:.2f}', f'{row.ratio_25:.2f}…{row.ratio_75:.2f}', f'{row.load_s:.2f}', f'{row.memory_MB:.0f}',
+            slower, f'{row.ratio_25:.2f}…{row.ratio_75:.2f}', f'{row.load_s:.2f}', f'{row.memory_MB:.0f}',
             f'{row.difference:.0e}')
 
 def print_table(table, title: str):
@@ -55,7 +57,8 @@ def print_auto(record, table, remember: bool):
             print(f'remembered for {record.folder} with {describe_threads(threads)}')
     for batch, rows in measured.groupby('batch'):
         auto = default_engine(record, threads, batch)
-        slower = [f'×{ratio:.2f}' for ratio in rows.ratio[rows.engine == auto]]
+        own = rows[rows.engine == auto]
+        slower = [ratio_text(*ratio) for ratio in zip(own.ratio_25, own.ratio, own.ratio_75)]
         print(f"auto, batch {batch}: {auto}, {slower[0] if slower else 'not measured'}")
 
 # %% ../../nbs/09_cli/09_benchmark.ipynb #540b0b40

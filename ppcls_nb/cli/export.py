@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..basics import PPClsError, suggest
 from . import BOOL, command, number, option, print_facts
-from .answers import PREDICT_OPTIONS, print_predictions, require_positive
+from .answers import IMAGES_HELP, PREDICT_OPTIONS, print_predictions, require_positive
 from .train import MODEL_HELP
 from ..deploy.export import RECORD_FILE, export_model, read_export
 from ..deploy.predict import Predictor, image_batches, open_foreign, time_runs
@@ -121,19 +121,28 @@ def open_predictor(model, params, model_name, engine, threads, batch_size, **opt
 
 # %% ../../nbs/09_cli/04_export.ipynb #b4ac2344
 def print_speed(predictor, files, batch_size: int, warmup: int = 10, runs: int = 50):
-    "Print how fast `predictor` is on the first of `files` that can be read."
-    first = next(iter(image_batches(files, predictor.ops, batch_size, failed={})), None)
-    if first is None:
-        return
-    images = np.resize(first[1], (batch_size, *first[1].shape[1:]))
+    "Print how fast `predictor` is on the first of `files` that can be read, or on random images if `files` is None."
+    shape = batch_size, *predictor.record.image_shape
+    if files is None:
+        images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    else:
+        first = next(iter(image_batches(files, predictor.ops, batch_size, failed={})), None)
+        if first is None:
+            return
+        images = np.resize(first[1], shape)
     times = time_runs(predictor.logits, images, warmup, runs)
+    drawn = 'random images; ' if files is None else ''
     print(f"{predictor.engine}, batch of {batch_size}: median {times['median']:.2f} ms, p90 {times['p90']:.2f}, "
-          f"p99 {times['p99']:.2f}; {times['images/s']:.1f} images/s (network alone; {runs} runs, {warmup} to warm up)")
+          f"p99 {times['p99']:.2f}; {times['images/s']:.1f} images/s ({drawn}network alone; {runs} runs, "
+          f"{warmup} to warm up)")
 
+# %% ../../nbs/09_cli/04_export.ipynb #0fdf7324
 DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False)
 
 @command('predict',
-         *PREDICT_OPTIONS,
+         option('-i', '--i', '--image-file', dest='images', nargs='+', metavar='IMAGE',
+                help=f'{IMAGES_HELP}; with --enable-benchmark alone: random images'),
+         *PREDICT_OPTIONS[1:],
          option('-m', '--m', '--model-file', '-d', '--d', '--model-dir', dest='model', required=True, metavar='DIR',
                 help='a folder that ppcls export wrote, or the program in it'),
          option('-p', '--p', '--params-file', dest='params', metavar='FILE',
@@ -151,13 +160,15 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          option('--use-tensorrt', help='(%(default)s)', **BOOL),
          option('--use-fp16', help='with TensorRT (%(default)s)', **BOOL),
          option('--enable-benchmark', help='measure the speed, too (%(default)s)', **BOOL))
-def predict(images, model, params=None, data_dir=None, topk=5, classes=None, num_workers=0, json=None, csv=None,
+def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None, num_workers=0, json=None, csv=None,
             engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False, gpu_mem=None, ir_optim=True,
             use_tensorrt=False, use_fp16=False, enable_benchmark=False):
     "Classify images with an exported network; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
+    if not images and (json or csv or not enable_benchmark):
+        raise PPClsError('predict: --image-file IMAGE is missing; only --enable-benchmark alone does without images')
     left_out = []
-    files = image_files(images, data_dir, left_out)
+    files = image_files(images, data_dir, left_out) if images else None
     device = dict(use_gpu=use_gpu, gpu_mem=gpu_mem, ir_optim=ir_optim, use_tensorrt=use_tensorrt, use_fp16=use_fp16)
     changed = {name: value for name, value in device.items() if value != DEVICE_DEFAULTS[name]}
     predictor = open_predictor(model, params, model_name, engine, threads, batch_size, **changed)
@@ -165,9 +176,10 @@ def predict(images, model, params=None, data_dir=None, topk=5, classes=None, num
     if len(names) != predictor.record.class_num:
         raise PPClsError(f'{classes}: {len(names)} names for a network with {predictor.record.class_num} classes')
     predictor.names = names
-    failed = {}
-    found = predictor.stream(files, topk, batch_size, num_workers, failed)
-    code = print_predictions(((files[index], top) for index, top in found), failed, json, csv, left_out)
+    code, failed = 0, {}
+    if images:
+        found = predictor.stream(files, topk, batch_size, num_workers, failed)
+        code = print_predictions(((files[index], top) for index, top in found), failed, json, csv, left_out)
     if enable_benchmark:
         print_speed(predictor, files, batch_size)
     return code

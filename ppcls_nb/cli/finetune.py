@@ -10,6 +10,7 @@ import os, sys
 from pathlib import Path
 from ..basics import PPClsError, read_value
 from . import BOOL, command, number, option
+from ..train.runs import load_run
 from ..transfer import finetune as library
 
 # %% ../../nbs/09_cli/05_finetune.ipynb #2d5dd303
@@ -74,12 +75,13 @@ def finetune(model, data, out=None, weights=None, epochs=None, size=None, batch_
     name = f'{Path(model).name}-{Path(os.path.abspath(data)).name}'
     run = Path(out or Path('output')/'finetune'/name)
     try:
-        trainer = library.finetune(model, data, run, pretrained, similar, seed, val, num_workers, skip_bad,
-                                   bar=sys.stderr.isatty(), **given)
+        library.finetune(model, data, run, pretrained, similar, seed, val, num_workers, skip_bad,
+                         bar=sys.stderr.isatty(), **given)
     except KeyboardInterrupt:
         print(f'\nstopped; {run} keeps the finished epochs, and the same command continues from there',
               file=sys.stderr)
         return 130
-    metric = trainer.valid.metric
-    print(f'top-1 {metric.accuracy(1):.4f}, {metric.correct[1]} of {metric.total} validation images')
+    log = load_run(run)
+    print(f'top-1 {log.top1():.4f}, {log.correct()} of {log.total()} validation images, after the last epoch')
+    print(f'top-1 {log.best():.4f} in epoch {log.best_epoch()}, the best, whose weights eval, infer and export use')
     print(f'done: ppcls infer -m {run} -i IMAGE')

@@ -21,6 +21,16 @@ ROLES = dict(server_scratch='ResNet50_vd', server_finetune='ResNet50_vd_finetune
              server_random_erasing='ResNet50_vd_ssld_random_erasing_finetune',
              mobile_distilled='R50_vd_distill_MV3_large_x1_0', mobile_alone='MobileNetV3_large_x1_0_finetune')
 
+def _flat(values: dict, prefix: str = '') -> dict:
+    "{dotted key: value} of nested dictionaries."
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f'{prefix}{key}.'))
+        else:
+            flat[prefix + key] = value
+    return flat
+
 @dataclass
 class Profile:
     """A budget of the tutorials: which data, where to, and what it changes in the recipe of each role (`recipes`) and
@@ -48,6 +58,11 @@ class Profile:
         given = conf.pretrained_model
         conf.pretrained_model = list(map(self.weights, given)) if OmegaConf.is_list(given) else self.weights(given)
         return use_data(conf, info)
+
+    def changes(self, before: str, after: str, info: DataInfo) -> dict:
+        "{key: (value in the recipe of the role `before`, value in that of `after`)} for all keys that differ."
+        one, other = (_flat(OmegaConf.to_container(self.recipe(role, info))) for role in (before, after))
+        return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
 
     def run(self, role: str) -> Path:
         "The folder of the run of `role`."

@@ -17,7 +17,7 @@ from ..basics import PPClsError, suggest
 from .engine_choice import available_engines, remember_engine, remembered_engine, default_engine
 from .export import Exported, read_export
 from .predict import Predictor
-from .timing import call_each, call_timer, time_interleaved
+from .timing import call_each, call_timer, quartiles, time_interleaved
 from ..models.inference import default_threads
 from ..models.network import relative_difference
 
@@ -217,7 +217,7 @@ def timing_rows(times: dict, batch: int) -> dict:
         row = {f'p{p}': value for p, value in zip(PERCENTILES, np.percentile(ms, PERCENTILES))}
         row['images/s'] = batch/row['p50']*1e3
         ratios = per_round[name][:rounds]/per_round[fastest][:rounds]
-        row['ratio_25'], row['ratio'], row['ratio_75'] = np.percentile(ratios, (25, 50, 75))
+        row['ratio_25'], row['ratio'], row['ratio_75'] = (1., 1., 1.) if name == fastest else quartiles(ratios)
         row['ms'] = ms
         rows[name] = row
     return rows
@@ -319,7 +319,8 @@ TOLERANCE = .02
 
 def choose_engine(table: pd.DataFrame, default: str | None = None) -> tuple:
     """(engine, its worst ratio, {batch: {engine: median in ms}}) from a `benchmark` table of one export: the engine
-    with the smallest worst ratio to the fastest over the batches, or `default` if it is within `TOLERANCE` of that."""
+    with the smallest worst ratio to the fastest over the batches, or `default` unless it is slower than that by more
+    than `TOLERANCE` in three quarters of the rounds."""
     failed = table.engine[table.failed != '']
     measured = table[~table.engine.isin(failed)]
     if measured.empty:
@@ -327,8 +328,9 @@ def choose_engine(table: pd.DataFrame, default: str | None = None) -> tuple:
         raise PPClsError(f'no engine can run this network: {reasons}')
     fastest = measured.groupby('batch').ratio.transform('min')
     worst = (measured.ratio/fastest).groupby(measured.engine, sort=False).max()
+    at_least = (measured.ratio_25/fastest).groupby(measured.engine).max()
     name = worst.idxmin()
-    if default in worst and worst[default] <= worst.min() + TOLERANCE:
+    if default in worst and at_least[default] <= worst.min() + TOLERANCE:
         name = default
     ms = {int(b): rows.set_index('engine').p50.round(4).to_dict() for b, rows in measured.groupby('batch')}
     return name, float(worst[name]), ms

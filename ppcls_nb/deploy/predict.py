@@ -21,7 +21,8 @@ from .engine_choice import default_engine
 from .export import Exported, ops_to_recipe, output_shape, read_export
 from .onnx import PADDLE_3, onnx_session, silence_stdout
 from .timing import time_runs
-from ..models.inference import InferenceEngine, default_threads
+from ..models.formats.program_file import check_program
+from ..models.inference import InferenceEngine, default_threads, load_layer
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #1cd0b205
 def _as_decoded(img, op: DecodeImage):
@@ -161,8 +162,7 @@ def _load_training(record, threads):
     "Load an export into Paddle's training engine; `threads` are set for the whole process."
     if threads:
         paddle.base.core.set_num_threads(threads)
-    layer = paddle.jit.load(str(_runnable_program(record, True).with_suffix('')))
-    layer.eval()
+    layer = load_layer(_runnable_program(record, True))
     def run(images):
         with paddle.no_grad():
             return layer(paddle.to_tensor(images)).numpy()
@@ -191,6 +191,8 @@ def _load_openvino(record, threads):
     if not file:
         raise PPClsError(f'{record.folder}: has neither inference.onnx nor inference.pdmodel, which OpenVINO reads; '
                          'export it again with --onnx')
+    if file.suffix == '.pdmodel':
+        check_program(file)
     _check_installed('openvino', 'openvino')
     import openvino
     settings = {

@@ -22,7 +22,7 @@ from ..basics import PPClsError, suggest
 from .export import Exported, atomic_folder, export_model, is_export_file, read_export
 from .onnx import to_onnx
 from .predict import Predictor, image_batches
-from .timing import speed_ratio
+from .timing import is_decided, ratio_text, speed_ratio
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #09682fca
 def quant_params(low: float, high: float) -> tuple:
@@ -187,8 +187,8 @@ class Quantized:
             if changed > self.max_drop + 1e-9:
                 found.append(f'it predicts another class for {changed:.1f} % of {self.tests} images; a list with '
                              'labels would show what that costs in accuracy')
-        for engine, (_, median, _) in self.speed.items():
-            if median < 1:
+        for engine, (low, median, high) in self.speed.items():
+            if high < 1 and is_decided(low, high):
                 found.append(f'with the engine {engine} it is slower than before on this machine, by a factor of '
                              f'{1/median:.2f}')
         if self.tested_on_calibration:
@@ -202,8 +202,8 @@ class Quantized:
             'same class': f'{100*self.agreement:.1f} % of {self.tests} images'}
         if self.top1:
             rows['top-1'] = f'{100*self.top1[0]:.1f} → {100*self.top1[1]:.1f} %'
-        for engine, (low, median, high) in self.speed.items():
-            rows[f'speed, {engine}'] = f'× {median:.2f} (quartiles {low:.2f} to {high:.2f})'
+        for engine, ratio in self.speed.items():
+            rows[f'speed, {engine}'] = ratio_text(*ratio)
         return '\n'.join(f'{name:<16}{value}' for name, value in rows.items())
 
 # %% ../../nbs/07_deploy/03_quantize.ipynb #88492347

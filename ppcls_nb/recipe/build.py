@@ -84,7 +84,7 @@ def warn_of_interpolation(operations: list, record, part: str):
     unset = [type(op).__name__ for op in operations if getattr(op, 'interpolation', wanted) is None]
     if unset:
         print(f"{part}.transforms: {' and '.join(unset)} without interpolation, which means linear; {record.tag} was "
-              f'trained with {wanted}, so write interpolation: {wanted}')
+              f'trained with {record.interpolation}, so write interpolation: {wanted}')
 
 def build_transforms(reader, conf, train: bool) -> list:
     """The operations of a `ReaderConf`: those it lists, else those that its official weights were trained with, else

@@ -33,10 +33,16 @@ class Run:
         "The larger k of the accuracies in the log: 5, or the number of classes if there are fewer."
         return max(int(key[9:-8]) for key in self._last_valid() if re.fullmatch(r'valid_top\d+_correct', key))
     def top1(self) -> float: return self.correct()/self.total()
-    def best(self) -> float:
-        return max(r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r)
+    def best(self) -> float: return max(self._valid_top1().values())
+    def best_epoch(self) -> int:
+        "The epoch of the best top-1, as the log counts them (from 0); the first of equal ones."
+        top1 = self._valid_top1()
+        return max(top1, key=top1.get)
     def seconds(self) -> float: return sum(r['seconds'] for r in self.rows)
     def steps(self) -> int: return self.rows[-1]['step']
+
+    def _valid_top1(self) -> dict:
+        return {r['epoch']: r['valid_top1_correct']/r['valid_total'] for r in self.rows if 'valid_total' in r}
 
     def _last_valid(self):
         validated = [r for r in self.rows if 'valid_total' in r]

@@ -86,9 +86,10 @@ def docstring(value) -> str:
     "The docstring as Markdown: paragraphs and `code` are, the rest is escaped."
     text = inspect.getdoc(value) or ''
     parts = re.split(r'(`[^`\n]+`)', text)
-    escaped = [part if number % 2 else re.sub(r'([*_<>#$\[\]])', r'\\\1', part).replace('\\<', '&lt;').replace('\\>', '&gt;')
-               for number, part in enumerate(parts)]
-    return ''.join(escaped)
+    for number in range(0, len(parts), 2):
+        escaped = re.sub(r'([*_#$\[\]])', r'\\\1', parts[number])
+        parts[number] = escaped.replace('<', '&lt;').replace('>', '&gt;')
+    return ''.join(parts)
 
 
 def methods(cls) -> list:

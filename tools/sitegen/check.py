@@ -150,7 +150,7 @@ def search(page, address: str, text: str) -> list:
     page.goto(address + 'index.html')
     page.evaluate(f"""(() => {{ const box = document.querySelector('[data-md-component=search-query]');
       document.querySelector('#__search').checked = true; box.focus(); box.value = {text!r};
-      box.dispatchEvent(new Event('keyup', {{bubbles: true}})); box.dispatchEvent(new Event('input', {{bubbles: true}}));
+      for (const kind of ['keyup', 'input']) box.dispatchEvent(new Event(kind, {{bubbles: true}}));
       return 1 }})()""")
     page.wait_for("document.querySelectorAll('.md-search-result__item').length")
     return page.evaluate("[...document.querySelectorAll('.md-search-result__item a')]"
@@ -179,8 +179,8 @@ def open_page(browser, width: int, dark: bool = False):
 
 def take_picture(page, folder: Path, name: str, kind):
     "Write a picture of the whole page `name` to `folder`, with the pictures that load when one scrolls to them."
-    page.evaluate("""Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0) }))
-                     .then(() => document.fonts.ready).then(() => 1)""")
+    page.evaluate("""(async () => { for (const picture of document.images) { picture.loading = 'eager';
+                     await picture.decode().catch(() => 0) } await document.fonts.ready; return 1 })()""")
     page.screenshot(folder/f"{name.removesuffix('.html').replace('/', '-')}-{kind}.png")
 
 

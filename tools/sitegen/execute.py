@@ -77,8 +77,8 @@ def seconds_left(waiting: dict, done: list, workers: int = WORKERS):
 
 
 def set_environment():
-    """What the kernels inherit: one thread each, MKL's path and the filters of messages, as `import ppcls_nb` sets them;
-    many lessons import Paddle before the package."""
+    """What the kernels inherit: one thread each, MKL's path and the filters of messages, as `import ppcls_nb` sets
+    them; many lessons import Paddle before the package."""
     os.environ['OMP_NUM_THREADS'] = '1'
     os.environ['PYTHONWARNINGS'] = ','.join(f'ignore:{message}' for message in QUIET_WARNINGS)
     set_mkl_path(os.environ)

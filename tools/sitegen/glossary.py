@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bs4 import BeautifulSoup
 
-NOT_IN = {'a', 'code', 'pre', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'math', 'summary', 'script', 'style', 'th', 'dl', 'button'}
+NOT_IN = set('a code pre h1 h2 h3 h4 h5 h6 summary script style th dl button'.split())
 
 
 @dataclass
@@ -26,9 +26,9 @@ def read_glossary(text: str) -> list:
 
 
 def is_prose(node, not_in=NOT_IN) -> bool:
-    "Whether a text node is in the prose of a page, not in code, headings, links or outputs."
+    "Whether a text node is in the prose of a page, not in code, headings, links, formulas or outputs."
     for parent in node.parents:
-        if parent.name in not_in or 'output' in (parent.get('class') or []):
+        if parent.name in not_in or {'output', 'arithmatex'} & set(parent.get('class') or []):
             return False
     return True
 

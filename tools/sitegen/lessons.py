@@ -17,8 +17,8 @@ LINES_A_MINUTE = 25     # of code that is read, not studied
 @dataclass
 class Lesson:
     """A notebook of the course: its `path` relative to nbs/, `title`, `sentence`, the `module` it exports ('' for
-    none), `minutes` to read it, `seconds` that it runs (None: unknown), the modules that it `uses`, and its `goal`, what a
-    reader is able to do after it ('': not written yet)."""
+    none), `minutes` to read it, `seconds` that it runs (None: unknown), the modules that it `uses`, and its `goal`: what
+    a reader is able to do after it ('': not written yet)."""
     path: Path
     title: str
     sentence: str
@@ -127,14 +127,15 @@ def head(lesson: Lesson, lessons: list, repository: Repository) -> str:
              'Colab': 'needs two cells before the first: see The course in a browser'}
     rows['Open in'] = ' · '.join(f'<a href="{address}"{title_of(hints.get(name))}>{name}</a>'
                                  for name, address in places.items())
-    rows['Source'] = f'<a href="{file_address(repository, "nbs/" + lesson.path.as_posix())}">{lesson.path.as_posix()}</a>'
+    name = lesson.path.as_posix()
+    rows['Source'] = f'<a href="{file_address(repository, f"nbs/{name}")}">{name}</a>'
     cells = ''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in rows.items())
     goal = f'<p class="goal" markdown>You will be able to {lesson.goal}.</p>\n\n' if lesson.goal else ''
     return f'{goal}<dl class="lesson" data-search-exclude>{cells}</dl>'
 
 
 def read_next(lesson: Lesson, lessons: list) -> str:
-    "The end of a lesson's page: the lesson after it, and at most five that use its module, as Markdown with HTML links."
+    "The end of a lesson's page: the lesson after it, and at most five that use its module, as Markdown."
     after = neighbours(lesson, lessons)[1]
     users = [other for other in lessons if lesson.module and lesson.module in other.uses and other is not after]
     rows = [f'next in order: {link(after, lesson.page)}'] if after else []
@@ -160,7 +161,7 @@ def table(lessons: list) -> str:
                          '| lesson | what it does | module | minutes |\n|---|---|---|---:|')
         module = f'[`{lesson.module}`](api/{lesson.module}.md)' if lesson.module else '–'
         sentence = lesson.sentence.replace('|', '\\|')
-        parts.append(f'| [{lesson.title}]({posixpath.normpath(lesson.page)}) | {sentence} | {module} | {lesson.minutes} |')
+        parts.append(f'| [{lesson.title}]({lesson.page}) | {sentence} | {module} | {lesson.minutes} |')
     return '\n'.join(parts)
 
 

@@ -36,8 +36,8 @@ def outside_code(text: str, change) -> str:
 def page_link(target: str, folder: str, root: Path, repository: Repository) -> str:
     """The link of a page for `target`, the link of a source in `folder` (relative to `root`, such as 'nbs/01_data').
 
-    Notebooks and Markdown in nbs/ are pages, pictures in nbs/ lie beside them, and modules have a page of the API; other
-    files are in the repository."""
+    Notebooks and Markdown in nbs/ are pages, pictures in nbs/ lie beside them, and modules have a page of the API;
+    other files are in the repository."""
     path, mark, anchor = target.partition('#')
     if not path or re.match(r'\w+:|/', target):
         return target
@@ -80,7 +80,7 @@ class Section:
 
 
 def read_documents(file: Path) -> dict:
-    "Number → `Section` of the documents, from the table in `file`; a chapter's page serves its sections without an entry."
+    "Number → `Section` of the documents, from the table in `file`."
     table = yaml.safe_load(file.read_text(encoding='utf-8'))
     found = {}
     for chapter in table['pages']:

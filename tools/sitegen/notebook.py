@@ -134,7 +134,7 @@ def code_cell(cell, in_exercise: bool) -> str:
 
 
 def markdown_cell(source: str) -> str:
-    "The text of a Markdown cell with what Python-Markdown needs: details with Markdown inside, lists after a blank line."
+    "The text of a Markdown cell with what Python-Markdown needs: Markdown in details, a blank line above a list."
     source = re.sub(r'<details(?![^>]*markdown)([^>]*)>', r'<details\1 markdown>', source)
     lines, fenced = [], False
     for line in source.split('\n'):

@@ -53,7 +53,7 @@ def read_run(output: Path, notebooks: list):
 
 
 def find_run(root: Path, outputs=None):
-    "The `TutorialRun` to show: the first of `outputs` (folders; default: those of `OUTPUTS`) that is complete, or None."
+    "The `TutorialRun` to show: the first complete one of the folders `outputs` (default: `OUTPUTS`), or None."
     notebooks = find_notebooks([root/'nbs'/'00_tutorials'])
     for output in outputs or [root/'output'/name for name in OUTPUTS]:
         run = read_run(Path(output), notebooks)
