@@ -17,8 +17,8 @@ LINES_A_MINUTE = 25     # of code that is read, not studied
 @dataclass
 class Lesson:
     """A notebook of the course: its `path` relative to nbs/, `title`, `sentence`, the `module` it exports ('' for
-    none), `minutes` to read it, `seconds` that it runs (None: unknown), the modules that it `uses`, and its `goal`: what
-    a reader is able to do after it ('': not written yet)."""
+    none), `minutes` to read it, `seconds` that it runs (None: unknown), the modules that it `uses`, and its `goal`:
+    what a reader is able to do after it ('': not written yet)."""
     path: Path
     title: str
     sentence: str
