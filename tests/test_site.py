@@ -175,6 +175,8 @@ GOOD = {'index.html': '<article><h2 id="here">H</h2><a href="a/b.html#there">b</
     ('<a href="a/b.html#nowhere">', 'no such anchor'),
     ('<script src="https://example.org/a.js"></script>', 'loads https://example.org/a.js'),
     ('<link rel="stylesheet" href="//example.org/a.css">', 'loads //example.org/a.css'),
+    ('<pre>/lib/a.py:3: UserWarning: old\n  f()</pre>', 'shows'),
+    ('<pre> 40%|████  | 4/10 [00:01]</pre>', 'shows'),
     ('<p>half: $\\frac{1}{2}$</p>', 'a formula is not rendered')])
 def test_faults_of_files_are_found(tmp_path, text, fault):
     (tmp_path/'a').mkdir()

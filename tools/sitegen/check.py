@@ -13,6 +13,7 @@ from . import ROOT
 WIDTHS = (1280, 390)        # pixels: a desk and a phone
 MAIN = ('index.html', 'lessons.html', 'learner.html', 'report.html', '02_augment/04_gridmask.html')     # screenshots
 LOADS = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'link': 'href'}
+NOISE = re.compile(r'\.py:\d+: \w*Warning: .{0,60}|\d+%\|[^|]*\| *\d+/\d+')
 NAMES_A_PAGE = {'canonical', 'next', 'prev'}     # rel of links that load nothing
 VOID = set('area base br col embed hr img input link meta source track wbr'.split())
 NO_TEXT = {'code', 'pre', 'script', 'style'}
@@ -21,15 +22,17 @@ RAW_FORMULA = re.compile(r'\\\(|\\\[|\$\\|\\(?:frac|tfrac|sum|alpha|lambda|mathr
 
 @dataclass
 class Html:
-    "What the checks need of a page: `ids`, `links`, what it `loads`, and formulas in `raw` LaTeX."
+    """What the checks need of a page: `ids`, `links`, what it `loads`, formulas in `raw` LaTeX, and
+    `noise`: warnings of libraries and progress bars."""
     ids: set = field(default_factory=set)
     links: list = field(default_factory=list)
     loads: list = field(default_factory=list)
     raw: list = field(default_factory=list)
+    noise: list = field(default_factory=list)
 
 
 class HtmlReader(HTMLParser):
-    "Reads a page into the `Html` `page`; only text of the article that is no code, script or formula is looked at."
+    "Reads a page into the `Html` `page`; formulas are looked for in the article's text that is no code."
     def __init__(self):
         super().__init__()
         self.page, self.opened = Html(), []
@@ -52,6 +55,8 @@ class HtmlReader(HTMLParser):
 
     def handle_data(self, data):
         in_article = any(tag == 'article' for tag, _ in self.opened)
+        if in_article and NOISE.search(data):
+            self.page.noise.append(NOISE.search(data)[0])
         if in_article and not any(skipped for _, skipped in self.opened) and RAW_FORMULA.search(data):
             self.page.raw.append(data.strip()[:60])
 
@@ -91,6 +96,7 @@ def link_faults(pages: dict, out: Path) -> list:
             elif anchor and place in pages and anchor not in pages[place].ids:
                 faults.append(f'{name}: {url}: no such anchor')
         faults += [f'{name}: loads {url}' for url in page.loads if is_foreign(url)]
+        faults += [f'{name}: shows {text!r}' for text in page.noise]
         faults += [f'{name}: a formula is not rendered: {text}' for text in page.raw]
     return faults
 

@@ -80,7 +80,7 @@ def set_environment():
     """What the kernels inherit: one thread each, MKL's path and the filters of messages, as `import ppcls_nb` sets
     them; many lessons import Paddle before the package."""
     os.environ['OMP_NUM_THREADS'] = '1'
-    os.environ['PYTHONWARNINGS'] = ','.join(f'ignore:{message}' for message in QUIET_WARNINGS)
+    os.environ['PYTHONWARNINGS'] = ','.join(f'ignore:{message}' for message in QUIET_WARNINGS if ',' not in message)
     set_mkl_path(os.environ)
     quiet_logs(os.environ)
 
