@@ -23,8 +23,9 @@ class BrowserError(Exception):
 
 
 class Browser:
-    "A Chromium process with a profile of its own; a context manager. `page()` opens a page in it."
-    def __init__(self, timeout=60.):
+    """A Chromium process with a profile of its own; a context manager. `page()` opens a page in it. `timeout`: seconds
+    after which something that does not happen is an error; no test depends on how long things take."""
+    def __init__(self, timeout=300.):
         self.timeout = timeout
         self.profile = tempfile.mkdtemp(prefix='chromium-')
         commands, to_chromium = os.pipe()
@@ -64,13 +65,17 @@ class Browser:
         message, _, self.received = self.received.partition(b'\0')
         return json.loads(message)
 
-    def send(self, method, session=None, **params):
-        "The result of a command of the DevTools protocol; events that arrive before it go to their pages."
-        number = next(self.numbers)
-        message = {'id': number, 'method': method, 'params': params}
+    def post(self, method, session=None, **params):
+        "Send a command of the DevTools protocol and return its number, without waiting for the result."
+        message = {'id': next(self.numbers), 'method': method, 'params': params}
         if session:
             message['sessionId'] = session
         os.write(self.output, json.dumps(message).encode() + b'\0')
+        return message['id']
+
+    def send(self, method, session=None, **params):
+        "The result of a command of the DevTools protocol; events that arrive before it go to their pages."
+        number = self.post(method, session, **params)
         until = time.monotonic() + self.timeout
         while True:
             message = self.next_message(until)
@@ -96,13 +101,16 @@ class Browser:
         page = self.pages[session] = Page(self, session)
         for domain in ('Page', 'Runtime', 'Network', 'DOM', 'Log'):
             page.send(f'{domain}.enable')
+        page.send('Target.setAutoAttach', autoAttach=True, waitForDebuggerOnStart=True, flatten=True)
+        page.send('Emulation.setScrollbarsHidden', hidden=True)
         page.viewport(width, height, dark)
         return page
 
 
 class Page:
     """A page of a `Browser`. Attributes: `errors`, the texts of the errors and warnings in its console, and of uncaught
-    exceptions; `requests`, the addresses that it asked for. Both are emptied by `goto`."""
+    exceptions; `requests`, the addresses that it asked for. Those of its workers are among them. Both are emptied by
+    `goto` and `reload`."""
     def __init__(self, browser, session):
         self.browser = browser
         self.session = session
@@ -116,6 +124,8 @@ class Page:
         "Record what an event of the DevTools protocol says."
         if method == 'Page.loadEventFired':
             self.loaded = True
+        if method == 'Target.attachedToTarget':
+            self.attach_worker(params['sessionId'])
         if method == 'Network.requestWillBeSent':
             self.requests.append(params['request']['url'])
         if method == 'Runtime.exceptionThrown':
@@ -126,6 +136,12 @@ class Page:
         if method == 'Log.entryAdded' and params['entry']['level'] in ('error', 'warning'):
             entry = params['entry']
             self.errors.append(f"{entry['text']} {entry.get('url', '')}".strip())
+
+    def attach_worker(self, session):
+        "Record what a worker does, which waits for this."
+        self.browser.pages[session] = self
+        for command in ('Runtime.enable', 'Network.enable', 'Log.enable', 'Runtime.runIfWaitingForDebugger'):
+            self.browser.post(command, session)
 
     def viewport(self, width, height=768, dark=False):
         "Set the size of the window in pixels, and whether the system asks for dark colours."
@@ -180,6 +196,14 @@ class Page:
         node = self.send('DOM.querySelector', nodeId=root, selector=selector)['nodeId']
         self.send('DOM.setFileInputFiles', nodeId=node, files=[str(Path(file).resolve()) for file in files])
 
+    def drop(self, selector, files):
+        "Drag `files` onto the middle of the element that the CSS `selector` finds, and drop them."
+        x, y = self.evaluate(f"""(box => [box.x + box.width/2, box.y + box.height/2])(
+            document.querySelector({json.dumps(selector)}).getBoundingClientRect())""")
+        data = {'items': [], 'files': [str(Path(file).resolve()) for file in files], 'dragOperationsMask': 1}
+        for kind in ('dragEnter', 'dragOver', 'drop'):
+            self.send('Input.dispatchDragEvent', type=kind, x=x, y=y, data=data)
+
     def screenshot(self, path):
         "Write a picture of the whole page, PNG, to `path`."
         data = self.send('Page.captureScreenshot', captureBeyondViewport=True)['data']
@@ -192,4 +216,4 @@ class Page:
     def close(self):
         "Close the page."
         self.send('Page.close')
-        del self.browser.pages[self.session]
+        self.browser.pages = {session: page for session, page in self.browser.pages.items() if page is not self}
