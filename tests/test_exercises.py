@@ -262,11 +262,11 @@ def test_the_copies_hold_no_answers(tmp_path):
     written = write_exercises(tmp_path/'out', ROOT/'nbs')
     assert [path.relative_to(tmp_path/'out') for path in written] == [p.relative_to(ROOT/'nbs') for p in LESSONS]
     for path, lesson in zip(written, LESSONS):
-        text = path.read_text()
-        assert 'exercise-wrong' not in text
-        assert 'exercise-solution' not in text
-        assert 'source_hidden' not in text
-        assert 'skip-execution' not in text
+        metadata = json.dumps([cell.metadata for cell in read_notebook(path).cells])
+        assert 'exercise-wrong' not in metadata
+        assert 'exercise-solution' not in metadata
+        assert 'source_hidden' not in metadata
+        assert 'skip-execution' not in metadata
         kinds = [exercise_part(cell)[1] for cell in read_notebook(path).cells]
         assert [kind for kind in kinds if kind] == ['task', 'stub', 'hint', 'check']*len(read_exercises(lesson))
         nbformat.validate(read_notebook(path))
