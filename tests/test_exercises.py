@@ -16,7 +16,7 @@ from ppcls_nb.course import exercises as course_exercises
 from ppcls_nb.course.execute import read_notebook, run_notebook
 from ppcls_nb.course.exercises import (
     KINDS, Grade, defined_names, exercise_faults, exercise_part, find_exercises, grade, grade_folder, judge, main,
-    read_exercises, run_check, summary, without_solutions, write_exercises)
+    notebooks_in, read_exercises, run_check, summary, without_solutions, write_exercises)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
@@ -140,6 +140,13 @@ def test_exercises_of_a_lesson_define_different_names(lesson):
 def test_every_tutorial_has_an_exercise():
     tutorials = ROOT/'nbs'/'00_tutorials'
     assert {path for path in LESSONS if path.parent == tutorials} == set(tutorials.glob('*.ipynb'))
+
+
+def test_every_lesson_has_an_exercise():
+    lessons = [path for path in notebooks_in(ROOT/'nbs') if '01' <= path.parent.name[:2] <= '07']
+    assert len({path.parent for path in lessons}) == 7
+    without = [str(path.relative_to(ROOT)) for path in lessons if path not in LESSONS]
+    assert not without, 'see tools/add_exercise.py'
 
 
 def test_nbdev_clean_keeps_what_an_exercise_needs():
