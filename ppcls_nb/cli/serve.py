@@ -8,7 +8,7 @@ __all__ = ['require_packages', 'serve', 'client']
 # %% ../../nbs/09_cli/11_serve.ipynb #14e34fef
 import os
 from importlib.util import find_spec
-from ..basics import PPClsError
+from ..basics import PPClsError, check_number
 from . import command, number, option
 from .answers import IMAGES_HELP, LIST_OPTION, OUTPUT_OPTIONS, print_predictions
 from ..recipe.trained import image_files
@@ -42,8 +42,16 @@ def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, work
     """Answer POST /predict with an exported network, until Ctrl-C or SIGTERM; exit code 1 if requests were left
     unanswered then."""
     require_packages('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client')
+    counts = {'max-batch': max_batch, 'max-images': max_images, 'max-requests': max_requests, 'max-queue': max_queue}
+    for name, value in {**counts, 'threads': threads, 'workers': workers}.items():
+        if value is not None:
+            check_number(f'--{name}', value, 1, whole=True)
+    for name, value in {'max-body': max_body, 'max-pixels': max_pixels, 'deadline': deadline}.items():
+        check_number(f'--{name}', value, above=True)
+    for name, value in {'max-wait': max_wait, 'grace': grace}.items():
+        check_number(f'--{name}', value)
     from ppcls_nb.deploy import server
-    from ppcls_nb.deploy.serve import Limits
+    from ppcls_nb.deploy.limits import Limits
     limits = Limits(int(max_body*2**20), max_images, int(max_pixels*1e6), max_requests, max_queue, deadline)
     unanswered = server.serve(folder, host, port, grace, lambda line: print(line, flush=True), limits=limits,
                               max_batch=max_batch, max_wait=max_wait/1000, workers=workers, engine=engine,
@@ -66,9 +74,10 @@ def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, dat
     "Send images to a service and print its predictions; exit code 1 if some could not be read or were refused."
     require_packages('httpx')
     from ppcls_nb.deploy.client import ServiceClient
-    if topk < 1 or batch_size < 1 or retries < 0 or not timeout > 0:
-        raise PPClsError(f'--topk {topk}, --batch-size {batch_size}, --timeout {timeout:g}, --retries {retries}: '
-                         'expected 1 or more, 1 or more, seconds, 0 or more')
+    check_number('--topk', topk, 1, whole=True)
+    check_number('--batch-size', batch_size, 1, whole=True)
+    check_number('--retries', retries, whole=True)
+    check_number('--timeout', timeout, above=True)
     left_out, failed = [], {}
     files = image_files(images, data_dir, left_out)
     with ServiceClient(url, timeout, retries) as service:
