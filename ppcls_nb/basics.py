@@ -151,9 +151,9 @@ def read_value(text: str, source: str = 'value'):
         raise PPClsError(f"{source}:1: not valid YAML: {getattr(e, 'problem', None) or e}") from None
 
 # %% ../nbs/01_data/01_basics.ipynb #3056bf29
-def file_digest(path) -> str:
-    "The SHA-256 of the file `path` as 64 hexadecimal digits; the file is read in blocks."
-    digest = hashlib.sha256()
+def file_digest(path, algorithm: str = 'sha256') -> str:
+    "The digest of the file `path` by `algorithm` of hashlib, as hexadecimal digits; the file is read in blocks."
+    digest = hashlib.new(algorithm)
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONVERT', 'PROVENANCE', 'check_format', 'read_arrays', 'LoadReport', 'load_arrays', 'bundled_folder',
            'bundled_weights', 'save_bundled', 'all_weights', 'list_pretrained', 'weights_info', 'model_info',
-           'weights_home', 'is_offline', 'package_file', 'fetch_weights', 'fetch_url', 'find_weights',
+           'weights_home', 'is_offline', 'package_file', 'fetch_weights', 'is_local', 'fetch_url', 'find_weights',
            'ResolvedWeights', 'resolve_weights', 'weights_of_recipe', 'load_pretrained', 'download_weights',
            'create_model']
 
@@ -258,6 +258,14 @@ def fetch_weights(record: Weights) -> Path:
         with atomic_path(path) as tmp:
             paddle.save({k: paddle.to_tensor(v) for k, v in state.items()}, str(tmp))
     return path
+
+def is_local(record: Weights) -> bool:
+    "Whether `fetch_weights` needs no download: the file of a record, or the package that has it, is on this machine."
+    url = record.url or record.legacy_url
+    if record.file or not url:
+        path = Path(record.file or weights_home()/f'{record.tag}.pdparams')
+        return path.is_file() or bool(record.package and find_spec(record.package[0]))
+    return _cached(record.tag, url).is_file()
 
 def fetch_url(url: str) -> Path:
     "The local file of a URL; the first time, it is downloaded into `weights_home()`."
