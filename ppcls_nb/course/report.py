@@ -74,10 +74,10 @@ def to_fragment(nb, code: bool = True) -> str:
     return sanitize(body)
 
 # %% ../../nbs/10_course/00_report.ipynb #353060b8
-TAGS = set("""a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5
-    h6 hr i img ins kbd li mark ol p pre q s samp section small span strong sub summary sup table tbody td tfoot th thead
-    tr tt u ul var""".split())
-ATTRIBUTES = set('align alt class colspan height href id lang open rowspan scope span src start style title width'.split())
+TAGS = set("""a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4
+    h5 h6 hr i img ins kbd li mark ol p pre q s samp section small span strong sub summary sup table tbody td tfoot th
+    thead tr tt u ul var""".split())
+ATTRIBUTES = set('align alt class colspan height id lang open rowspan scope span start title width'.split())
 
 def _is_allowed(tag: str, name: str, value: str) -> bool:
     "Whether an attribute is allowed; bleach calls it. In styles, only colours may be functions."
