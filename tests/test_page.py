@@ -12,7 +12,8 @@ from ppcls_nb.deploy.demo import HeatMaps, add_page
 from ppcls_nb.deploy.export import export_model
 from ppcls_nb.deploy.predict import Predictor
 from ppcls_nb.deploy.quantize import quantize
-from ppcls_nb.deploy.serve import Limits, create_app
+from ppcls_nb.deploy.limits import Limits
+from ppcls_nb.deploy.serve import create_app
 from ppcls_nb.deploy.server import Server, take_port
 from ppcls_nb.models import build_model
 

@@ -109,6 +109,6 @@ def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, dat
     check_number('--retries', retries, whole=True)
     check_number('--timeout', timeout, above=True)
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out)
+    files = image_files(images, data_dir, left_out, failed)
     with ServiceClient(url, timeout, retries) as service:
         return print_predictions(service.stream(files, topk, batch_size, failed), failed, json, csv, left_out)

@@ -173,15 +173,14 @@ def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_w
           json=None, csv=None):
     "Classify images with the weights of a run or official ones; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
-    left_out = []
-    files = image_files(images, data_dir, left_out)
+    left_out, failed = [], {}
+    files = image_files(images, data_dir, left_out, failed)
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params, classes)
     if names and len(names) != network.class_num:
         source = classes or 'classes.txt'
         raise PPClsError(f'{source}: {len(names)} names for a network with {network.class_num} classes')
     names = names or ['']*network.class_num
-    failed = {}
     found = predict_files(network, operations, files, topk, batch_size, num_workers, failed)
     named = ((file, [(label, names[label], score) for label, score in zip(labels, scores)])
              for file, labels, scores in found)

@@ -21,6 +21,7 @@ import pandas as pd
 
 from .. import __version__
 from ..basics import PPClsError, atomic_path, write_json
+from ..figures import plain_texts
 from ..recipe.schema import network_names
 from .notebooks import seed_folders
 from .timing import machine_facts
@@ -210,7 +211,7 @@ def plot_ledger(ledger: dict, folders):
     for ax in (left, right):
         ax.grid(alpha=0.3)
         ax.spines[['top', 'right']].set_visible(False)
-    return fig
+    return plain_texts(fig)
 
 # %% ../../nbs/10_course/05_ledger.ipynb #b119f5bb
 def read_ledger(file) -> dict | None:

@@ -16,6 +16,7 @@ from ..basics import PPClsError, file_digest
 from .datasets import class_counts
 from .lists import list_entries
 from .loader import map_ahead
+from ..figures import drawable_names, plain_texts
 
 # %% ../../nbs/01_data/08a_checks.ipynb #760f6311
 class ListReport:
@@ -123,8 +124,8 @@ def _undecodable(entries, decode, num_workers: int, desc: str):
 
 # %% ../../nbs/01_data/08a_checks.ipynb #9c73a223
 def check_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, decode=False,
-               num_workers: int = 2) -> ListReport:
-    """Report all problems in a list file; `root`, `class_num` and `labelled` are as for `read_list`.
+               num_workers: int = 2, delimiter: str = ' ') -> ListReport:
+    """Report all problems in a list file; `root`, `class_num`, `labelled` and `delimiter` are as for `read_list`.
 
     Errors: lines that `read_list` would refuse, an image with two labels, a file that cannot be read, an empty list.
     Warnings: an image listed twice, classes without images (up to `class_num`-1, or the largest label).
@@ -132,7 +133,7 @@ def check_list(list_file, root=None, class_num: int | None = None, labelled: boo
     threads, and images that cannot be decoded are errors."""
     name = str(list_file)
     try:
-        valid, invalid = list_entries(list_file, root, class_num, labelled)
+        valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter)
     except PPClsError as e:
         return ListReport([(name, 0, '', str(e).removeprefix(f'{name}: '), 'error')], {name: 0})
     rows = [(*line, 'error') for line in invalid]
@@ -182,7 +183,7 @@ def plot_class_counts(labels: dict, classes=None, axes=None):
     parts = {part: np.asarray(l, int) for part, l in labels.items()}
     class_num = len(classes) if classes is not None else 1 + max(int(np.max(l, initial=-1)) for l in parts.values())
     counts = {part: class_counts(l, class_num) for part, l in parts.items()}
-    names = [str(name) for name in (classes if classes is not None else range(class_num))]
+    names = drawable_names(classes if classes is not None else range(class_num))
     order = np.argsort(-next(iter(counts.values())), kind='stable')
     if axes is None:
         axes = plt.subplots(1, len(counts), figsize=(5*len(counts), 3), squeeze=False, layout='constrained')[1][0]
@@ -196,6 +197,7 @@ def plot_class_counts(labels: dict, classes=None, axes=None):
         empty = f', {class_num - len(have):,} empty' if len(have) < class_num else ''
         title = f'{part}: {n.sum():,} images, {len(have):,} classes, imbalance {imbalance:,.1f}{empty}'
         ax.set_title(title, fontsize=9)
+        plain_texts(ax)
     return axes
 
 def _draw_histogram(ax, counts, log: bool):

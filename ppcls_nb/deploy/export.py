@@ -114,8 +114,8 @@ def _as_write_error(folder: Path, new: Path | None = None):
 @contextlib.contextmanager
 def atomic_folder(folder, replaceable, what: str = 'an exported network'):
     """Yield an empty folder that replaces `folder` if no error is raised. An existing folder is only replaced if
-    `replaceable(path)` is true of everything in it, else a `PPClsError` that calls it no part of `what`, as for a full
-    disk or a folder that cannot be written to."""
+    `replaceable(path)` is true of everything in it, else a `PPClsError` that calls it no part of `what`; a full disk or
+    a folder that cannot be written to is one, too."""
     folder = Path(os.path.abspath(folder))
     _check_replaceable(folder, replaceable, what)
     with _as_write_error(folder):

@@ -162,8 +162,9 @@ def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20.,
                 extend(app)
             service = app.state.service
             warm_up(service)
-        address = f'[{host}]' if ':' in host else host
-        print_line(f'{app.title}: http://{address}:{sock.getsockname()[1]}/predict (Ctrl-C ends it)')
+        address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+        page = f' and {address}/ for browsers' if extend else ''
+        print_line(f'{app.title}: {address}/predict{page} (Ctrl-C ends it)')
         server = Server(app, grace)
         server.run([sock])
     images = service.metrics.images._value.get()

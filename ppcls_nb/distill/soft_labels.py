@@ -17,6 +17,7 @@ from scipy.special import softmax as softmax_of
 from tqdm import tqdm
 from ..basics import PPClsError, atomic_path, write_csv, write_json
 from ..data.datasets import ImageDataset
+from ..data.lists import missing_file
 from ..data.loader import make_loader
 from .ssld import TeacherNetwork
 
@@ -263,7 +264,9 @@ def soft_labels(teacher, files, ops, folder, batch_size: int = 32, shard_size: i
     todo = [s for s in range(-(-n//shard_size))[rank::ranks] if not (folder/f'shard-{s:06}.npz').is_file()]
     if todo and frozen:
         first_files = [str(file) for file in islice(iter(files), shard_size)]
-        batch = next(iter(_images(first_files, ops, batch_size, 0)), None)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            batch = next(iter(_images(first_files, ops, batch_size, 0)), None)
         if batch: frozen.prepare(batch[0], n/batch_size/ranks, found['engine'] if found else engine)
     if not found:
         used = frozen and ('inference' if frozen.engine else 'eager')
@@ -297,18 +300,19 @@ def _write_shards(out: SoftLabels, ask, files, ops, todo, softmax, num_workers, 
 # %% ../../nbs/05_distill/02_soft_labels.ipynb #83498617
 class ListedFiles:
     """The images of a list file, as paths below `root` (default: the file's folder), read line by line; labels at the
-    end of lines are ignored.
+    end of lines are ignored. A line that names no file is a path that cannot be read, of at most `LONGEST` characters.
 
     PPClsError if there is no such file."""
+    LONGEST = 5000
     def __init__(self, list_file, root=None):
         self.file, self.root = Path(list_file), str(root or Path(list_file).parent)
         if not self.file.is_file():
-            raise PPClsError(f'{self.file}: no such list file')
+            raise PPClsError(f'{self.file}: no such list file{missing_file(self.file)}')
 
     def __iter__(self):
-        with open(self.file, encoding='utf-8-sig') as f:
+        with open(self.file, encoding='utf-8-sig', errors='surrogateescape') as f:
             for line in filter(None, map(str.strip, f)):
-                path = os.path.join(self.root, line)
                 relative, _, last = line.rpartition(' ')
+                path = os.path.join(self.root, line[:self.LONGEST])
                 labelled = relative and last.removeprefix('-').isdecimal() and not os.path.isfile(path)
-                yield os.path.join(self.root, relative.strip()) if labelled else path
+                yield os.path.join(self.root, relative.strip()[:self.LONGEST]) if labelled else path

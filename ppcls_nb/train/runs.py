@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 from ..basics import PPClsError
+from ..figures import drawable_names, plain_texts
 
 # %% ../../nbs/04_train/06_runs.ipynb #e218f69b
 @dataclass
@@ -96,13 +97,13 @@ def compare(runs: dict) -> pd.DataFrame:
 def plot_curves(runs: dict, ax=None, by='epoch'):
     "Plot validation top-1 of `runs` (title → `Run`) over `by`, 'epoch' or 'step'. Returns the axes."
     ax = ax or plt.subplots(figsize=(7, 4))[1]
-    for title, r in runs.items():
+    for title, r in zip(drawable_names(runs, 'run'), runs.values()):
         validated = [row for row in r.rows if 'valid_total' in row]
         x = [row[by] + 1 if by == 'epoch' else row[by] for row in validated]
         top1 = [row['valid_top1_correct']/row['valid_total'] for row in validated]
-        ax.plot(x, top1, marker='o', ms=3, label=f'{title} {r.top1():.3f}')
+        ax.plot(x, top1, marker='o', ms=3, label=f'\u200b{title} {r.top1():.3f}')      # a legend has no label '_…'
     data = ', '.join(sorted({r.data for r in runs.values()}))
     ax.set(xlabel=by, ylabel='validation top-1', title=f'validation accuracy on {data}')
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return ax
+    return plain_texts(ax)
