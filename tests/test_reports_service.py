@@ -328,7 +328,7 @@ def test_the_description_names_no_other_site(plain):
 
 # ── numbers and hosts that cannot be
 
-COUNTS = ['--threads', '--workers', '--max-batch', '--max-images', '--max-requests', '--max-queue']
+COUNTS = ['--threads', '--workers', '--decode-threads', '--max-batch', '--max-images', '--max-requests', '--max-queue']
 POSITIVE, NOT_NEGATIVE = ['--max-body', '--max-pixels', '--deadline'], ['--max-wait', '--grace']
 WRONG = [*[(name, value) for name in [*COUNTS, *POSITIVE] for value in ('0', '-1', 'nan', 'inf')],
          *[(name, value) for name in NOT_NEGATIVE for value in ('-1', 'nan', 'inf', '-inf')],
@@ -364,7 +364,7 @@ def test_wrong_numbers_of_functions(folder, value):
         'deadline': lambda: Limits(deadline=value),
         'max_wait': lambda: Batcher(len, max_wait=value),
         'max_batch': lambda: Batcher(len, max_batch=value),
-        'workers': lambda: create_app(service, workers=value),
+        'decode_threads': lambda: create_app(service, decode_threads=value),
         'grace': lambda: serve(service, port=0, grace=value),
         'port': lambda: take_port('127.0.0.1', value),
         'timeout': lambda: ServiceClient(9292, timeout=value),

@@ -16,6 +16,7 @@ from .answers import IMAGES_HELP, PREDICT_OPTIONS, print_predictions, require_po
 from .train import MODEL_HELP
 from ..deploy.export import RECORD_FILE, export_model, read_export
 from ..deploy.predict import Predictor, image_batches, open_foreign, time_runs
+from ..deploy.repositories import write_serving, write_triton
 from ..models import list_models, weights_info
 from ..recipe.load import load_config
 from ..recipe.trained import class_names, image_files, load_predictor, run_of, run_weights, weights_file
@@ -64,9 +65,14 @@ def write_export(network, out, operations, names, onnx, **settings) -> Path:
          option('--weights', choices=('best', 'last'), help="which of a run's weights (best)"),
          option('--classes', metavar='FILE', help="names of the classes, a line each (the run's classes.txt)"),
          option('--softmax', action='store_true', help='the outputs are probabilities'),
-         option('--onnx', help='write inference.onnx too (where it can be done)', **BOOL))
-def export(model, params=None, out=None, weights=None, classes=None, softmax=False, onnx=None):
+         option('--onnx', help='write inference.onnx too (where it can be done)', **BOOL),
+         option('--triton', metavar='DIR', help='write a model into this Triton repository too'),
+         option('--serving', metavar='DIR', help='write the files of Paddle Serving into this folder too'))
+def export(model, params=None, out=None, weights=None, classes=None, softmax=False, onnx=None, triton=None,
+           serving=None):
     "Write a trained network as an inference model, with all that is needed to use it."
+    if triton and onnx is False:
+        raise PPClsError('--triton: needs inference.onnx, not with --onnx False')
     source = params or model
     is_run = (Path(source)/'config.yaml').is_file()
     if weights and not is_run:
@@ -76,9 +82,13 @@ def export(model, params=None, out=None, weights=None, classes=None, softmax=Fal
         network, operations, names = load_predictor(model, params and str(file or params), classes)
     else:
         network, operations, names = load_predictor(file, None, classes)
-    folder = write_export(network, out or Path('inference')/network.name, operations, names, onnx, softmax=softmax,
-                          about=origin_of(network, file, source))
+    folder = write_export(network, out or Path('inference')/network.name, operations, names, True if triton else onnx,
+                          softmax=softmax, about=origin_of(network, file, source))
     print_export(folder, network)
+    if triton:
+        print(f'Triton: {write_triton(folder, triton)}; next: tritonserver --model-repository {triton}')
+    if serving:
+        print(f'Paddle Serving: {write_serving(network, folder, serving)}')
 
 # %% ../../nbs/09_cli/04_export.ipynb #07941363
 PROGRAM_NAMES = ('model', 'params', '__model__', 'inference')

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FORMATS', 'MAX_JPEG_SCANS', 'JSON_FORM', 'BUCKETS', 'REQUEST_BODY', 'check_image', 'read_image', 'read_json',
-           'read_request', 'Metrics', 'cancel_on_disconnect', 'Service', 'create_app']
+           'refuse_compressed', 'read_request', 'Metrics', 'cancel_on_disconnect', 'Service', 'create_app']
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #9d68ff60
-import asyncio, base64, io, json, logging, re
+import asyncio, base64, io, json, logging, os, re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 import anyio, numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,13 +17,14 @@ from fastapi.responses import JSONResponse, Response
 from fastcore.basics import patch
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from .. import usable_cores
 from ..basics import check_number
 from ..data.datasets import BadImage
 from .batching import Batcher
-from .limits import Limits, LimitsMiddleware
+from .limits import Limits, LimitsMiddleware, Totals, busy
 from .predict import Predictor, prepare_image
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #b05578ec
@@ -103,11 +104,15 @@ async def _read_form(request, limits):
     except (LookupError, ValueError):
         raise HTTPException(400, 'not well-formed multipart/form-data') from None
 
+def refuse_compressed(request: Request):
+    "An `HTTPException` 415 if the body of a request is compressed: nobody knows how large it is."
+    if request.headers.get('content-encoding', 'identity').lower() != 'identity':
+        raise HTTPException(415, 'a compressed body (Content-Encoding); send images uncompressed')
+
 async def read_request(request: Request, limits: Limits, pool) -> list:
     """The image files in a request, as bytes; an `HTTPException` 400 or 415 if it contains something else. JSON is
     parsed in the thread pool `pool`."""
-    if request.headers.get('content-encoding', 'identity').lower() != 'identity':
-        raise HTTPException(415, 'a compressed body (Content-Encoding); send images uncompressed')
+    refuse_compressed(request)
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind == 'multipart/form-data':
         files = await _read_form(request, limits)
@@ -123,22 +128,26 @@ async def read_request(request: Request, limits: Limits, pool) -> list:
 BUCKETS = (.002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30)
 
 class Metrics:
-    "The metrics of a service in a registry of their own; `text()` is the answer of `/metrics`."
-    def __init__(self):
+    """The metrics of a service in a registry of their own; `text()` is the answer of `/metrics`. Where the variable
+    PROMETHEUS_MULTIPROC_DIR is set, those of all processes that share its folder."""
+    def __init__(self, totals: Totals | None = None):
+        self.totals = totals or Totals()
         self.registry = CollectorRegistry()
         def make(kind, name, text, *args, **options):
             return kind(f'ppcls_{name}', text, *args, registry=self.registry, **options)
         self.requests = make(Counter, 'requests', 'Requests by path and status; 499: the client disconnected',
                              ['path', 'status'])
-        self.seconds = make(Histogram, 'request_seconds', 'From the start of a request for /predict to the end of its '
-                            'answer', buckets=BUCKETS)
+        self.seconds = make(Histogram, 'request_seconds', 'From the start of a request for predictions to the end of '
+                            'its answer', buckets=BUCKETS)
         self.images = make(Counter, 'images', 'Images that went through the network')
         self.batch_size = make(Histogram, 'batch_size', 'Images of a run of the network',
                                buckets=(1, 2, 4, 8, 16, 32, 64, 128))
         self.batch_seconds = make(Histogram, 'batch_seconds', 'Runs of the network', buckets=BUCKETS)
         self.queue_seconds = make(Histogram, 'queue_seconds', 'Waiting of the first image of a batch', buckets=BUCKETS)
-        self.queue = make(Gauge, 'queue_images', 'Prepared images that wait for the network')
-        self.in_progress = make(Gauge, 'requests_in_progress', 'Requests for /predict that are not answered')
+        gauge = dict(multiprocess_mode='mostrecent')
+        self.queue = make(Gauge, 'queue_images', 'Prepared images that wait for the network', **gauge)
+        self.in_progress = make(Gauge, 'requests_in_progress', 'Requests for predictions that are not answered',
+                                **gauge)
 
     def record_batch(self, batch):
         "Count a run of the network."
@@ -151,7 +160,14 @@ class Metrics:
         self.queue_seconds.observe(batch.wait_seconds)
 
     def text(self) -> bytes:
-        return generate_latest(self.registry)
+        "The metrics in the format of Prometheus."
+        self.queue.set(self.totals.sum(Totals.WAITING))
+        self.in_progress.set(self.totals.sum(Totals.REQUESTS))
+        if 'PROMETHEUS_MULTIPROC_DIR' not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #4733ad60
 async def cancel_on_disconnect(request: Request, work):
@@ -175,22 +191,23 @@ class Service:
     """An exported network that answers requests within `limits`. Use it inside `async with service:`.
 
     Attributes: `draining`: whether new requests are refused because the service is about to end; `open_requests`: the
-    cancel scopes of the requests that are not answered; `accepted_images`: the number of their images."""
-    def __init__(self, predictor: Predictor, limits: Limits, max_batch=16, max_wait=.005, workers=None):
+    cancel scopes of the requests that are not answered; `totals`: how many these are in all workers, and the numbers
+    of their images."""
+    def __init__(self, predictor: Predictor, limits: Limits, max_batch=16, max_wait=.005, decode_threads=None,
+                 totals: Totals | None = None):
         self.predictor = predictor
         self.limits = limits
-        self.metrics = Metrics()
-        self.workers = usable_cores() if workers is None else check_number('workers', workers, 1, whole=True)
+        self.totals = totals or Totals()
+        self.metrics = Metrics(self.totals)
+        threads = usable_cores() if decode_threads is None else decode_threads
+        self.decode_threads = check_number('decode_threads', threads, 1, whole=True)
         self.batcher = Batcher(predictor.probabilities, max_batch, max_wait, self.metrics.record_batch)
         self.batcher.max_batch = min(max_batch, limits.max_queue)      # more images are never there
         self.open_requests = set()
-        self.accepted_images = 0
         self.draining = False
-        self.metrics.queue.set_function(lambda: len(self.batcher.waiting))
-        self.metrics.in_progress.set_function(lambda: len(self.open_requests))
 
     async def __aenter__(self):
-        self.pool = ThreadPoolExecutor(self.workers, 'decode')
+        self.pool = ThreadPoolExecutor(self.decode_threads, 'decode')
         await self.batcher.__aenter__()
         return self
 
@@ -198,14 +215,17 @@ class Service:
         await self.batcher.__aexit__()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../../nbs/07_deploy/05_serve.ipynb #462bbf2a
-def _busy(reason):
-    "The answer 503, with the request to come back in a second."
-    return HTTPException(503, reason, {'Retry-After': '1'})
+    def publish_queue(self):
+        "Enter the number of waiting images in `totals`."
+        self.totals.set(Totals.WAITING, len(self.batcher.waiting))
 
+# %% ../../nbs/07_deploy/05_serve.ipynb #462bbf2a
 @patch
 async def prepare(self: Service, files) -> list:
-    "Decode and prepare image files in the threads; the first bad one ends it."
+    """Decode and prepare image files in the threads; the first bad one ends it. Arrays are taken as they are: they have
+    been prepared by the client."""
+    if all(isinstance(file, np.ndarray) for file in files):
+        return files
     loop, limit = asyncio.get_running_loop(), self.limits.max_pixels
     tasks = [
         loop.run_in_executor(self.pool, read_image, data, self.predictor.ops, limit, f'image {i}')
@@ -217,38 +237,33 @@ async def prepare(self: Service, files) -> list:
             task.cancel()
 
 @patch
-@contextmanager
-def accepted(self: Service, n: int):
-    "Inside, `n` images count as accepted; 503 if that is more than `max_queue`."
-    if self.accepted_images + n > self.limits.max_queue:
-        raise _busy(f'busy: at most {self.limits.max_queue} images may wait')
-    self.accepted_images += n
-    try:
-        yield
-    finally:
-        self.accepted_images -= n
+async def answer(self: Service, request: Request, run=None, read=read_request):
+    """What `run`, by default the network, makes of the prepared images of a request: class probabilities for each. Else
+    an `HTTPException`: 4xx (a wrong request), 503 (draining, or busy), 408 or 504 (deadline); or `ClientDisconnect`.
+
+    `read`: a function like `read_request`; images that it returns as arrays count as prepared."""
+    if self.draining:
+        raise busy('draining: this service is about to end')
+    with self.totals.reserve(Totals.REQUESTS, 1, self.limits.max_requests, 'requests at once'):
+        return await self.answer_in_time(request, run or self.batcher, read)
 
 @patch
-async def answer(self: Service, request: Request, run=None):
-    """What `run`, by default the network, makes of the prepared images of a request: class probabilities for each. Else
-    an `HTTPException`: 4xx (a wrong request), 503 (draining, or busy), 408 or 504 (deadline); or `ClientDisconnect`."""
-    if self.draining:
-        raise _busy('draining: this service is about to end')
-    if len(self.open_requests) >= self.limits.max_requests:
-        raise _busy(f'busy: at most {self.limits.max_requests} requests at once')
-    files = []
+async def answer_in_time(self: Service, request: Request, run, read):
+    "`answer` to a request for which there is room, within the deadline."
+    files, limits = [], self.limits
     try:
-        with anyio.fail_after(self.limits.deadline) as scope:
+        with anyio.fail_after(limits.deadline) as scope:
             self.open_requests.add(scope)
             with ExitStack() as stack:
                 with self.batcher.approaching():
-                    files = await read_request(request, self.limits, self.pool)
-                    stack.enter_context(self.accepted(len(files)))
+                    files = await read(request, limits, self.pool)
+                    room = self.totals.reserve(Totals.ACCEPTED, len(files), limits.max_queue, 'images may wait')
+                    stack.enter_context(room)
                     arrays = await cancel_on_disconnect(request, self.prepare(files))
-                return await cancel_on_disconnect(request, (run or self.batcher)(arrays))
+                return await cancel_on_disconnect(request, run(arrays))
     except TimeoutError:
         status, done = (504, 'answered') if files else (408, 'received')
-        limit = f'within {self.limits.deadline:g} s' if scope.deadline > 0 else 'before the end of the service'
+        limit = f'within {limits.deadline:g} s' if scope.deadline > 0 else 'before the end of the service'
         raise HTTPException(status, f'not {done} {limit}') from None
     finally:
         self.open_requests.discard(scope)
@@ -286,16 +301,16 @@ def _top_classes(probabilities, names, k) -> list:
     return [{'label': i, 'name': names[i], 'score': float(probabilities[i])} for i in best]
 
 def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wait: float = .005,
-               workers: int | None = None, **options) -> FastAPI:
+               decode_threads: int | None = None, totals: Totals | None = None, **options) -> FastAPI:
     """A FastAPI application that serves an exported network: POST /predict?topk=5, GET /healthz, /metrics,
     /openapi.json. `app.state.service` is its `Service`.
 
     `source`: a folder that `export_model` wrote, or a `Predictor`; `options`: those of `Predictor`. `max_batch`: images
-    that are run at once. `max_wait`: seconds that a batch waits for requests on the way. `workers`: threads that decode
-    (default: the number of cores)."""
+    that are run at once. `max_wait`: seconds that a batch waits for requests on the way. `decode_threads`: threads that
+    decode (default: the number of cores). `totals`: shared by the workers of a service of several processes."""
     predictor = source if isinstance(source, Predictor) else Predictor(source, **options)
     record = predictor.record
-    service = Service(predictor, limits or Limits(), max_batch, max_wait, workers)
+    service = Service(predictor, limits or Limits(), max_batch, max_wait, decode_threads, totals)
     @asynccontextmanager
     async def lifespan(app):
         async with service:
@@ -323,5 +338,6 @@ def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wa
     @app.get('/metrics')
     async def metrics():
         "Metrics for Prometheus."
+        service.publish_queue()
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
     return app
