@@ -6,7 +6,7 @@ import pytest
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.models import create_model
 from ppcls_nb.recipe.build import build_models
-from ppcls_nb.recipe.load import find_config, list_configs, load_config
+from ppcls_nb.recipe.load import find_config, list_configs, load_config, read_recipe
 from ppcls_nb.recipe.runs import COPIES, SHARED_FOLDERS, how_to_get, last_saved, require_weights, run_name, runs_of
 from ppcls_nb.recipe.schema import OLD_NETWORKS, network_names
 from ppcls_nb.train import save_weights
@@ -21,13 +21,13 @@ def test_every_recipe_has_a_run_of_its_own():
     assert len(set(names)) == len(names)
     for name in RECIPES:
         folder, stem = name.split('/')
-        network = load_config(name).ARCHITECTURE.name
+        network = read_recipe(find_config(name))[0]['ARCHITECTURE']['name']
         if folder in SHARED_FOLDERS:
             assert run_name(name) == name
             assert run_name(name) != network
         else:
             assert run_name(name) == stem
-            assert OLD_NETWORKS.get(stem, stem) == network      # as in the documents: output/NETWORK
+            assert OLD_NETWORKS.get(stem, stem) == OLD_NETWORKS.get(network, network)      # as in the documents: output/NETWORK
 
 
 def test_a_copy_of_a_recipe_has_the_name_of_the_bundled_one(tmp_path, monkeypatch):

@@ -24,20 +24,20 @@ def map_bytes(model, images) -> float:
     `images` (N, 3, H, W), at least 2; the model is left as it was."""
     if len(images) < 2:
         raise PPClsError(f'memory: {len(images)} images, expected 2 or more to measure the difference')
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    averages = [(tensor, tensor.clone()) for tensor in model.state_dict().values() if tensor.stop_gradient]
     training, small, large = model.training, len(images)//2, len(images)
     model.train()
     kept = []
-    for count in (small, small, large):      # the first pass also allocates what stays
+    for count in (small, large, small, large):      # the first two also allocate what stays
         batch = images[:count].clone()
         before = allocated()
         output = model(batch)
         kept.append(allocated() - before)
         del output, batch
-    for buffer, value in buffers:
-        buffer.set_value(value)
+    for tensor, value in averages:
+        tensor.set_value(value)
     model.train() if training else model.eval()
-    return (kept[2] - kept[1])/(large - small)
+    return (kept[3] - kept[2])/(large - small)
 
 # %% ../../nbs/04_train/05e_memory.ipynb #6db308f7
 KEPT_BY = dict(SGD=0, Momentum=1, LARS=1, Adadelta=2, Adam=2, AdamW=2, Lamb=2, RMSProp=3)    # numbers for each weight
