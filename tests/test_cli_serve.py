@@ -59,10 +59,10 @@ def test_a_port_is_enough_as_in_the_documents(service):
 
 @pytest.mark.parametrize('argv, message', [
     (['--port=-1'], 'port -1'),
-    (['--max-batch=0'], 'max_batch 0'),
-    (['--deadline=0'], 'deadline 0'),
+    (['--max-batch=0'], '--max-batch 0'),
+    (['--deadline=0'], '--deadline 0'),
     (['--max-queue=3'], 'max_queue 3'),
-    (['--grace=-1'], 'grace -1'),
+    (['--grace=-1'], '--grace -1'),
     (['--engine=padle', '--port=0'], "did you mean 'paddle'"),
     (['--host=nowhere.invalid'], 'nowhere.invalid')])
 def test_a_service_that_cannot_start(argv, message, service):

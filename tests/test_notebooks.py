@@ -1,9 +1,11 @@
 "The notebook runner: reports, errors, time-outs, estimates and seeds, with tiny notebooks."
-import io, json, signal, subprocess, sys, time
+import asyncio, io, json, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
 import pytest
+import zmq
+from jupyter_client.channels import AsyncZMQSocketChannel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ppcls_nb.basics import PPClsError
@@ -247,6 +249,73 @@ time.sleep(100)'''
     assert (tmp_path/'out'/'notebooks'/'00_long.ipynb').exists()
     rows = json.loads((tmp_path/'out'/'timings.json').read_text())['notebooks']['00_long']
     assert [row['status'] for row in rows] == ['stopped']
+
+
+# ── outputs that come late, or never
+
+def print_lines(n): return f'import sys\nfor i in range({n}): print("line", i, flush=True)'
+
+
+def saved_lines(path): return ''.join(o.text for o in outputs(path) if o.output_type == 'stream').split('\n')[:-1]
+
+
+@pytest.fixture
+def change_messages(monkeypatch):
+    "A function: `change(message)`, async, is applied to every message about outputs; None: it is lost."
+    def set_change(change):
+        get_msg = AsyncZMQSocketChannel.get_msg
+        async def changed(self, *args, **options):
+            while True:
+                message = await get_msg(self, *args, **options)
+                if self.socket.type != zmq.SUB or await change(message):
+                    return message
+        monkeypatch.setattr(AsyncZMQSocketChannel, 'get_msg', changed)
+    return set_change
+
+
+def is_end(message):
+    return message['parent_header'].get('msg_type') == 'execute_request' and \
+        message['content'].get('execution_state') == 'idle'
+
+
+def test_no_line_is_lost_while_nobody_reads(write, tmp_path):
+    class Slow(io.StringIO):
+        def write(self, text):
+            while 'line 0' in text and not (tmp_path/'printed').exists():
+                time.sleep(.01)
+            return super().write(text)
+    source = print_lines(20_000) + '\nopen("printed", "w").close()'
+    result = run_notebook(write('many', source), tmp_path/'out.ipynb', console=Console(Slow()))
+    assert result.ok
+    assert saved_lines(result.out) == [f'line {i}' for i in range(20_000)]
+
+
+def test_late_messages_are_waited_for(write, tmp_path, log, change_messages):
+    async def delay(message):
+        if 'text' in message['content'] or is_end(message):
+            await asyncio.sleep(.2)
+        return True
+    change_messages(delay)
+    result = run_notebook(write('late', print_lines(3)), tmp_path/'out.ipynb', console=Console(log))
+    assert result.ok
+    assert saved_lines(result.out) == log.getvalue().split('\n')[:-1] == ['line 0', 'line 1', 'line 2']
+
+
+def test_a_lost_message_is_no_timeout_of_the_cell(write, tmp_path, log, monkeypatch, change_messages):
+    async def lose(message):
+        return not is_end(message)
+    change_messages(lose)
+    monkeypatch.setattr(execute, 'OUTPUT_TIMEOUT', 1)
+    result = run_notebook(write('lost', print_lines(2)), tmp_path/'out.ipynb', console=Console(log))
+    assert result.ok
+    assert 'lost.ipynb: In [2]: some output may be missing' in log.getvalue()
+    assert saved_lines(result.out) == ['line 0', 'line 1']
+
+
+def test_modules_beside_the_notebook_do_not_replace_those_of_python(write, tmp_path):
+    for name in ('runpy', 'faulthandler', 'ipykernel'):
+        (tmp_path/f'{name}.py').write_text('raise RuntimeError')
+    assert run_notebook(write('beside', 'print(1)'), tmp_path/'out.ipynb', console=Console(io.StringIO())).ok
 
 
 # ── the console and what is saved

@@ -1,20 +1,19 @@
 "The server in a thread and the client with a fake service: ports, draining, idle connections; retries and refusals."
-import json, logging, signal, socket, threading, time
+import base64, json, logging, socket, threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import ppcls_nb  # before paddle: sets the threads
-import cv2, httpx, numpy as np, paddle, pytest
+import httpx, paddle, pytest
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.client import ServiceClient, ServiceError, service_url
 from ppcls_nb.deploy.export import export_model
-from ppcls_nb.deploy.predict import Predictor
-from ppcls_nb.deploy.serve import Limits, create_app
-from ppcls_nb.deploy.server import Server, serve, take_port
+from ppcls_nb.deploy.limits import Limits
+from ppcls_nb.deploy.server import serve, take_port
 from ppcls_nb.models import build_model
+from running_service import Running
 
-JPEG = cv2.imencode('.jpg', np.full((40, 40, 3), 99, np.uint8))[1].tobytes()
 logging.getLogger('httpx').setLevel(logging.ERROR)
 
 
@@ -23,44 +22,6 @@ def folder(tmp_path_factory):
     paddle.seed(0)
     return export_model(build_model('MobileNetV1_x0_25', class_num=4), tmp_path_factory.mktemp('served')/'flowers',
                         eval_ops(32))
-
-
-class Running:
-    "A server in a thread, whose network takes `seconds`."
-    def __init__(self, folder, seconds=0., grace=20., **settings):
-        app = create_app(Predictor(folder), **settings)
-        self.service = app.state.service
-        network = self.service.batcher.run
-        def slow_network(images):
-            time.sleep(seconds)
-            return network(images)
-        self.service.batcher.run = slow_network
-        self.socket, self.server = take_port('127.0.0.1', 0), Server(app, grace)
-        self.address = self.socket.getsockname()
-        self.url = f'http://127.0.0.1:{self.address[1]}'
-        self.threads = [threading.Thread(target=self.server.run, args=([self.socket],))]
-        self.threads[0].start()
-        self.codes = []
-        while not self.server.started:
-            time.sleep(.01)
-
-    def post(self): return httpx.post(f'{self.url}/predict', files={'image': JPEG}, timeout=20, verify=False)
-
-    def send(self, n):
-        "Send n requests at once; wait until all have been accepted."
-        clients = [threading.Thread(target=lambda: self.codes.append(self.post().status_code)) for _ in range(n)]
-        self.threads += clients
-        for client in clients:
-            client.start()
-        while len(self.service.open_requests) + len(self.codes) < n:
-            time.sleep(.005)
-
-    def signal(self): self.server.handle_exit(signal.SIGTERM, None)
-
-    def join(self):
-        for thread in self.threads:
-            thread.join()
-        self.socket.close()
 
 
 def test_a_signal_lets_it_answer_open_requests_and_refuse_new_ones(folder):
@@ -105,7 +66,7 @@ def test_ports_and_times_that_cannot_be(folder):
     with take_port('127.0.0.1', 0) as taken:
         with pytest.raises(PPClsError, match='cannot listen on it: '):
             serve(folder, port=taken.getsockname()[1])
-    with pytest.raises(PPClsError, match='grace -1: expected 0 seconds or more'):
+    with pytest.raises(PPClsError, match='grace -1: expected a number of 0 or more'):
         serve(folder, grace=-1)
 
 
@@ -124,13 +85,16 @@ def test_what_is_no_address(address):
 def fake():
     "A service that is busy for `busy` requests and logs the number of files in each."
     class FakeService(BaseHTTPRequestHandler):
-        busy, requests = 0, []
+        busy, requests, password, refused = 0, [], None, 401
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers['Content-Length']))
             count = body.count(b'filename=')
             FakeService.requests.append(count)
-            if FakeService.busy:
+            FakeService.host = self.headers['Host']
+            if FakeService.password and self.headers['Authorization'] != FakeService.password:
+                self.send(FakeService.refused, [])
+            elif FakeService.busy:
                 FakeService.busy -= 1
                 self.send(503, {'error': 'busy'})
             elif b'broken' in body:
@@ -175,13 +139,36 @@ def test_errors_of_a_service(fake):
         assert e.value.status == 422
         with pytest.raises(PPClsError, match='the answer is not that of ppcls serve'):
             client([b'other'])
-        with pytest.raises(ServiceError, match='HTTP status 400, without a reason'):
+        with pytest.raises(ServiceError, match='HTTP status 400 Bad Request, without a reason'):
             client([b'silent'])
         fake.busy = 9
         with pytest.raises(ServiceError, match='busy'):
             client([b'rose'])
         with pytest.raises(ServiceError, match='busy'):
             list(ServiceClient(fake.port, retries=0).stream([b'rose', b'rose']))
+
+
+def test_a_password_is_sent_and_not_printed(fake, capsys):
+    fake.password = f'Basic {base64.b64encode(b"anna:pass word").decode()}'
+    with ServiceClient(f'http://anna:pass%20word@127.0.0.1:{fake.port}/predict') as client:
+        assert client([b'rose']) == [[(7, 'rose', .9)]]
+        assert fake.host == f'127.0.0.1:{fake.port}'
+        with pytest.raises(PPClsError) as e:
+            client([b'other'])
+    assert 'pass' not in str(e.value)
+    with take_port('127.0.0.1', 0) as sock:
+        port = sock.getsockname()[1]
+    with pytest.raises(PPClsError, match=f'^http://127.0.0.1:{port}: cannot be reached'):
+        ServiceClient(f'http://anna:word@127.0.0.1:{port}')([b'rose'])
+
+
+@pytest.mark.parametrize('status', [401, 403, 404, 407, 429, 302])
+def test_what_is_not_the_fault_of_an_image_ends_the_work(fake, status):
+    fake.password, fake.refused, failed = 'Basic x', status, {}
+    with ServiceClient(fake.port) as client, pytest.raises(ServiceError, match=f'HTTP status {status} '):
+        list(client.stream([b'rose', b'rose 2'], failed=failed))
+    assert fake.requests == [2]
+    assert failed == {}
 
 
 def test_a_service_that_cannot_be_reached():

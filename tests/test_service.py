@@ -13,7 +13,8 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.export import export_model
 from ppcls_nb.deploy.predict import Predictor, prepare_image
-from ppcls_nb.deploy.serve import Limits, create_app, read_image, read_json
+from ppcls_nb.deploy.limits import Limits
+from ppcls_nb.deploy.serve import create_app, read_image, read_json
 from ppcls_nb.models import build_model
 
 OPS, MAX_PIXELS = eval_ops(32), 1_000_000

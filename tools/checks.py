@@ -81,7 +81,8 @@ def render_readme(root: Path = ROOT) -> str:
     from ppcls_nb.course.execute import VenvKernel, read_notebook
     nb = read_notebook(root/'nbs'/'index.ipynb')
     resources = {'metadata': {'path': str(root/'nbs')}}
-    NotebookClient(nb, timeout=600, kernel_manager_class=VenvKernel, resources=resources).execute()
+    NotebookClient(nb, timeout=600, iopub_timeout=600, raise_on_iopub_timeout=True,      # no output is lost
+                   kernel_manager_class=VenvKernel, resources=resources).execute()
     parts = ['<!-- Made from nbs/index.ipynb by `make export`; edit that. -->']
     for cell in nb.cells:
         if cell.cell_type == 'markdown':

@@ -12,7 +12,7 @@ import io, sys
 from contextlib import redirect_stdout
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, next_free_path, write_text
+from ..basics import PPClsError, file_text, next_free_path, write_text
 from . import BOOL, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
@@ -21,6 +21,7 @@ from ..recipe.trained import as_started, class_names, image_files, load_predicto
 from ..recipe.trained import run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
 from ..train.callbacks.run_folder import find_state
+from ..train.checkpoint import RunLock
 from ..train.memory import describe_memory, training_memory
 
 # %% ../../nbs/09_cli/03_train.ipynb #3e49a415
@@ -61,10 +62,16 @@ def prints_in(first: bool):
     return redirect_stdout(sys.stdout if first else io.StringIO())
 
 def start_over(run: Path, first: bool):
-    "In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait."
+    """In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait.
+
+    PPClsError for a run that is being written."""
     if first and run.exists():
-        old = next_free_path(run)
-        run.rename(old)
+        lock = RunLock(run)
+        try:
+            old = next_free_path(run)
+            run.rename(old)
+        finally:
+            lock.release()
         print(f'{run}: moved to {old.name}')
     if paddle.distributed.get_world_size() > 1:
         paddle.distributed.barrier()
@@ -132,7 +139,7 @@ def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False, d
         if first:
             names = Path(conf.TRAIN.file_list).parent/'classes.txt'
             if names.is_file():
-                write_text(run/'classes.txt', names.read_text(encoding='utf-8-sig'))
+                write_text(run/'classes.txt', file_text(names, encoding='utf-8-sig'))
             print(f'done: ppcls eval --run {run}')
 
 # %% ../../nbs/09_cli/03_train.ipynb #7a9b4b5d
@@ -207,15 +214,14 @@ def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_w
           json=None, csv=None):
     "Classify images with the weights of a run or official ones; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
-    left_out = []
-    files = image_files(images, data_dir, left_out)
+    left_out, failed = [], {}
+    files = image_files(images, data_dir, left_out, failed)
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params, classes)
     if names and len(names) != network.class_num:
         source = classes or 'classes.txt'
         raise PPClsError(f'{source}: {len(names)} names for a network with {network.class_num} classes')
     names = names or ['']*network.class_num
-    failed = {}
     found = predict_files(network, operations, files, topk, batch_size, num_workers, failed)
     named = ((file, [(label, names[label], score) for label, score in zip(labels, scores)])
              for file, labels, scores in found)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
-from ..basics import PPClsError
+from ..basics import check_number
 
 # %% ../../nbs/07_deploy/05_batching.ipynb #a9dda6f0
 @dataclass
@@ -33,12 +33,9 @@ class Batcher:
     batcher.approaching()`). `on_batch(batch)` is called after every run with its `Batch`. Use it inside `async with
     batcher:`. Source: arXiv 1612.03079."""
     def __init__(self, run, max_batch: int = 16, max_wait: float = .005, on_batch=lambda batch: None):
-        if max_batch < 1 or not max_wait >= 0:
-            raise PPClsError(f'max_batch {max_batch}, max_wait {max_wait}: expected max_batch of at least 1 and '
-                             'max_wait of at least 0 seconds')
         self.run = run
-        self.max_batch = max_batch
-        self.max_wait = max_wait
+        self.max_batch = check_number('max_batch', max_batch, 1, whole=True)
+        self.max_wait = check_number('max_wait', max_wait)
         self.on_batch = on_batch
         self.waiting = deque()  # of (image, future, time of arrival)
         self.on_the_way = 0

@@ -7,55 +7,94 @@ __all__ = ['Connection', 'Server', 'take_port', 'warm_up', 'serve']
 
 # %% ../../nbs/07_deploy/05a_server.ipynb #2a5a3fa7
 import logging, socket, time
-import cv2, numpy as np, uvicorn
+import cv2, h11, numpy as np, uvicorn
+from fastcore.basics import patch
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from ..basics import PPClsError
+from ..basics import PPClsError, check_number
 from .onnx import silence_stdout
 from .serve import create_app
 
 # %% ../../nbs/07_deploy/05a_server.ipynb #67be86ab
 class Connection(H11Protocol):
-    "uvicorn's HTTP/1.1 connection, closed if no request begins within `idle_timeout` seconds."
-    idle_timeout = 10.
+    """uvicorn's HTTP/1.1 connection, which ends if no request begins or an answer is not taken within `time_limit`
+    seconds. At most `max_connections` are kept: those that have waited for their clients longest are ended."""
+    time_limit = 10.
+    max_connections = 192
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        self.timer = None
+        transport.set_write_buffer_limits(0)      # call pause_writing when anything is left to send
+        self.idle_timer = self.write_timer = None
         self.restart_timer()
+        if len(self.connections) > self.max_connections:
+            waiting = [c for c in self.connections if c.waits_for_client()]
+            longest = min(waiting, key=lambda c: c.waiting_since)
+            longest.transport.abort()
+            self.connections.discard(longest)
+
+    def connection_lost(self, exc):
+        for timer in (self.idle_timer, self.write_timer):
+            if timer:
+                timer.cancel()
+        super().connection_lost(exc)
 
     def on_response_complete(self):
         super().on_response_complete()
         self.restart_timer()
 
-    def connection_lost(self, exc):
-        self.timer.cancel()
-        super().connection_lost(exc)
-
     def restart_timer(self):
         "Wait for the next request from now on."
-        if self.timer:
-            self.timer.cancel()
-        self.timer = self.loop.call_later(self.idle_timeout, self.close_if_idle)
+        if self.idle_timer:
+            self.idle_timer.cancel()
+        self.waiting_since = self.loop.time()
+        self.idle_timer = self.loop.call_later(self.time_limit, self.close_if_idle)
 
     def close_if_idle(self):
         "Close the connection unless a request is being answered."
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
-    def send_400_response(self, msg):
-        super().send_400_response('{"error": "not an HTTP request"}')
+    def pause_writing(self):
+        super().pause_writing()
+        self.waiting_since = self.loop.time()
+        self.write_timer = self.loop.call_later(self.time_limit, self.transport.abort)
+
+    def resume_writing(self):
+        self.write_timer.cancel()
+        super().resume_writing()
+
+    def waits_for_client(self) -> bool:
+        "Whether the client has to act next: to send a request, or to take an answer."
+        return self.cycle is None or self.cycle.response_complete or self.flow.write_paused
+
+# %% ../../nbs/07_deploy/05a_server.ipynb #2dbc2eb9
+@patch
+def send_400_response(self: Connection, msg):
+    "Answer bytes that are not HTTP, if there is still something to answer, and close the connection."
+    if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        body = b'{"error": "not an HTTP request"}'
+        headers = [('content-type', 'application/json'), ('content-length', str(len(body))), ('connection', 'close')]
+        response = h11.Response(status_code=400, headers=headers, reason=b'Bad Request')
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+    if self.cycle is not None and not self.cycle.response_complete:
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+    self.transport.close()
 
 # %% ../../nbs/07_deploy/05a_server.ipynb #5eeba0a6
 class Server(uvicorn.Server):
     """uvicorn's server for an app of `create_app`. A signal lets it drain for at most `grace` seconds; a second one
-    ends it. `unanswered`: the number of requests that were still open after that time. `settings`: uvicorn's."""
+    ends it. `unanswered`: the number of requests that were still open after that time. At most three connections for
+    each of the service's `max_requests` are kept. `settings`: uvicorn's."""
     def __init__(self, app, grace: float = 20., **settings):
         self.service = app.state.service
-        self.grace = grace
+        self.grace = check_number('grace', grace)
         self.drain_until = None
         self.idle_checks = 0
         self.unanswered = 0
-        connection = type('Connection', (Connection,), {'idle_timeout': self.service.limits.deadline})
+        limits = {'time_limit': self.service.limits.deadline, 'max_connections': 3*self.service.limits.max_requests}
+        connection = type('Connection', (Connection,), limits)
         defaults = dict(http=connection, loop='asyncio', ws='none', lifespan='on', log_level='error', access_log=False,
                         server_header=False, proxy_headers=False, timeout_graceful_shutdown=1)
         super().__init__(uvicorn.Config(app, **{**defaults, **settings}))
@@ -71,23 +110,29 @@ class Server(uvicorn.Server):
         should_end = await super().on_tick(counter)
         if self.drain_until is None:
             return should_end
-        open_requests = len(self.service.open_requests)
+        writing = [c for c in self.server_state.connections if c.flow.write_paused]
+        open_requests = len(self.service.open_requests) + len(writing)
         self.idle_checks = 0 if open_requests else self.idle_checks + 1
         if open_requests and time.monotonic() > self.drain_until:
             self.unanswered = max(self.unanswered, open_requests)
             self.service.expire_all()
+            for connection in writing:
+                connection.transport.abort()
         return should_end or self.idle_checks > 1
 
 # %% ../../nbs/07_deploy/05a_server.ipynb #210706f5
 def take_port(host: str, port: int) -> socket.socket:
     "A socket that listens on `host` and `port` (0: any free port)."
-    if not 0 <= port < 65536:
+    if not host:
+        raise PPClsError("host '': expected an address; 0.0.0.0 is all addresses of this machine")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
         raise PPClsError(f'port {port}: expected 0 to 65535')
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as e:
-        raise PPClsError(f'{host}:{port}: cannot listen on it: {e.strerror}; choose another one with --host and '
+    except (OSError, TypeError, ValueError) as e:      # not OSError: no name of a host, such as one with a NUL
+        reason = getattr(e, 'strerror', None) or e
+        raise PPClsError(f'{host}:{port}: cannot listen on it: {reason}; choose another one with --host and '
                          '--port') from e
 
 def warm_up(service):
@@ -100,24 +145,26 @@ def _silence_libraries():
     logging.getLogger('python_multipart').setLevel(logging.ERROR)
     cv2.setLogLevel(0)
 
-def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20., print_line=print, **settings) -> int:
+def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20., print_line=print, extend=None,
+          **settings) -> int:
     """Serve an exported network until SIGINT or SIGTERM; call it in the main thread. Returns the number of requests
     that were left unanswered after `grace` seconds.
 
     `source` and `settings` are those of `create_app`. `print_line` is called with a line of text when the service is
-    ready and when it has ended. Source: documents 5.6."""
-    if not host:
-        raise PPClsError("host '': expected an address; 0.0.0.0 is all addresses of this machine")
-    if not grace >= 0:
-        raise PPClsError(f'grace {grace}: expected 0 seconds or more')
+    ready and when it has ended. `extend` is called with the app before it starts, to add a page to it (`add_page`).
+    Source: documents 5.6."""
+    check_number('grace', grace)
     with take_port(host, port) as sock:
         _silence_libraries()
         with silence_stdout():
             app = create_app(source, **settings)
+            if extend:
+                extend(app)
             service = app.state.service
             warm_up(service)
-        address = f'[{host}]' if ':' in host else host
-        print_line(f'{app.title}: http://{address}:{sock.getsockname()[1]}/predict (Ctrl-C ends it)')
+        address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+        page = f' and {address}/ for browsers' if extend else ''
+        print_line(f'{app.title}: {address}/predict{page} (Ctrl-C ends it)')
         server = Server(app, grace)
         server.run([sock])
     images = service.metrics.images._value.get()

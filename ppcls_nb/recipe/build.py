@@ -20,6 +20,7 @@ from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
 from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, eval_ops, train_ops
 from ..data.imaug.presets import interpolation_number
+from ..data.lists import list_delimiter
 from ..data.loader import make_loader
 from ..data.prepare import DataInfo
 from ..distill.fix import Fix
@@ -44,7 +45,10 @@ def use_data(conf, info: DataInfo):
     "Set the folder, lists, number of classes and name in the recipe `conf` to those of `info`; returns `conf`."
     for reader, default in ((conf.TRAIN, 'train_list.txt'), (conf.VALID, 'val_list.txt')):
         name = default if OmegaConf.is_missing(reader, 'file_list') else Path(reader.file_list).name
-        reader.data_dir, reader.file_list = str(info.root), str(Path(info.lists)/name)
+        file = Path(info.lists)/name
+        reader.data_dir, reader.file_list = str(info.root), str(file)
+        if file.is_file():
+            reader.delimiter = list_delimiter(file, (reader.delimiter,))
     conf.classes_num, conf.data_name, conf.total_images = info.class_num, info.name, None
     return conf
 
@@ -124,7 +128,7 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
     part = 'TRAIN' if train else 'VALID'
     require(conf, f'{part}.data_dir', f'{part}.file_list')
     dataset = ListDataset(reader.data_dir, reader.file_list, build_transforms(reader, conf, train),
-                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed)
+                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter)
     rank, ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     remainder = len(dataset) % reader.batch_size
     return make_loader(dataset, local_batch_size(reader.batch_size, train), shuffle=train,

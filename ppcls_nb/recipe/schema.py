@@ -7,7 +7,8 @@ __all__ = ['MACHINE', 'PRETRAINED_HELP', 'LEAKAGE_HELP', 'FIX_HELP', 'SECTIONS',
            'RegularizerConf', 'OptimizerConf', 'ArchitectureConf', 'ReaderConf', 'AMPConf', 'ClipConf',
            'EarlyStoppingConf', 'Config', 'section_class', 'declared_keys', 'keys_that_may_change', 'default_text',
            'key_table', 'without_keys', 'same_settings', 'check_type', 'check_keys', 'value_at', 'network_names',
-           'check_function', 'check_functions', 'check_networks', 'check_operations', 'check_values', 'check_names']
+           'check_function', 'check_functions', 'check_networks', 'check_operations', 'check_values',
+           'check_delimiters', 'check_names']
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #cc61e1ac
 from copy import deepcopy
@@ -18,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..basics import PPClsError, suggest
 from ..data.imaug import build_mix, build_ops
+from ..data.lists import check_delimiter
 from ..distill.ssld import TEACHER_ENGINES
 from ..models import list_models
 from ..train.losses import JSDivLoss
@@ -78,6 +80,8 @@ class ReaderConf:
     batch_size: int = key(32, 'images in a step, over all processes', minimum=1)
     num_workers: int = key(0, 'threads that prepare images', minimum=0, may_change=MACHINE)
     file_list: str = key(MISSING, 'list file with lines of `path label`', may_change=('search',))
+    delimiter: str = key(' ', 'text between path and label in `file_list`, without digits and line breaks',
+                         may_change=('search',))
     data_dir: str = key(MISSING, 'folder that the paths are relative to', may_change=('search',))
     shuffle_seed: int = key(0, 'added to `seed` for the order of the images')
     transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of "
@@ -192,6 +196,8 @@ def default_text(declared) -> str:
     value = declared.default if declared.default is not NO_DEFAULT else declared.default_factory()
     if value == MISSING:
         return 'must be given'
+    if value == ' ':
+        return 'a space'
     return 'none' if value in (None, '', {}, []) else str(value)
 
 def key_table() -> str:
@@ -320,11 +326,21 @@ def check_values(keys: dict, fail):
         if choices and value not in (None, *choices):
             fail(path, f"{name} is '{value}', expected {' or '.join(map(str, choices[:4]))}")
 
+def check_delimiters(keys: dict, fail):
+    "Call `fail(path, message)` for a delimiter that a list file cannot have."
+    for section in ('TRAIN', 'VALID'):
+        if 'delimiter' in (keys.get(section) or {}):
+            try:
+                check_delimiter(keys[section]['delimiter'])
+            except PPClsError as e:
+                fail((section, 'delimiter'), f'{section}.{e}')
+
 def check_names(keys: dict, fail):
     "All checks of networks, operations, values, and of the arguments of the distillation loss."
     check_networks(keys, fail)
     check_operations(keys, fail)
     check_values(keys, fail)
+    check_delimiters(keys, fail)
     try:
         JSDivLoss(**(value_at(keys, 'distill') or {}))
     except (PPClsError, TypeError) as e:
