@@ -27,7 +27,8 @@ def test_every_recipe_has_a_run_of_its_own():
             assert run_name(name) != network
         else:
             assert run_name(name) == stem
-            assert OLD_NETWORKS.get(stem, stem) == OLD_NETWORKS.get(network, network)      # as in the documents: output/NETWORK
+            # as in the documents: output/NETWORK
+            assert OLD_NETWORKS.get(stem, stem) == OLD_NETWORKS.get(network, network)
 
 
 def test_a_copy_of_a_recipe_has_the_name_of_the_bundled_one(tmp_path, monkeypatch):

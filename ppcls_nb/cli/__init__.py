@@ -38,7 +38,7 @@ COMMANDS = {
     'scatter': ('weights', 'Write weights as the scattered files of Paddle 1.x, one for each variable.'),
     'lists': ('data', 'Split a folder of images into train_list.txt and val_list.txt.'),
     'imagenet': ('data', 'Unpack ImageNet-1k and write its list files, in the layout of the documents.'),
-    'generate_flowers102_list': ('data', 'Print the list of a part of flowers102, as the script of the documents does.'),
+    'generate_flowers102_list': ('data', "Print the list of a part of flowers102, as the documents' script does."),
     'check': ('data', 'Find all errors in list files.'),
     'prepare': ('data', 'Make smaller copies of all images, for a slow disk.'),
 }

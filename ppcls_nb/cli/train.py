@@ -123,7 +123,7 @@ def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False, d
             trainer = build_only(conf, run)
             print_plan(trainer, conf, run)
             print_memory(trainer)
-            print('dry run: nothing was trained or written')
+            print('dry run: nothing was trained, and no run folder made')
             return 0
         if fresh:
             start_over(run, first)

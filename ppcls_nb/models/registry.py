@@ -135,7 +135,8 @@ def register_weights(*records: Weights):
     "Add `records` to `WEIGHTS`, {tag: record}."
     WEIGHTS.update({r.tag: r for r in records})
 
-COLUMN_TYPES = dict(top1=float, top5=float, file_top1=float, file_top5=float, params_M=float, flops_G=float, resize_short=int, crop_size=int,
+COLUMN_TYPES = dict(top1=float, top5=float, file_top1=float, file_top5=float,
+                    params_M=float, flops_G=float, resize_short=int, crop_size=int,
                     classifier=lambda text: tuple(text.split('|')) if '|' in text else text)
 
 def weights_from_row(row: dict) -> Weights:
