@@ -103,8 +103,8 @@ def test_a_dry_run_prints_the_plan_and_makes_no_run(home, tmp_path):
     ('pretrained_model=nowhere', 'nowhere: no file'),
     ('TRAIN.file_list=nowhere.txt', 'nowhere.txt')])
 def test_a_dry_run_finds_what_is_missing(home, change, message, tmp_path):
-    code, _, err = ppcls('train', '-c', home/'small.yaml', '--data', home/'garden', '--out', tmp_path/'run', '--dry-run',
-                         '-o', change)
+    code, _, err = ppcls('train', '-c', home/'small.yaml', '--data', home/'garden', '--out', tmp_path/'run',
+                         '--dry-run', '-o', change)
     assert code == 2
     assert message in err
 
