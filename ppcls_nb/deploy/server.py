@@ -23,7 +23,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        transport.set_write_buffer_limits(0)      # call pause_writing when anything is left to send
+        # call pause_writing when anything is left to send; with TLS, asyncio calls it at this limit and not above it
+        transport.set_write_buffer_limits(1 if transport.get_extra_info('sslcontext') else 0)
         self.idle_timer = self.write_timer = None
         self.restart_timer()
         if len(self.connections) > self.max_connections:
