@@ -414,7 +414,7 @@ def test_a_bad_line_of_a_list_is_reported_and_the_others_go_on(flowers, tmp_path
         prepare_cache(file, flowers.garden, tmp_path/'cache', short=16)
     report = prepare_cache(file, flowers.garden, tmp_path/'cache', short=16, skip_bad=True)
     assert report.kept == 4 and (tmp_path/'cache'/'images.txt').read_text().splitlines() == [good[0], *good[1:4]]
-    code, _, err = ppcls('select', '-i', flowers.garden, '-m', 'M', '-k', 1, '--out', tmp_path/'out', '--labelled', file,
+    code, _, err = ppcls('select', '-i', flowers.garden, '-m', 'M', '-k', 1, '--out', tmp_path/'o', '--labelled', file,
                          '--labelled-dir', flowers.garden)
     assert code == 2 and f'{file}:2: no such image' in err       # labels that train: strict
 
