@@ -85,7 +85,8 @@ def keep_freed_memory(env=os.environ) -> bool:
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, MAX_FREE_BYTES))
 
 # %% ../nbs/01_data/00_package.ipynb #beb4a9d2
-QUIET_WARNINGS = ('No ccache found', 'IProgress not found')     # the first words of the messages
+# the first words of the messages
+QUIET_WARNINGS = ('No ccache found', 'IProgress not found', 'When training, we now always track global mean')
 
 def _is_not_font_cache(record) -> bool:
     return 'building the font cache' not in record.getMessage()

@@ -283,7 +283,9 @@ def run_course(paths, profile=None, output='output/tutorial', parameters: dict =
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #7ab441f8
 def _parser():
-    parser = OneLineParser(prog='ppcls-run', description='Run notebooks with checked parameters.')
+    others = 'ppcls-run exercises FOLDER: write the exercises out; ppcls-run grade FOLDER: check the answers.'
+    parser = OneLineParser(prog='ppcls-run', description='Run notebooks with checked parameters.',
+                           epilog=others)
     add = parser.add_argument
     add('paths', nargs='+', help='notebooks, or folders of them')
     add('-f', '--profile', help='YAML file of parameters, such as nbs/00_tutorials/profiles/cpu.yaml')
