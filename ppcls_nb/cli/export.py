@@ -163,8 +163,8 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          option('--use-fp16', help='with TensorRT (%(default)s)', **BOOL),
          option('--enable-benchmark', help='measure the speed, too (%(default)s)', **BOOL))
 def predict(model, images=None, params=None, data_dir=None, delimiter=None, topk=5, classes=None, num_workers=0,
-            json=None, csv=None, engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False, gpu_mem=None,
-            ir_optim=True, use_tensorrt=False, use_fp16=False, enable_benchmark=False):
+            json=None, csv=None, engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False,
+            gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False, enable_benchmark=False):
     "Classify images with an exported network; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
     check_counts(threads=threads, gpu_mem=gpu_mem)
