@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from ..basics import PPClsError, suggest
-from . import BOOL, command, number, option, print_facts
-from .answers import IMAGES_HELP, PREDICT_OPTIONS, print_predictions, require_positive
+from . import BOOL, check_counts, command, number, option, print_facts
+from .answers import IMAGES_HELP, PREDICT_OPTIONS, given_delimiters, print_predictions
+from .answers import require_positive
 from .train import MODEL_HELP
 from ..deploy.export import RECORD_FILE, export_model, read_export
+from ..deploy.onnx import OnnxError
 from ..deploy.predict import Predictor, image_batches, open_foreign, time_runs
 from ..deploy.repositories import write_serving, write_triton
 from ..models import list_models, weights_info
@@ -50,8 +52,8 @@ def write_export(network, out, operations, names, onnx, **settings) -> Path:
     "`export_model` with inference.onnx (without if `onnx` is False, or None where it cannot be made); the folder."
     try:
         return export_model(network, out, operations, names, onnx=onnx is not False, **settings)
-    except PPClsError as e:
-        if onnx or 'onnx' not in str(e).lower():
+    except OnnxError as e:
+        if onnx:
             raise
         print(f'without inference.onnx, so only Paddle can run the network: {e}', file=sys.stderr)
         return export_model(network, out, operations, names, onnx=False, **settings)
@@ -170,15 +172,18 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          option('--use-tensorrt', help='(%(default)s; the documents: True)', **BOOL),
          option('--use-fp16', help='with TensorRT (%(default)s)', **BOOL),
          option('--enable-benchmark', help='measure the speed, too (%(default)s)', **BOOL))
-def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None, num_workers=0, json=None, csv=None,
-            engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False, gpu_mem=None, ir_optim=True,
-            use_tensorrt=False, use_fp16=False, enable_benchmark=False):
+def predict(model, images=None, params=None, data_dir=None, delimiter=None, topk=5, classes=None, num_workers=0,
+            json=None, csv=None, engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False,
+            gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False, enable_benchmark=False):
     "Classify images with an exported network; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
+    check_counts(threads=threads, gpu_mem=gpu_mem)
+    check_counts(0, num_workers=num_workers)
     if not images and (json or csv or not enable_benchmark):
         raise PPClsError('predict: --image-file IMAGE is missing; only --enable-benchmark alone does without images')
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out, failed) if images else None
+    delimiters = given_delimiters(delimiter)
+    files = image_files(images, data_dir, left_out, failed, delimiters) if images else None
     device = dict(use_gpu=use_gpu, gpu_mem=gpu_mem, ir_optim=ir_optim, use_tensorrt=use_tensorrt, use_fp16=use_fp16)
     changed = {name: value for name, value in device.items() if value != DEVICE_DEFAULTS[name]}
     predictor = open_predictor(model, params, model_name, engine, threads, batch_size, **changed)

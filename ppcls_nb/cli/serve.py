@@ -10,8 +10,9 @@ import os, sys
 from functools import partial
 from importlib.util import find_spec
 from ..basics import PPClsError, check_number
-from . import BOOL, command, number, option
-from .answers import IMAGES_HELP, LIST_OPTION, OUTPUT_OPTIONS, print_predictions
+from . import BOOL, DELIMITER_OPTION, command, number, option
+from .answers import IMAGES_HELP, LIST_OPTION, OUTPUT_OPTIONS, given_delimiters
+from .answers import print_predictions
 from ..models.weights import all_weights, is_local
 from ..recipe.trained import image_files, load_predictor, weights_file
 
@@ -106,8 +107,10 @@ def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, deco
          number('--timeout', kind=float, help='seconds to wait for an answer'),
          number('--retries', help='how often to repeat a request to a busy service'),
          LIST_OPTION,
+         DELIMITER_OPTION,
          *OUTPUT_OPTIONS)
-def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, data_dir=None, json=None, csv=None):
+def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, data_dir=None, delimiter=None, json=None,
+           csv=None):
     "Send images to a service and print its predictions; exit code 1 if some could not be read or were refused."
     require_packages('httpx')
     from ppcls_nb.deploy.client import ServiceClient
@@ -116,6 +119,6 @@ def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, dat
     check_number('--retries', retries, whole=True)
     check_number('--timeout', timeout, above=True)
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out, failed)
+    files = image_files(images, data_dir, left_out, failed, given_delimiters(delimiter))
     with ServiceClient(url, timeout, retries) as service:
         return print_predictions(service.stream(files, topk, batch_size, failed), failed, json, csv, left_out)

@@ -23,9 +23,10 @@ class Connection(H11Protocol):
     max_connections = 192
 
     def connection_made(self, transport):
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(0)      # call pause_writing when anything is left to send
         self.idle_timer = self.write_timer = None
+        super().connection_made(transport)
+        # call pause_writing when anything is left to send; with TLS, asyncio calls it at this limit and not above it
+        transport.set_write_buffer_limits(1 if transport.get_extra_info('sslcontext') else 0)
         self.restart_timer()
         if len(self.connections) > self.max_connections:
             waiting = [c for c in self.connections if c.waits_for_client()]
@@ -61,7 +62,8 @@ class Connection(H11Protocol):
         self.write_timer = self.loop.call_later(self.time_limit, self.transport.abort)
 
     def resume_writing(self):
-        self.write_timer.cancel()
+        if self.write_timer:      # None if TLS paused it before the connection was made
+            self.write_timer.cancel()
         super().resume_writing()
 
     def waits_for_client(self) -> bool:
