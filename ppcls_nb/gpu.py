@@ -32,8 +32,9 @@ def driver_problem(cuda_major: int, load=ctypes.CDLL, env=os.environ) -> str | N
     version, count = ctypes.c_int(), ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     if version.value//1000 < cuda_major:
-        return (f'the NVIDIA driver supports CUDA {version.value//1000}.{version.value%1000//10}, and this Paddle needs '
-                f'CUDA {cuda_major}: install a newer driver')
+        supported = f'{version.value//1000}.{version.value%1000//10}'
+        return (f'the NVIDIA driver supports CUDA {supported}, and this Paddle needs CUDA {cuda_major}: install a '
+                'newer driver')
     error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if error or not count.value:
         return (f'the NVIDIA driver finds no device (error {error} of CUDA): see what nvidia-smi says; in a container, '
@@ -61,8 +62,8 @@ def library_problem(packages: Path | None) -> str | None:
     return None
 
 # %% ../nbs/01_data/01_gpu.ipynb #055fe11a
-NO_WHEEL = ('this Paddle ({}) was built without GPU support; `make venv PADDLE=gpu` makes an environment with the other '
-            "one, or in an environment of your own: pip install '.[gpu]'")
+NO_WHEEL = ('this Paddle ({}) was built without GPU support; `make venv PADDLE=gpu` makes an environment with the '
+            "other one, or in an environment of your own: pip install '.[gpu]'")
 
 @cache
 def gpu_problem() -> str | None:

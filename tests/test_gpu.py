@@ -1,5 +1,5 @@
-"""Training and inference on a GPU (`make test-gpu`): precision, equal results, several processes, speed and memory. What
-needs a GPU is skipped with the reason without one; the same code runs on the CPU where it can."""
+"""Training and inference on a GPU (`make test-gpu`): precision, equal results, several processes, speed and memory.
+What needs a GPU is skipped with the reason without one; the same code runs on the CPU where it can."""
 import os, subprocess, sys
 from pathlib import Path
 

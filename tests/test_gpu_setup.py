@@ -71,7 +71,8 @@ def test_a_read_only_environment_is_no_error_of_the_import(packages):
     with mock.patch.object(nvidia.os, 'symlink', side_effect=PermissionError):
         failed = link_libraries(packages)
     assert 'libcudnn.so' in failed
-    assert library_problem(packages).startswith('libcublas.so cannot be opened: it is in the package nvidia-cublas-cu11')
+    problem = library_problem(packages)
+    assert problem.startswith('libcublas.so cannot be opened: it is in the package nvidia-cublas-cu11')
 
 
 @pytest.mark.parametrize('folder,is_found', [
@@ -138,7 +139,7 @@ def test_what_the_driver_lacks(load, env, problem):
     lambda: choose_device(OmegaConf.create({'use_gpu': True})),
     lambda: set_device(True)])
 def test_whoever_asks_for_a_gpu_does_not_get_the_cpu(ask):
-    with pytest.raises(PPClsError, match=r'^use_gpu: this Paddle .* was built without GPU support; `make venv PADDLE=gpu`'):
+    with pytest.raises(PPClsError, match='^use_gpu: this Paddle .* was built without GPU support; `make venv'):
         ask()
 
 
