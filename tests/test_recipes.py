@@ -31,6 +31,7 @@ def digest(conf) -> str:
     keys = OmegaConf.to_container(conf)
     for section in ('TRAIN', 'VALID'):
         keys[section].pop('skip_bad')
+        keys[section].pop('delimiter')
     values = {k: keys['ARCHITECTURE'][k.split('.')[1]] if '.' in k else keys[k] for k in DOCUMENTED}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 

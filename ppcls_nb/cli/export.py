@@ -154,10 +154,10 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
                 help='(OMP_NUM_THREADS, or all cores)'),
          option('--model-name', metavar='NETWORK',
                 help='for files without a record: prepare the images as for its official weights'),
-         option('--use-gpu', help='(%(default)s)', **BOOL),
+         option('--use-gpu', help='(%(default)s; the documents: True)', **BOOL),
          option('--gpu-mem', type=int, metavar='MB', help='of the GPU, allocated at first'),
          option('--ir-optim', help='optimize the program (%(default)s)', **BOOL),
-         option('--use-tensorrt', help='(%(default)s)', **BOOL),
+         option('--use-tensorrt', help='(%(default)s; the documents: True)', **BOOL),
          option('--use-fp16', help='with TensorRT (%(default)s)', **BOOL),
          option('--enable-benchmark', help='measure the speed, too (%(default)s)', **BOOL))
 def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None, num_workers=0, json=None, csv=None,
@@ -167,8 +167,8 @@ def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None
     require_positive(topk=topk, batch_size=batch_size)
     if not images and (json or csv or not enable_benchmark):
         raise PPClsError('predict: --image-file IMAGE is missing; only --enable-benchmark alone does without images')
-    left_out = []
-    files = image_files(images, data_dir, left_out) if images else None
+    left_out, failed = [], {}
+    files = image_files(images, data_dir, left_out, failed) if images else None
     device = dict(use_gpu=use_gpu, gpu_mem=gpu_mem, ir_optim=ir_optim, use_tensorrt=use_tensorrt, use_fp16=use_fp16)
     changed = {name: value for name, value in device.items() if value != DEVICE_DEFAULTS[name]}
     predictor = open_predictor(model, params, model_name, engine, threads, batch_size, **changed)
@@ -176,7 +176,7 @@ def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None
     if len(names) != predictor.record.class_num:
         raise PPClsError(f'{classes}: {len(names)} names for a network with {predictor.record.class_num} classes')
     predictor.names = names
-    code, failed = 0, {}
+    code = 0
     if images:
         found = predictor.stream(files, topk, batch_size, num_workers, failed)
         code = print_predictions(((files[index], top) for index, top in found), failed, json, csv, left_out)

@@ -13,7 +13,7 @@ from ..basics import PPClsError, first_few, write_text
 from . import BOOL, command, number, option
 from .train import MODEL_HELP
 from ..data.duplicates import remove_duplicates
-from ..data.lists import read_class_names, read_list
+from ..data.lists import is_listable, read_class_names, read_list
 from ..distill.select import top_k_per_class, write_merged_list
 from ..distill.soft_labels import ListedFiles, SoftLabels, soft_labels
 from ..recipe.trained import image_files, load_predictor, set_device
@@ -40,7 +40,12 @@ def without_duplicates(files, reference, reference_root, out):
     except ValueError:
         raise PPClsError('the pool is empty or on different drives; expected images on one drive') from None
     pool = out/'pool_list.txt'
-    write_text(pool, ''.join(f'{Path(os.path.relpath(path, root)).as_posix()}\n' for path in paths))
+    names = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
+    unlistable = {name for name in names if not is_listable(name) or name != name.strip()}
+    if unlistable:
+        print(f'{len(unlistable):,} images are left out, since a list cannot hold their names: '
+              f'{first_few(map(ascii, sorted(unlistable)))}')
+    write_text(pool, ''.join(f'{name}\n' for name in names if name not in unlistable))
     removal = remove_duplicates(pool, reference, root, out/'kept_list.txt', reference_root)
     print(f'{reference}: {len(removal.removed):,} of {len(paths):,} images are similar to one of this list, '
           f'{len(removal.unreadable):,} could not be read; see {removal.report}')

@@ -21,6 +21,8 @@ import pandas as pd
 
 from .. import __version__
 from ..basics import PPClsError, atomic_path, write_json
+from ..cli import error_line, protect_output
+from ..figures import plain_texts
 from ..recipe.schema import network_names
 from .notebooks import seed_folders
 from .timing import machine_facts
@@ -210,7 +212,7 @@ def plot_ledger(ledger: dict, folders):
     for ax in (left, right):
         ax.grid(alpha=0.3)
         ax.spines[['top', 'right']].set_visible(False)
-    return fig
+    return plain_texts(fig)
 
 # %% ../../nbs/10_course/05_ledger.ipynb #b119f5bb
 def read_ledger(file) -> dict | None:
@@ -242,6 +244,7 @@ def main(argv=None) -> int:
     add('--out', help='the file to write (default: ledger.json in the first folder)')
     add('--picture', help='also draw the runs into this file, a PNG')
     args = parser.parse_args(argv)
+    protect_output()
     try:
         folders = args.folders
         if args.seeds:
@@ -252,8 +255,8 @@ def main(argv=None) -> int:
         if args.picture:
             with atomic_path(args.picture) as temporary:
                 plot_ledger(ledger, folders).savefig(temporary, dpi=100, format='png')
-    except PPClsError as e:
-        print(f'ppcls-ledger: {e}', file=sys.stderr)
+    except (PPClsError, OSError) as e:
+        print(f'ppcls-ledger: {error_line(e)}', file=sys.stderr)
         return 2
     print(origin(ledger), '', markdown_roles(ledger), '', markdown_claims(ledger), '', f'written: {file}', sep='\n')
     return 0

@@ -12,10 +12,12 @@ from itertools import islice
 from pathlib import Path
 import cv2, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from tqdm import tqdm
-from ..basics import PPClsError, file_digest
+from ..basics import PPClsError, file_bytes, file_digest
 from .datasets import class_counts
+from .image_format import decode_with_opencv
 from .lists import list_entries
 from .loader import map_ahead
+from ..figures import drawable_names, plain_texts
 
 # %% ../../nbs/01_data/08a_checks.ipynb #760f6311
 class ListReport:
@@ -101,16 +103,14 @@ def _missing_classes(entries, class_num):
 # %% ../../nbs/01_data/08a_checks.ipynb #57a9000d
 def _decode_or_raise(data: bytes):
     "Decode the bytes of an image file with OpenCV; PPClsError where it cannot."
-    if not data or cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
-        raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes)')
+    decode_with_opencv(data)
 
 def _undecodable(entries, decode, num_workers: int, desc: str):
     "Rows (line, path, problem, level) for the files that `decode` cannot decode; each file is decoded once."
     def problem(file):
         path, n = file
         try:
-            with open(path, 'rb') as f:
-                decode(f.read())
+            decode(file_bytes(path))
             return None
         except (PPClsError, OSError, cv2.error) as e:
             return n, path, str(getattr(e, 'strerror', None) or e), 'error'
@@ -123,8 +123,8 @@ def _undecodable(entries, decode, num_workers: int, desc: str):
 
 # %% ../../nbs/01_data/08a_checks.ipynb #9c73a223
 def check_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, decode=False,
-               num_workers: int = 2) -> ListReport:
-    """Report all problems in a list file; `root`, `class_num` and `labelled` are as for `read_list`.
+               num_workers: int = 2, delimiter: str = ' ') -> ListReport:
+    """Report all problems in a list file; `root`, `class_num`, `labelled` and `delimiter` are as for `read_list`.
 
     Errors: lines that `read_list` would refuse, an image with two labels, a file that cannot be read, an empty list.
     Warnings: an image listed twice, classes without images (up to `class_num`-1, or the largest label).
@@ -132,7 +132,7 @@ def check_list(list_file, root=None, class_num: int | None = None, labelled: boo
     threads, and images that cannot be decoded are errors."""
     name = str(list_file)
     try:
-        valid, invalid = list_entries(list_file, root, class_num, labelled)
+        valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter)
     except PPClsError as e:
         return ListReport([(name, 0, '', str(e).removeprefix(f'{name}: '), 'error')], {name: 0})
     rows = [(*line, 'error') for line in invalid]
@@ -182,7 +182,7 @@ def plot_class_counts(labels: dict, classes=None, axes=None):
     parts = {part: np.asarray(l, int) for part, l in labels.items()}
     class_num = len(classes) if classes is not None else 1 + max(int(np.max(l, initial=-1)) for l in parts.values())
     counts = {part: class_counts(l, class_num) for part, l in parts.items()}
-    names = [str(name) for name in (classes if classes is not None else range(class_num))]
+    names = drawable_names(classes if classes is not None else range(class_num))
     order = np.argsort(-next(iter(counts.values())), kind='stable')
     if axes is None:
         axes = plt.subplots(1, len(counts), figsize=(5*len(counts), 3), squeeze=False, layout='constrained')[1][0]
@@ -196,6 +196,7 @@ def plot_class_counts(labels: dict, classes=None, axes=None):
         empty = f', {class_num - len(have):,} empty' if len(have) < class_num else ''
         title = f'{part}: {n.sum():,} images, {len(have):,} classes, imbalance {imbalance:,.1f}{empty}'
         ax.set_title(title, fontsize=9)
+        plain_texts(ax)
     return axes
 
 def _draw_histogram(ax, counts, log: bool):

@@ -18,6 +18,7 @@ from .engine_choice import available_engines, remember_engine, remembered_engine
 from .export import Exported, read_export
 from .predict import Predictor
 from .timing import call_each, call_timer, quartiles, time_interleaved
+from ..figures import plain_texts
 from ..models.inference import default_threads
 from ..models.network import relative_difference
 
@@ -312,7 +313,7 @@ def figure(table: pd.DataFrame):
         unit = 'thread' if threads == 1 else 'threads'
         ax.set(title=f'{network}, {pixels} px, {threads} {unit}', ylabel='ms an image')
     axes[0].legend(fontsize='small')
-    return fig
+    return plain_texts(fig)
 
 # %% ../../nbs/07_deploy/02_benchmark.ipynb #5e175a06
 TOLERANCE = .02

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2, numpy as np, paddle
 from fastcore.basics import patch
 from scipy.special import softmax
-from ..basics import PPClsError, suggest
+from ..basics import PPClsError, file_bytes, suggest
 from ..gpu import require_gpu
-from ..data.datasets import BadImage
+from ..data.datasets import BadImage, read_error
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
 from ..data.transform import transform
@@ -42,10 +42,13 @@ def prepare_image(image, ops, name='image') -> np.ndarray:
     try:
         if isinstance(image, np.ndarray):
             return transform(_as_decoded(image, ops[0]), ops[1:])
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        data = image if isinstance(image, bytes) else file_bytes(image)
         return transform(data, ops)
-    except (PPClsError, OSError, cv2.error) as e:
-        raise BadImage(name, getattr(e, 'strerror', None) or e) from e
+    except (PPClsError, OSError, ValueError, cv2.error) as e:
+        bad = read_error(name, e)
+        if bad is None:
+            raise
+        raise bad from e
     except TypeError as e:
         raise PPClsError(f'{name}: {type(image).__name__}, expected a path, bytes or an array') from e
 

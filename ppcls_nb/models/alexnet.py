@@ -36,7 +36,7 @@ class AlexNet(Network):
 
     `hidden`: neurons in each of the two hidden fully connected layers; `dropout`: fraction of their inputs that is
     zeroed in training."""
-    classifier, head = '_fc8', ('_drop1', '_fc6', '_drop2', '_fc7', '_fc8')
+    classifier, head, smallest = '_fc8', ('_drop1', '_fc6', '_drop2', '_fc7', '_fc8'), 63
 
     def __init__(self, hidden: int = 4096, dropout: float = 0.5, class_num: int = 1000, in_channels: int = 3):
         super().__init__()

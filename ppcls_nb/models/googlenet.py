@@ -60,7 +60,7 @@ class GoogLeNet(Network):
     """GoogLeNet (https://arxiv.org/abs/1409.4842): (N, in_channels, H, W), H, W ≥ 61 → logits (N, class_num); in
     training a tuple of three such (main, auxiliary 1, auxiliary 2), of which the losses of the last two count 0.3 each.
     """
-    classifier, channels = ('_fc_out', '_out1', '_out2'), (192, 480, 832, 1024)
+    classifier, channels, smallest = ('_fc_out', '_out1', '_out2'), (192, 480, 832, 1024), 61
     head = ('_drop', '_fc_out', '_conv_o1', '_fc_o1', '_out1', '_conv_o2', '_fc_o2', '_out2', '_drop_o')
 
     def __init__(self, class_num: int = 1000, in_channels: int = 3):
@@ -102,6 +102,7 @@ class GoogLeNet(Network):
         return self._out1(self._drop_o(a)), self._out2(self._drop_o(d))
 
     def forward(self, x):
-        if not self.training: return self.logits(self.features(x)[-1])
+        if not self.training: return self.logits(self.stage_maps(x)[-1])
+        self.check_size(x)
         maps, a, d = self.trunk(x)
         return self.logits(maps[-1]), *self.auxiliary(a, d)

@@ -85,7 +85,7 @@ class InceptionV4(Network):
 
     The `strides` are nominal: many convolutions do not pad, so the maps are smaller than H/stride by a few pixels.
     `dropout` is in front of the classifier."""
-    classifier, head, channels = 'out', ('_drop', 'out'), (192, 384, 1024, 1536)
+    classifier, head, channels, smallest = 'out', ('_drop', 'out'), (192, 384, 1024, 1536), 75
 
     def __init__(self, dropout: float = 0.2, class_num: int = 1000, in_channels: int = 3):
         super().__init__()

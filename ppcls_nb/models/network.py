@@ -36,9 +36,17 @@ class Network(nn.Layer):
 
     A family sets `channels` (of each stage's output; an attribute of the instance) and, where they differ from the
     defaults: `strides` (pixels of the image for one pixel of the output), `classifier` (name of the sublayer whose
-    shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage)
-    and `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike)."""
-    classifier, head, strides, channels, cnhw = 'fc', ('fc',), (4, 8, 16, 32), (), False
+    shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage),
+    `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike) and
+    `smallest` (height and width of the smallest image). A smaller image is a `PPClsError`."""
+    classifier, head, strides, channels, cnhw, smallest = 'fc', ('fc',), (4, 8, 16, 32), (), False, 1
+
+    def check_size(self, x):
+        "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."
+        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.smallest:
+            name, (height, width) = getattr(self, 'name', type(self).__name__), x.shape[2:]
+            raise PPClsError(f'{name}: images of {height}×{width} pixels (height×width), expected at least '
+                             f'{self.smallest}×{self.smallest}')
 
     def features(self, x) -> list:
         "The outputs of the stages, finest first: (N, channels[i], H/strides[i], W/strides[i])."
@@ -50,6 +58,7 @@ class Network(nn.Layer):
 
     def stage_maps(self, x) -> list:
         "`features`, computed in the layout (C, N, H, W) where that is faster."
+        self.check_size(x)
         if not self.cnhw or not computes_in_cnhw(self, x):
             return self.features(x)
         with cnhw_layout():

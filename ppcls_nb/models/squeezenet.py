@@ -45,8 +45,8 @@ VARIANTS = dict(SqueezeNet1_0=dict(stem=(96, 7, 0), stages=(3, 4, 1)),
 # %% ../../nbs/03_models/25_squeezenet.ipynb #dd4ea076
 @register_model(VARIANTS)
 class SqueezeNet(Network):
-    """SqueezeNet (https://arxiv.org/abs/1602.07360): (N, in_channels, H, W) → logits (N, class_num), none of them
-    negative.
+    """SqueezeNet (https://arxiv.org/abs/1602.07360): (N, in_channels, H, W), H, W ≥ 35 (1.0) or 29 (1.1) → logits (N,
+    class_num), none of them negative.
 
     `stem`: channels, kernel and padding of the first convolution; `stages`: how many fire modules follow each of the
     three poolings."""
@@ -55,6 +55,7 @@ class SqueezeNet(Network):
     def __init__(self, stem, stages, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.5):
         super().__init__()
         in_c, k, pad = stem
+        self.smallest = 28 + k - 2*pad      # the stem's map has at least 15 pixels, the poolings leave 7, 3 and 1
         ends = [sum(stages[:i + 1]) for i in range(len(stages))]
         self.channels = tuple(2*FIRES[end - 1][1] for end in ends)
         self.parts = [[f'_conv{i + 1}' for i in range(end - n, end)] for n, end in zip(stages, ends)]

@@ -21,6 +21,7 @@ from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
 from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, eval_ops, train_ops
 from ..data.imaug.presets import interpolation_number
+from ..data.lists import list_delimiter
 from ..data.loader import make_loader
 from ..data.prepare import DataInfo
 from ..distill.fix import Fix
@@ -29,6 +30,7 @@ from ..distill.stored import StoredTeacher, number_images, sharpen, stored_answe
 from ..models import create_model, list_pretrained, set_lr_mult, weights_info
 from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
+from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
 from ..train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 from ..train.callbacks.monitors import ScalarLogger, Timer
@@ -44,7 +46,10 @@ def use_data(conf, info: DataInfo):
     "Set the folder, lists, number of classes and name in the recipe `conf` to those of `info`; returns `conf`."
     for reader, default in ((conf.TRAIN, 'train_list.txt'), (conf.VALID, 'val_list.txt')):
         name = default if OmegaConf.is_missing(reader, 'file_list') else Path(reader.file_list).name
-        reader.data_dir, reader.file_list = str(info.root), str(Path(info.lists)/name)
+        file = Path(info.lists)/name
+        reader.data_dir, reader.file_list = str(info.root), str(file)
+        if file.is_file():
+            reader.delimiter = list_delimiter(file, (reader.delimiter,))
     conf.classes_num, conf.data_name, conf.total_images = info.class_num, info.name, None
     return conf
 
@@ -124,7 +129,7 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
     part = 'TRAIN' if train else 'VALID'
     require(conf, f'{part}.data_dir', f'{part}.file_list')
     dataset = ListDataset(reader.data_dir, reader.file_list, build_transforms(reader, conf, train),
-                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed)
+                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter)
     rank, ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     remainder = len(dataset) % reader.batch_size
     return make_loader(dataset, local_batch_size(reader.batch_size, train), shuffle=train,
@@ -202,6 +207,8 @@ def build_models(conf):
                          f"{conf.use_distillation}: distillation needs both 'TEACHER_distill_STUDENT' and "
                          "use_distillation: True")
     *teacher_sources, source = sources_of(conf)
+    for network, weights in zip([*teachers, name], [*teacher_sources, source]):
+        require_weights(weights_of_recipe(weights), network, conf.classes_num, conf.model_save_dir)
     paddle.seed(conf.seed)
     student = create_model(name, pretrained=weights_of_recipe(source), class_num=conf.classes_num,
                            **OmegaConf.to_container(conf.ARCHITECTURE.params))
@@ -350,7 +357,8 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
     optimizer = optimizer_of_recipe(conf, model, len(data.train))
     mix = build_mixing(conf)
     callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar, save_interval=conf.save_interval,
-                                   checkpoints=conf.checkpoints, same=same_settings)
+                                   checkpoints=conf.checkpoints, same=same_settings,
+                                   print_interval=conf.print_interval)
     callbacks += callbacks_of_recipe(conf)
     callbacks += [callback for callback in (mix, teacher) if callback] + fix
     if teacher:

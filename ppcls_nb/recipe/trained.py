@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_weights', 'run_of', 'weights_file', 'data_settings', 'names_to_keep', 'open_recipe', 'as_started',
            'require_complete', 'trained_network', 'class_names', 'network_of_file', 'network_of_run', 'load_predictor',
-           'predict_files', 'set_device', 'image_files']
+           'predict_files', 'set_device', 'listed_images', 'image_files']
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #d8dc37f4
 import sys
@@ -17,7 +17,7 @@ from ..basics import PPClsError, first_few, suggest
 from ..gpu import require_gpu
 from ..data.folders import SUFFIXES, walk_images
 from ..data.imaug import eval_ops
-from ..data.lists import read_class_names, read_list
+from ..data.lists import list_delimiter, list_entries, read_class_names, read_list
 from ..data.resolve import resolve_data
 from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
@@ -56,13 +56,17 @@ def data_settings(source, conf, classes=None, spare=None) -> dict:
     of a trained network, which decide on the labels; `spare`: a folder for lists that cannot be beside the images.
     """
     val = 0.2 if conf.validate else 0.
-    info = resolve_data(source, val=val, classes=classes, spare=spare or conf.model_save_dir)
+    info = resolve_data(source, val=val, classes=classes, spare=spare or conf.model_save_dir,
+                        delimiters=(conf.TRAIN.delimiter, conf.VALID.delimiter))
     settings = {}
     parts = {'TRAIN': 'train_list.txt', 'VALID': 'val_list.txt'} if conf.validate else {'TRAIN': 'train_list.txt'}
     for part, default in parts.items():
         named = info.lists/Path(conf[part].get('file_list', default)).name
         file = named if named.is_file() else info.lists/default
-        read_list(file, info.root, labelled=not (part == 'TRAIN' and conf.use_distillation))
+        delimiter = list_delimiter(file, (conf[part].delimiter,))
+        labelled = not (part == 'TRAIN' and conf.use_distillation)
+        read_list(file, info.root, labelled=labelled, delimiter=delimiter)
+        settings[f'{part}.delimiter'] = delimiter
         settings[f'{part}.file_list'] = str(file)
         settings[f'{part}.data_dir'] = str(info.root)
     return {**settings, 'data_name': info.name, 'classes_num': info.class_num, 'total_images': None}
@@ -75,7 +79,8 @@ def names_to_keep(conf, data) -> list | None:
     names = read_class_names(file.parent/'classes.txt') if file else None
     if not names:
         return None
-    found = resolve_data(data, val=0.2 if conf.validate else 0., spare=conf.model_save_dir).classes
+    found = resolve_data(data, val=0.2 if conf.validate else 0., spare=conf.model_save_dir,
+                         delimiters=(conf.TRAIN.delimiter, conf.VALID.delimiter)).classes
     if set(found) <= set(names):
         return names
     print(f'{source}: trained on other classes ({first_few(names)}); its classifier does not fit those of {data}')
@@ -214,16 +219,25 @@ def set_device(use_gpu: bool | None):
         require_gpu()
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #aa1fcd8f
-def image_files(sources, root=None, left_out: list | None = None) -> list:
+def listed_images(list_file, root=None, failed: dict | None = None) -> list:
+    """The paths in a list file with a line 'path' or 'path label' for each image. Lines without an image are entered in
+    `failed`, {'file:line': reason}; if it is None, or there is no other line, the first is a PPClsError."""
+    valid, invalid = list_entries(list_file, root, labelled=False)
+    if failed is None or not valid:
+        return read_list(list_file, root, labelled=False)[0]
+    failed.update({f'{list_file}:{n}': reason for n, _, reason in invalid})
+    return [path for _, path, _ in valid]
+
+def image_files(sources, root=None, left_out: list | None = None, failed: dict | None = None) -> list:
     """The paths of the images in `sources`: files, folders (with their subfolders, sorted), and list files (.txt) with
     a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder).
 
-    The other files of folders are added to `left_out`. PPClsError for a folder without images, or a list with a
-    line whose image does not exist."""
+    The other files of folders are added to `left_out`, lines of a list without an image to `failed`. PPClsError for a
+    folder without images, and for such a line if `failed` is None."""
     files = []
     for source in map(Path, sources):
         if source.suffix.lower() == '.txt':
-            found, _ = read_list(source, root, labelled=False)
+            found = listed_images(source, root, failed)
         elif source.is_dir():
             names, others = walk_images(source)
             found = [source/name for name in names]

@@ -12,9 +12,10 @@ import cv2, matplotlib, numpy as np, paddle
 import matplotlib.pyplot as plt
 from fastcore.basics import patch
 from paddle.nn import functional as F
-from ..basics import PPClsError
+from ..basics import PPClsError, file_bytes
 from ..data.imaug.standard import NormalizeImage
 from ..data.transform import transform
+from ..figures import drawable_names, plain_texts
 from ..models.network import Network, evaluating
 from .interpret import Interpretation, save_figures
 from .pictures import RIGHT, UNKNOWN, WRONG, answer_text, picture_grid, shorten, show_picture
@@ -116,7 +117,7 @@ def prepare_pictures(files, ops) -> tuple:
     The pictures are the images before `NormalizeImage`; without one, the results, scaled to 0…255."""
     ops = list(ops)
     at = next((i for i, op in enumerate(ops) if isinstance(op, NormalizeImage)), len(ops))
-    before = [transform(Path(f).read_bytes(), ops[:at]) for f in files]
+    before = [transform(file_bytes(f), ops[:at]) for f in files]
     return np.stack([transform(b, ops[at:]) for b in before]), [as_picture(b) for b in before]
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #b52c9f47
@@ -131,6 +132,7 @@ def plot_grad_cam(model, images, pictures=None, classes=None, names=None, labels
     heat, picked = class_map(maps, weights, images.shape[2:]), check_classes(classes, logits)
     probs = F.softmax(paddle.to_tensor(logits), -1).numpy()
     columns = min(columns, len(heat))
+    names = None if names is None else drawable_names(names)
     figure = plt.figure(figsize=(1.9*columns, 2.2*-(-len(heat)//columns)), layout='constrained')
     for i, ax in enumerate(picture_grid(figure, len(heat), columns)[:len(heat)]):
         picture = as_picture(np.asarray(images[i])) if pictures is None else pictures[i]
@@ -138,7 +140,7 @@ def plot_grad_cam(model, images, pictures=None, classes=None, names=None, labels
         if labels is not None: colour = RIGHT if labels[i] == picked[i] else WRONG
         name = str(picked[i] if names is None else names[picked[i]])
         show_picture(ax, overlay(picture, heat[i]), answer_text(name, probs[i, picked[i]]), colour)
-    return figure
+    return plain_texts(figure)
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #4f470a09
 @patch
@@ -153,12 +155,12 @@ def plot_grad_cam(self: Interpretation, model, ops, n: int = 6, stage: int = -1)
     figure = plt.figure(figsize=(11.4, 2.2*-(-len(at)//2)), layout='constrained')
     axes = picture_grid(figure, 3*len(at), min(6, 3*len(at)))
     for k, i in enumerate(at):
-        name, label = self.classes[r.predictions[i]], self.classes[r.labels[i]]
+        name, label = self.shown_names[r.predictions[i]], self.shown_names[r.labels[i]]
         answer, colour = f'→ {answer_text(name, r.probs[i])}', RIGHT if self.right[i] else WRONG
         show_picture(axes[3*k], pictures[k], shorten(label))
         show_picture(axes[3*k + 1], overlay(pictures[k], answers[k]), answer, colour)
         show_picture(axes[3*k + 2], overlay(pictures[k], labels[k]), answer_text(label, np.exp(-r.losses[i])), RIGHT)
-    return figure
+    return plain_texts(figure)
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #e5bd87c6
 @patch

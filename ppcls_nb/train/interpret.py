@@ -7,11 +7,13 @@ __all__ = ['confusion_matrix', 'wilson', 'Interpretation', 'calibration', 'save_
 
 # %% ../../nbs/04_train/07_interpret.ipynb #c299c1b2
 import json
+from functools import cached_property
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..basics import PPClsError, atomic_path, write_json
+from ..basics import PPClsError, atomic_path, file_bytes, write_json
 from ..data.imaug.standard import DecodeImage
+from ..figures import drawable_names, plain_texts
 from .metrics import Evaluation, TopK
 
 # %% ../../nbs/04_train/07_interpret.ipynb #43755e4a
@@ -56,6 +58,11 @@ class Interpretation:
         if paths is not None and result.indices is not None: self.paths = [str(paths[i]) for i in result.indices]
         self.matrix = confusion_matrix(result.labels, result.predictions, self.class_num)
 
+    @cached_property
+    def shown_names(self) -> list:
+        "`classes` as texts for figures, see `drawable_names`."
+        return drawable_names(self.classes)
+
     def titled(self, text: str) -> str:
         "`text`, after the title and a colon if there is a title."
         return f'{self.title}: {text}' if self.title else text
@@ -93,8 +100,8 @@ def plot_classes(self: Interpretation, worst: int = 25, ax=None):
     ax.axvline(self.right.mean(), color='black', lw=1, ls='--')
     ax.set(xlim=(0, 1), xlabel=f'accuracy; dashed: all images, {self.right.mean():.3f}',
            title=self.titled(f'the {len(shown)} worst of {len(t)} classes'))
-    ax.set_yticks(range(len(shown)), shown.name, fontsize=8)
-    return ax
+    ax.set_yticks(range(len(shown)), [self.shown_names[c] for c in shown['class']], fontsize=8)
+    return plain_texts(ax)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #9eb0acb4
 @patch
@@ -123,7 +130,7 @@ def plot_confusion(self: Interpretation, ax=None):
     ax.imshow(1 - np.where(diagonal, blue, red), interpolation='nearest')
     font, step = float(np.clip(.75*72*size/C, 4, 9)), max(1, round(4*C/(72*size)))
     ticks = range(0, C, step)
-    names = [self.classes[i][:24] for i in ticks]
+    names = [self.shown_names[i][:24] for i in ticks]
     ax.set_xticks(ticks, names, rotation=90, fontsize=font)
     ax.set_yticks(ticks, names, fontsize=font)
     if C <= 20:
@@ -132,7 +139,7 @@ def plot_confusion(self: Interpretation, ax=None):
             ax.text(j, i, self.matrix[i, j], ha='center', va='center', fontsize=8, color=colour)
     ax.set(xlabel='prediction', ylabel='label',
            title=self.titled(f'{self.right.sum():,} of {len(self.right):,} images right'))
-    return ax
+    return plain_texts(ax)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #5b2ead44
 @patch
@@ -173,12 +180,14 @@ def plot_top_losses(self: Interpretation, n: int = 12, columns: int = 4):
     rows = -(-len(records)//columns)
     fig, axes = plt.subplots(rows, columns, figsize=(2.3*columns, 2.7*rows), squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
-    for ax, row in zip(axes.flat, records):
-        ax.imshow(DecodeImage()(Path(row['file']).read_bytes()))
+    at = self.largest_losses(n)
+    names = [[self.shown_names[c] for c in numbers[at]] for numbers in (self.result.labels, self.result.predictions)]
+    for ax, row, label, prediction in zip(axes.flat, records, *names):
+        ax.imshow(DecodeImage()(file_bytes(row['file'])))
         numbers = f"{row['probability']:.2f}, loss {row['loss']:.1f}"
-        ax.set_title(f"{row['label'][:26]}\n→ {row['prediction'][:24]}\n{numbers}", fontsize=8,
+        ax.set_title(f'{label[:26]}\n→ {prediction[:24]}\n{numbers}', fontsize=8,
                      color='black' if row['right'] else 'firebrick')
-    return fig
+    return plain_texts(fig)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #5b5d6e6f
 def calibration(probs, right, bins: int = 15) -> tuple:
@@ -227,7 +236,7 @@ def plot_reliability(self: Interpretation, bins: int = 15, ax=None):
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability of the prediction', ylabel='fraction that is right',
            title=self.titled(f'calibration error {error:.3f}'))
     ax.legend(fontsize=8, loc='upper left')
-    return ax
+    return plain_texts(ax)
 
 # %% ../../nbs/04_train/07_interpret.ipynb #c8238b2f
 @patch

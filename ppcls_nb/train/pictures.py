@@ -7,11 +7,11 @@ __all__ = ['RIGHT', 'WRONG', 'UNKNOWN', 'shorten', 'answer_text', 'show_picture'
            'plot_predictions']
 
 # %% ../../nbs/04_train/07a_pictures.ipynb #28918d6b
-from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..basics import PPClsError
+from ..basics import PPClsError, file_bytes
 from ..data.imaug.standard import DecodeImage
+from ..figures import drawable_names, plain_texts
 from .interpret import Interpretation
 
 # %% ../../nbs/04_train/07a_pictures.ipynb #0e61fa70
@@ -28,7 +28,7 @@ def answer_text(name: str, prob=None) -> str:
 
 def show_picture(ax, image, title: str, colour: str = UNKNOWN):
     "Draw an image file, or an RGB array (H, W, 3) uint8, on the axes `ax` without a frame."
-    ax.imshow(image if isinstance(image, np.ndarray) else DecodeImage()(Path(image).read_bytes()))
+    ax.imshow(image if isinstance(image, np.ndarray) else DecodeImage()(file_bytes(image)))
     ax.set_title(title, fontsize=8, color=colour)
 
 # %% ../../nbs/04_train/07a_pictures.ipynb #d605a80f
@@ -67,7 +67,8 @@ def plot_predictions(images, labels, predictions, probs=None, classes=None, n: i
     shown = np.sort(np.random.default_rng(seed).permutation(len(images))[:n])
     columns = min(columns, len(shown))
     figure = plt.figure(figsize=(1.9*columns, 2.3*-(-len(shown)//columns)), layout='constrained')
-    name = lambda number: str(number) if classes is None else str(classes[number])
+    names = None if classes is None else drawable_names(classes)
+    name = lambda number: str(number) if names is None else names[number]
     for ax, i in zip(picture_grid(figure, len(shown), columns), shown):
         title, colour = answer_text(name(predictions[i]), None if probs is None else probs[i]), UNKNOWN
         if labels is not None and labels[i] == predictions[i]:
@@ -75,7 +76,7 @@ def plot_predictions(images, labels, predictions, probs=None, classes=None, n: i
         elif labels is not None:
             title, colour = f'{title}\nis {shorten(name(labels[i]))}', WRONG
         show_picture(ax, images[i], title, colour)
-    return figure
+    return plain_texts(figure)
 
 @patch
 def plot_predictions(self: Interpretation, n: int = 12, seed: int = 0, columns: int = 6):
@@ -120,8 +121,8 @@ def pair_examples(self: Interpretation, label: int, other: int, n: int = 2) -> t
 def show_answer(self: Interpretation, ax, i: int):
     "Draw evaluated image `i` on the axes `ax`, with its label and its prediction."
     r, right = self.result, self.right[i]
-    label = shorten(self.classes[r.labels[i]])
-    answer = 'recognised' if right else f'→ {shorten(self.classes[r.predictions[i]], 20)}'
+    label = shorten(self.shown_names[r.labels[i]])
+    answer = 'recognised' if right else f'→ {shorten(self.shown_names[r.predictions[i]], 20)}'
     prob = '' if r.probs is None else f' {r.probs[i]:.2f}'
     show_picture(ax, self.paths[i], f'{label}\n{answer}{prob}', RIGHT if right else WRONG)
 
@@ -137,10 +138,10 @@ def plot_confused_pairs(self: Interpretation, n: int = 4):
         figure.suptitle('No image was assigned to a wrong class.')
         return figure
     for part, pair in zip(figure.subfigures(len(pairs), squeeze=False).flat, pairs):
-        a, b = (shorten(self.classes[c]) for c in (pair.label, pair.other))
+        a, b = (shorten(self.shown_names[c]) for c in (pair.label, pair.other))
         taken, back = f'{pair.taken} of {counts[pair.label]}', f'{pair.back} of {counts[pair.other]}'
         part.suptitle(f'{a} taken for {b}: {taken};  {b} for {a}: {back}', fontsize=9)
         axes = picture_grid(part, 4, 4)
         for side, positions in zip((axes[:2], axes[2:]), self.pair_examples(pair.label, pair.other)):
             for ax, i in zip(side, positions): self.show_answer(ax, i)
-    return figure
+    return plain_texts(figure)

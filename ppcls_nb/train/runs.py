@@ -12,8 +12,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
-from ..basics import PPClsError
+from omegaconf.errors import OmegaConfBaseException
+from ..basics import FileError, PPClsError, file_text
+from ..figures import drawable_names, plain_texts
+from ..models.formats.numpy_file import read_npz
 
 # %% ../../nbs/04_train/06_runs.ipynb #e218f69b
 @dataclass
@@ -57,16 +61,24 @@ def load_run(path) -> Run:
     if not (path/'metrics.jsonl').is_file():
         raise PPClsError(f'{path}: no run here, metrics.jsonl is missing; train it first')
     rows = []
-    for n, line in enumerate((path/'metrics.jsonl').read_text().splitlines(), 1):
+    for n, line in enumerate(file_text(path/'metrics.jsonl').splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             raise PPClsError(f'{path}/metrics.jsonl, line {n}: not valid JSON') from None
     if not rows:
         raise PPClsError(f'{path}/metrics.jsonl: no epoch is finished yet')
-    config = OmegaConf.to_container(OmegaConf.load(path/'config.yaml'))
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(file_text(path/'config.yaml', 1 << 20)))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as e:
+        raise PPClsError(f'{path}/config.yaml: the settings of the run cannot be read ({e!s:.200})') from e
     predictions = path/'predictions.npz'
-    return Run(path, rows, config, dict(np.load(predictions)) if predictions.exists() else None)
+    try:
+        return Run(path, rows, config, read_npz(predictions) if predictions.exists() else None)
+    except FileError:
+        raise
+    except PPClsError as e:
+        raise PPClsError(f'{predictions}: {e}') from e
 
 # %% ../../nbs/04_train/06_runs.ipynb #da999604
 def paired_difference(a: Run, b: Run) -> tuple[float, float]:
@@ -96,13 +108,13 @@ def compare(runs: dict) -> pd.DataFrame:
 def plot_curves(runs: dict, ax=None, by='epoch'):
     "Plot validation top-1 of `runs` (title → `Run`) over `by`, 'epoch' or 'step'. Returns the axes."
     ax = ax or plt.subplots(figsize=(7, 4))[1]
-    for title, r in runs.items():
+    for title, r in zip(drawable_names(runs, 'run'), runs.values()):
         validated = [row for row in r.rows if 'valid_total' in row]
         x = [row[by] + 1 if by == 'epoch' else row[by] for row in validated]
         top1 = [row['valid_top1_correct']/row['valid_total'] for row in validated]
-        ax.plot(x, top1, marker='o', ms=3, label=f'{title} {r.top1():.3f}')
+        ax.plot(x, top1, marker='o', ms=3, label=f'\u200b{title} {r.top1():.3f}')      # a legend has no label '_…'
     data = ', '.join(sorted({r.data for r in runs.values()}))
     ax.set(xlabel=by, ylabel='validation top-1', title=f'validation accuracy on {data}')
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return ax
+    return plain_texts(ax)

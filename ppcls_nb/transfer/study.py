@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from tqdm import tqdm
 from ..basics import PPClsError, atomic_path, suggest, write_json
+from ..figures import plain_texts
 from ..train.checkpoint import RunLock
 from ..train.trainer import Callback
 from .gp_sampler import GPSampler
@@ -312,6 +313,7 @@ def plot_search(study, folder=None):
     right.invert_yaxis()
     right.set(xlabel='importance', xlim=(0, 1))
     if not importance: right.text(.5, .5, 'too few completed trials', ha='center')
+    plain_texts(fig)
     if folder:
         with atomic_path(Path(folder)/'search.png') as tmp: fig.savefig(tmp, format='png', dpi=120)
     return fig
