@@ -64,6 +64,7 @@ def _convert_in_child(program, file, opset) -> bool:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.returncode == 0 and file.is_file()
 
+# %% ../../nbs/07_deploy/00_convert.ipynb #4672b582
 def to_onnx(program, file, opset: int = 17) -> Path:
     """Convert an inference model to the ONNX file `file` and return its path. `program`: path of the `.json` or
     `.pdmodel` file, weights beside it. A `PPClsError` if the packages are missing, the network cannot be converted, or
@@ -81,8 +82,8 @@ def to_onnx(program, file, opset: int = 17) -> Path:
     unknown = sorted({*program_ops(program)} - CONVERTIBLE)
     if unknown:
         if not _convert_in_child(program, file, opset):
-            raise PPClsError(f'ONNX: paddle2onnx {installed} cannot convert this network; it contains operations that are '
-                             f'not known to be convertible: {", ".join(unknown)}')
+            raise PPClsError(f'ONNX: paddle2onnx {installed} cannot convert this network; it contains operations '
+                             f'that are not known to be convertible: {", ".join(unknown)}')
         return file
     try:
         with silence_stdout():
