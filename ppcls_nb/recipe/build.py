@@ -16,6 +16,7 @@ import cv2, paddle
 from fastcore.basics import patch
 from omegaconf import OmegaConf
 from ..basics import PPClsError
+from ..gpu import require_gpu, use_deterministic_kernels
 from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
 from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, eval_ops, train_ops
@@ -183,12 +184,14 @@ def teacher_of_recipe(conf, models: list) -> Teacher | None:
 
 # %% ../../nbs/08_recipe/02_build.ipynb #8075ef92
 def choose_device(conf):
-    """Set Paddle's device: a GPU where there is one, unless the recipe has `use_gpu: False`. If there are several
-    processes, this one joins them and gets its own GPU."""
+    """Set Paddle's device: the CPU if the recipe has `use_gpu: False`, else a GPU where there is one; `PPClsError` if
+    it has `use_gpu: True` and there is none. If there are several processes, this one joins them and gets its own
+    GPU."""
     if conf.use_gpu is False:
         paddle.set_device('cpu')
-    if conf.use_gpu and not paddle.device.get_device().startswith('gpu'):
-        print('use_gpu is True, but there is no GPU, or this Paddle does not support it: computing on the CPU')
+    if conf.use_gpu:
+        require_gpu()
+    use_deterministic_kernels()
     init_distributed()
 
 def build_models(conf):

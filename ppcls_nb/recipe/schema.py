@@ -153,7 +153,7 @@ class Config:
     use_ema: bool = key(False, 'keep and evaluate an exponential moving average of the weights')
     ema_decay: float = key(0.9999, 'decay of that average')
     use_fp16: bool | None = key(None, 'mixed precision')
-    use_gpu: bool | None = key(None, 'False: compute on the CPU; True without a GPU: on the CPU, with a message',
+    use_gpu: bool | None = key(None, 'False: compute on the CPU; True: on a GPU, or not at all; empty: on a GPU if any',
                                may_change=MACHINE)
     use_sync_bn: bool = key(False, 'batch statistics over all processes (GPUs only)')
     lr_scaling: int | None = key(None, 'batch size that `lr` was chosen for; it is scaled to that of this run',

@@ -14,6 +14,7 @@ from pathlib import Path
 import paddle
 from paddle.nn import functional as F
 from ..basics import PPClsError, first_few, suggest
+from ..gpu import require_gpu
 from ..data.folders import SUFFIXES, walk_images
 from ..data.imaug import eval_ops
 from ..data.lists import list_delimiter, list_entries, read_class_names, read_list
@@ -214,9 +215,8 @@ def set_device(use_gpu: bool | None):
     "Compute on the CPU (False), the GPU (True) or where Paddle does by default (None); PPClsError without a GPU."
     if use_gpu is False:
         paddle.set_device('cpu')
-    if use_gpu and not paddle.device.get_device().startswith('gpu'):
-        raise PPClsError(f'use_gpu: there is no GPU, or this Paddle ({paddle.__version__}) was built without GPU '
-                         'support; leave it out')
+    if use_gpu:
+        require_gpu()
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #aa1fcd8f
 def run_delimiters(model, weights=None) -> tuple:

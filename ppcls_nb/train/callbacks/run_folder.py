@@ -19,15 +19,35 @@ from ...basics import write_text
 from ..checkpoint import RunLock, load_optimizer_state, load_state, optimizer_state
 from ..checkpoint import save_state, save_weights
 from ..metrics import TopK
-from ..trainer import Callback
+from ..trainer import Callback, LossSum
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #04327fad
 class NaNMonitor(Callback):
     """Raise `PPClsError` with epoch, step and learning rate when the loss is not finite, before the weights change, or
-    when outputs for validation images are not finite, before they are saved."""
+    when outputs for validation images are not finite, before they are saved.
+
+    On a GPU the losses are looked at every `read_interval` steps and at the end of an epoch's training, before anything
+    is saved."""
+    def before_epoch(self, t): self.losses, self.first = LossSum(), t.step
+
     def after_loss(self, t):
-        if not math.isfinite(t.loss_float):
-            raise PPClsError(f'loss is {t.loss_float} in epoch {t.epoch}, step {t.step}, learning rate '
+        if t.read_interval == 1:
+            self.check(t, t.loss_float, f'step {t.step}')
+            return
+        self.losses.add(t)
+        if (t.step + 1 - self.first) % t.read_interval == 0: self.check_sum(t, t.step)
+
+    def after_train(self, t):
+        if t.step > self.first and t.read_interval > 1: self.check_sum(t, t.step - 1)
+
+    def check_sum(self, t, last):
+        "Check the losses since the last look."
+        self.check(t, self.losses.value, f'steps {self.first} to {last}')
+        self.losses, self.first = LossSum(), last + 1
+
+    def check(self, t, loss, steps):
+        if not math.isfinite(loss):
+            raise PPClsError(f'loss is {loss} in epoch {t.epoch}, {steps}, learning rate '
                              f'{t.optimizer.get_lr():.6g}: try a smaller learning rate, or check the images of this '
                              'step for bad values')
 
@@ -54,13 +74,14 @@ class Progress(Callback):
                         desc=self.title, disable=hidden, leave=False, mininterval=1, file=sys.stderr)
 
     def before_epoch(self, t):
-        self.since, self.steps, self.losses = time.perf_counter(), 0, 0.
+        self.since, self.steps, self.losses = time.perf_counter(), 0, LossSum()
         self.printed = TopK(t.topk), self.since, 0, 0.
 
     def after_step(self, t):
         self.steps += 1
-        self.losses += t.loss_float
-        self.bar.set_postfix_str(f'epoch {t.epoch} loss {self.losses/self.steps:.3f}', refresh=False)
+        self.losses.add(t)
+        if self.steps % t.read_interval == 0 and not self.bar.disable:
+            self.bar.set_postfix_str(f'epoch {t.epoch} loss {self.losses.value/self.steps:.3f}', refresh=False)
         self.bar.update(len(t.images)*t.ranks)
         if self.print_interval and self.steps % self.print_interval == 0:
             self.print_steps(t)
@@ -68,7 +89,7 @@ class Progress(Callback):
     def after_train(self, t): self.elapse = (time.perf_counter() - self.since)/max(1, self.steps)
 
     def after_epoch(self, t):
-        line = (f'epoch:{t.epoch-1:<3d} train   step:{self.steps}   loss:{self.losses/max(1, self.steps):.4f}   '
+        line = (f'epoch:{t.epoch-1:<3d} train   step:{self.steps}   loss:{self.losses.value/max(1, self.steps):.4f}   '
                 f'{self.accuracies(t, t.metric)}   lr:{t.optimizer.get_lr():.6f}   elapse:{self.elapse:.3f}')
         if t.valid: line += f'   | valid   loss:{t.valid.loss:.4f}   {t.valid.metric}'
         self.write(t, line)
@@ -99,24 +120,26 @@ def print_steps(self: Progress, t):
     now, part = time.perf_counter(), TopK(t.topk)
     part.total = t.metric.total - before.total
     part.correct = {k: t.metric.correct[k] - before.correct[k] for k in t.topk}
-    loss, batch_cost = (self.losses - losses)/(self.steps - steps), (now - since)/(self.steps - steps)
+    loss, batch_cost = (self.losses.value - losses)/(self.steps - steps), (now - since)/(self.steps - steps)
     ips = part.total*t.ranks/max(now - since, 1e-9)
     self.write(t, f'epoch:{t.epoch:<3d} train   step:{self.steps}   loss:{loss:.4f}   {self.accuracies(t, part)}   '
                   f'lr:{t.optimizer.get_lr():.6f}   batch_cost:{batch_cost:.3f}   ips:{ips:.1f}')
-    self.printed = deepcopy(t.metric), now, self.steps, self.losses
+    self.printed = deepcopy(t.metric), now, self.steps, self.losses.value
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #6761cf67
 class History(Callback):
     """Append a row to `trainer.history` after every epoch: counts, losses, learning rate, seconds, images/s, the name
     of the data, and how many damaged images were skipped, if any."""
     order = 10
-    def before_epoch(self, t): self.since, self.loss_sum, self.images = time.perf_counter(), 0., 0
+    def before_epoch(self, t): self.since, self.losses, self.images = time.perf_counter(), LossSum(), 0
 
     def after_step(self, t):
-        self.loss_sum += t.loss_float*len(t.images)
+        self.losses.add(t, len(t.images))
         self.images += len(t.images)
 
-    def after_train(self, t): self.seconds = time.perf_counter() - self.since
+    def after_train(self, t):
+        self.loss_sum = self.losses.value      # waits for a GPU
+        self.seconds = time.perf_counter() - self.since
 
     def after_epoch(self, t):
         row = dict(epoch=t.epoch - 1, data=t.data.name, step=t.step, lr=t.optimizer.get_lr(),
