@@ -12,6 +12,7 @@ import numpy as np
 from ..basics import PPClsError
 from . import command, number, option, print_facts
 from .answers import LIST_OPTION
+from ..data.imagenet import as_imagenet_names
 from ..data.lists import read_class_names, read_list
 from ..data.resolve import label_map
 from ..deploy import quantize as library
@@ -32,7 +33,7 @@ def labelled_files(sources, root=None, class_num: int | None = None, classes=Non
             return image_files(sources, root), None
         paths, found = read_list(source, root, labelled=False)
         files += map(str, paths)
-        names = read_class_names(source.parent/'classes.txt')
+        names = as_imagenet_names(read_class_names(source.parent/'classes.txt') or [])
         if classes and names and names != list(classes) and set(names) & set(classes):
             numbers = label_map(names, classes, source)
             found = np.array([numbers.get(label, label) for label in found.tolist()])

@@ -16,7 +16,8 @@ from . import BOOL, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
 from ..recipe.load import find_config
-from ..recipe.trained import as_started, class_names, image_files, load_predictor, open_recipe, predict_files
+from ..recipe.trained import (
+    as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
 from ..recipe.trained import run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
 
@@ -156,7 +157,8 @@ def evaluate_network(model, file: Path, conf, report=None, classes=None):
     if run:
         compare_with_log(run, file, result.metric)
     if report:
-        figures = Interpretation(result, class_names(conf, run, classes), conf.classes_num, dataset.paths, name)
+        names = class_names(conf, run, classes) or official_names(file, model)
+        figures = Interpretation(result, names, conf.classes_num, dataset.paths, name)
         print(*figures.save(report), *figures.save_pictures(report, model, dataset.transforms), sep='\n')
 
 # %% ../../nbs/09_cli/03_train.ipynb #394226fb

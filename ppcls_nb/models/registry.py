@@ -103,6 +103,12 @@ class Weights:
     origin: str = 'PaddleClas'
     about: dict = field(default_factory=dict)
 
+    @property
+    def class_names(self) -> list | None:
+        "The names of the classes: ImageNet's 1,000 for weights from elsewhere that have as many; else None."
+        names = [row['name'] for row in fact_rows('imagenet_classes')]
+        return names if self.class_num == len(names) and self.origin != 'made here' else None
+
     def eval_ops(self) -> list:
         "The operations of evaluation: an image file's bytes → float32 (3, crop_size, crop_size)."
         return presets.eval_ops(self.crop_size, self.resize_short, self.interpolation, self.mean, self.std)
