@@ -25,7 +25,7 @@ tutorial: profile $(READY) ## the nine notebooks of nbs/00_tutorials, then outpu
 profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac
 
-test: $(READY)    ## every check: notebooks clean, export and README in sync, notebook tests, pytest (with the smoke tutorial)
+test: $(VENV)/.ready-docs ## every check: notebooks clean, export and README in sync, notebook tests, pytest (with the smoke tutorial)
 	@$(BIN)/python tools/checks.py all
 
 venv: $(READY)    ## .venv with the pinned requirements (PYTHON, PADDLE, VENV)
@@ -38,8 +38,8 @@ export: $(READY)  ## clean the notebooks, then write ppcls_nb/ and README.md fro
 	@$(BIN)/nbdev_export
 	@$(BIN)/python tools/checks.py write-readme
 
-docs: $(VENV)/.ready-docs ## a site of the notebooks in _docs/
-	@$(BIN)/python -m mkdocs build --clean
+docs: $(VENV)/.ready-docs ## the site in _docs/: executed lessons, tutorials, report, API; checked in Chromium where there is one
+	@$(BIN)/python tools/make_site.py
 
 clean: $(READY)   ## nbdev_clean (run counts and stray metadata out of the notebooks); built pages and caches removed
 	@$(BIN)/nbdev_clean

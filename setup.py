@@ -24,7 +24,7 @@ setup(
         'Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Education',
         'Natural Language :: English'] + [f'Programming Language :: Python :: {v}' for v in pythons],
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['configs/**/*.yaml', 'facts/*']},
+    package_data={cfg['lib_path']: ['configs/**/*.yaml', 'facts/*', 'pages/*']},
     include_package_data=False,
     python_requires=f">={pythons[0]},<3.{next_minor}",
     install_requires=cfg['requirements'].split(),

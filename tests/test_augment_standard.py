@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ppcls_nb.basics import PPClsError
+from ppcls_nb.data.image_format import _jpeg_header, image_header
 from ppcls_nb.data.imaug import standard
 from ppcls_nb.data.imaug.presets import eval_ops, interpolation_number, test_size as size_at_test_time, train_ops
 from ppcls_nb.data.imaug.standard import (CropImage, DecodeImage, NormalizeImage, RandCropImage, RandFlipImage,
@@ -33,13 +34,13 @@ def img(): return DecodeImage()(JPEG)
 
 
 def test_headers():
-    assert standard._header(JPEG) == (320, 240, JPEG.index(b'\xff\xc0'))
-    assert standard._header(cv2.imencode('.png', BGR)[1].tobytes()) == (320, 240, 0)
-    assert standard._header(b'BM') == (0, 0, 0)
+    assert image_header(JPEG) == (320, 240, JPEG.index(b'\xff\xc0'))
+    assert image_header(cv2.imencode('.png', BGR)[1].tobytes()) == (320, 240, 0)
+    assert image_header(b'BM') == (0, 0, 0)
     padded, cut = JPEG[:20] + b'\xff\xff' + JPEG[20:], JPEG[:40]
-    assert standard._jpeg_header(padded)[:2] == (320, 240)
-    assert standard._jpeg_header(cut) == (0, 0, 0)
-    with pytest.raises(PPClsError, match='without its end'): standard._header(HALF_COPIED)
+    assert _jpeg_header(padded)[:2] == (320, 240)
+    assert _jpeg_header(cut) == (0, 0, 0)
+    with pytest.raises(PPClsError, match='without its end'): image_header(HALF_COPIED)
 
 
 @pytest.mark.parametrize('format', ('jpeg', 'png', 'webp', 'tiff'))

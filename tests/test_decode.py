@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ppcls_nb.basics import PPClsError
+from ppcls_nb.data.image_format import image_header
 from ppcls_nb.data.imaug import standard
 from ppcls_nb.data.imaug.standard import DecodeImage, NormalizeImage, RandCropImage, RandFlipImage, ToCHWImage
 from ppcls_nb.data.petals import draw_scene, make_species
@@ -76,7 +77,7 @@ def test_pixels_are_those_of_opencv(name, by_opencv):
         decode = DecodeImage(to_rgb=to_rgb)
         assert (decode(data) == by_opencv(decode, data)).all()
     plain = not name.startswith(('progressive', 'orientation', 'CMYK', 'PNG'))
-    assert bool(standard._plain(data, standard._header(data)[2])) == plain
+    assert bool(standard._plain(data, image_header(data)[2])) == plain
 
 
 @needs_simplejpeg
@@ -94,7 +95,7 @@ def test_a_pipeline_gives_the_same_without_the_rows_below_the_crop(name, by_open
 @pytest.mark.parametrize('sampling', SAMPLING)
 def test_every_number_of_rows_is_exact(sampling):
     data = jpeg(sampling=sampling)
-    whole, at = DecodeImage()(data), standard._header(data)[2]
+    whole, at = DecodeImage()(data), image_header(data)[2]
     for rows in range(1, len(whole) + 1):
         assert (standard._top_rows(data, at, rows, True, False)[:rows] == whole[:rows]).all()
 

@@ -48,8 +48,8 @@ def test_settings_of_the_wrong_kind_are_one_line(name, value, default, expected)
 def test_a_file_name_that_cannot_be_printed_costs_nobody_elses_answer(tmp_path):
     "A GBK file name under an ASCII console: the name is escaped, the second answer comes, and JSON is valid."
     names = [os.fsdecode('花.jpg'.encode('gbk')), 'b.jpg']
-    code = ('import sys; from ppcls_nb.cli import escape_unprintable; '
-            'from ppcls_nb.cli.answers import print_predictions; escape_unprintable(); '
+    code = ('import sys; from ppcls_nb.cli import protect_output; '
+            'from ppcls_nb.cli.answers import print_predictions; protect_output(); '
             f'print_predictions([(name, [(1, "", .5)]) for name in {names!r}], {{}}, json=sys.argv[1])')
     done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'a.json')], capture_output=True, text=True,
                           env={**os.environ, 'PYTHONIOENCODING': 'ascii'})

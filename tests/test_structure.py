@@ -12,7 +12,7 @@ from ppcls_nb.cli import COMMANDS, FUNCTIONS, command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').glob('*/*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-SCRIPTS = sorted(p for folder in ('tests', 'benchmarks', 'tools') for p in (ROOT/folder).glob('*.py'))
+SCRIPTS = sorted(p for folder in ('tests', 'benchmarks', 'tools') for p in (ROOT/folder).rglob('*.py'))
 COLUMNS = 120
 EXPORTS = ('#| export\n', '#| exporti\n')
 

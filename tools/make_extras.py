@@ -20,7 +20,7 @@ USES = {
     'notebook': 'JupyterLab and papermill: the course',
     'search': 'Bayesian search of hyperparameters',
     'deploy': 'ONNX Runtime and OpenVINO, eight bits',
-    'serve': 'the web service and its client',
+    'serve': 'the web service, its page and its client',
     'jpeg': 'JPEG files decoded faster',
     'watch': 'VisualDL curves while training',
     'docs': 'the site',

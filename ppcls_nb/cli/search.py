@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from omegaconf import OmegaConf
-from ..basics import PPClsError
+from ..basics import DISK_FULL, PPClsError, write_errors
 from . import command, number, option, print_facts
 from .train import CONFIG_HELP, RECIPE_OPTIONS
 from ..recipe.build import Trainer
@@ -42,8 +42,11 @@ class RecipeTrial:
     def __call__(self, point, run, report):
         "Train at `point` {name: value} in the folder `run`; `report(epoch, accuracy)` is called after each epoch."
         conf = self.conf(point)
-        run.parent.mkdir(parents=True, exist_ok=True)
-        with open(f'{run}.log', 'a', encoding='utf-8') as log, redirect_stdout(log):
+        log_file = f'{run}.log'
+        with write_errors(log_file):
+            run.parent.mkdir(parents=True, exist_ok=True)
+            log = open(log_file, 'a', encoding='utf-8')
+        with write_errors(log_file, DISK_FULL), log, redirect_stdout(log):
             trainer = Trainer.from_config(conf, run=run, bar=False)
             trainer.callbacks.append(Report(report))
             try:

@@ -11,7 +11,7 @@ import io, sys
 from contextlib import redirect_stdout
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, next_free_path, write_text
+from ..basics import PPClsError, file_text, next_free_path, write_text
 from . import BOOL, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
@@ -20,6 +20,7 @@ from ..recipe.trained import (
     as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
 from ..recipe.trained import run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
+from ..train.checkpoint import RunLock
 
 # %% ../../nbs/09_cli/03_train.ipynb #3e49a415
 CONFIG_HELP = 'a YAML file, or the name of a recipe that comes with the package'
@@ -59,10 +60,16 @@ def prints_in(first: bool):
     return redirect_stdout(sys.stdout if first else io.StringIO())
 
 def start_over(run: Path, first: bool):
-    "In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait."
+    """In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait.
+
+    PPClsError for a run that is being written."""
     if first and run.exists():
-        old = next_free_path(run)
-        run.rename(old)
+        lock = RunLock(run)
+        try:
+            old = next_free_path(run)
+            run.rename(old)
+        finally:
+            lock.release()
         print(f'{run}: moved to {old.name}')
     if paddle.distributed.get_world_size() > 1:
         paddle.distributed.barrier()
@@ -99,7 +106,7 @@ def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False):
         if first:
             names = Path(conf.TRAIN.file_list).parent/'classes.txt'
             if names.is_file():
-                write_text(run/'classes.txt', names.read_text(encoding='utf-8-sig'))
+                write_text(run/'classes.txt', file_text(names, encoding='utf-8-sig'))
             print(f'done: ppcls eval --run {run}')
 
 # %% ../../nbs/09_cli/03_train.ipynb #7a9b4b5d

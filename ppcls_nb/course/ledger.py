@@ -21,6 +21,7 @@ import pandas as pd
 
 from .. import __version__
 from ..basics import PPClsError, atomic_path, write_json
+from ..cli import error_line, protect_output
 from ..figures import plain_texts
 from ..recipe.schema import network_names
 from .notebooks import seed_folders
@@ -243,6 +244,7 @@ def main(argv=None) -> int:
     add('--out', help='the file to write (default: ledger.json in the first folder)')
     add('--picture', help='also draw the runs into this file, a PNG')
     args = parser.parse_args(argv)
+    protect_output()
     try:
         folders = args.folders
         if args.seeds:
@@ -253,8 +255,8 @@ def main(argv=None) -> int:
         if args.picture:
             with atomic_path(args.picture) as temporary:
                 plot_ledger(ledger, folders).savefig(temporary, dpi=100, format='png')
-    except PPClsError as e:
-        print(f'ppcls-ledger: {e}', file=sys.stderr)
+    except (PPClsError, OSError) as e:
+        print(f'ppcls-ledger: {error_line(e)}', file=sys.stderr)
         return 2
     print(origin(ledger), '', markdown_roles(ledger), '', markdown_claims(ledger), '', f'written: {file}', sep='\n')
     return 0

@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..basics import PPClsError, read_value, suggest
+from ..basics import PPClsError, file_text, read_value, suggest
+from ..cli import error_line, protect_output
 from .execute import (
     Console, RunResult, check_parameters, declared_parameters, read_notebook, run_notebook)
 from .report import write_report
@@ -30,7 +31,7 @@ def read_profile(file) -> dict:
         problem = suggest(file.name, others, 'profile') if others else 'no such profile file'
         raise PPClsError(f'{file}: {problem}')
     try:
-        values = yaml.safe_load(file.read_text(encoding='utf-8')) or {}
+        values = yaml.safe_load(file_text(file, 1 << 20)) or {}
     except yaml.YAMLError as e:
         raise PPClsError(f'{file}: not valid YAML: {e}') from e
     if not isinstance(values, dict) or not all(isinstance(k, str) and k.isidentifier() for k in values):
@@ -267,7 +268,9 @@ def run_course(paths, profile=None, output='output/tutorial', parameters: dict =
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #7ab441f8
 def _parser():
-    parser = argparse.ArgumentParser(prog='ppcls-run', description='Run notebooks with checked parameters.')
+    others = 'ppcls-run exercises FOLDER: write the exercises out; ppcls-run grade FOLDER: check the answers.'
+    parser = argparse.ArgumentParser(prog='ppcls-run', description='Run notebooks with checked parameters.',
+                                     epilog=others)
     add = parser.add_argument
     add('paths', nargs='+', help='notebooks, or folders of them')
     add('-f', '--profile', help='YAML file of parameters, such as nbs/00_tutorials/profiles/cpu.yaml')
@@ -284,6 +287,7 @@ def _parser():
 
 def main(argv=None) -> int:
     "The command `ppcls-run`; returns its exit code."
+    protect_output()
     args = _parser().parse_args(argv)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
@@ -291,8 +295,8 @@ def main(argv=None) -> int:
     try:
         results = run_course(args.paths, args.profile, args.output, parse_parameters(args.parameter),
                              args.kernel_timeout, args.cell_timeout, not args.no_report, seeds=args.seeds)
-    except PPClsError as e:
-        print(f'ppcls-run: {e}', file=sys.stderr)
+    except (PPClsError, OSError) as e:
+        print(f'ppcls-run: {error_line(e)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         logging.getLogger('asyncio').setLevel(logging.CRITICAL)     # no warnings about the tasks that were cancelled

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
-from ..basics import PPClsError, suggest
+from ..basics import PPClsError, file_text, suggest
 from ..data.prepare import DataInfo
 from ..recipe.build import use_data
 from ..recipe.load import load_config, pairs
@@ -102,7 +102,7 @@ def load_profile(profile: str, folder='profiles', **given) -> Profile:
     path = find_profile(profile, folder)
     known = [f.name for f in fields(Profile)]
     given = {k: v for k, v in given.items() if v is not None}
-    values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    values = yaml.safe_load(file_text(path, 1 << 20)) or {}
     for key in [*values, *given]:
         if key not in known:
             raise PPClsError(f'{path}: {suggest(key, known, "key")}')

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import cv2
 from tqdm import tqdm
-from ..basics import PPClsError, first_few, write_text
+from ..basics import PPClsError, file_bytes, file_text, first_few, write_text
 from .lists import list_lines, read_list
 from .loader import map_ahead
 from .imaug.standard import DecodeImage
@@ -39,7 +39,7 @@ def _open_journal(out: Path, settings: dict):
     appending (unbuffered: threads write whole lines). PPClsError if the cache was made with other settings."""
     path, done = out/_JOURNAL, {}
     if path.exists():
-        first, *lines = path.read_text(encoding='utf-8').split('\n')
+        first, *lines = file_text(path).split('\n')
         try:
             stored = json.loads(first)
         except ValueError:
@@ -78,7 +78,7 @@ def _prepare_one(rel: str, root: Path, out: Path, done: dict, journal, settings:
         st = os.stat(root/rel)
         if facts and facts[:2] == [st.st_mtime_ns, st.st_size] and _has_size(target, facts[2]):
             return 'kept', facts[1], facts[2]
-        data = (root/rel).read_bytes()
+        data = file_bytes(root/rel)
         copy = smaller_copy(data, **settings)
     except (PPClsError, OSError) as e:
         target.unlink(missing_ok=True)
@@ -88,6 +88,8 @@ def _prepare_one(rel: str, root: Path, out: Path, done: dict, journal, settings:
     try:
         temporary.write_bytes(copy)
         os.replace(temporary, target)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(target)) from e
     finally:
         temporary.unlink(missing_ok=True)
     journal.write((json.dumps([rel, st.st_mtime_ns, st.st_size, len(copy)]) + '\n').encode())

@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 import cv2, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from tqdm import tqdm
-from ..basics import PPClsError, file_digest
+from ..basics import PPClsError, file_bytes, file_digest
 from .datasets import class_counts
+from .image_format import decode_with_opencv
 from .lists import list_entries
 from .loader import map_ahead
 from ..figures import drawable_names, plain_texts
@@ -102,16 +103,14 @@ def _missing_classes(entries, class_num):
 # %% ../../nbs/01_data/08a_checks.ipynb #57a9000d
 def _decode_or_raise(data: bytes):
     "Decode the bytes of an image file with OpenCV; PPClsError where it cannot."
-    if not data or cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
-        raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes)')
+    decode_with_opencv(data)
 
 def _undecodable(entries, decode, num_workers: int, desc: str):
     "Rows (line, path, problem, level) for the files that `decode` cannot decode; each file is decoded once."
     def problem(file):
         path, n = file
         try:
-            with open(path, 'rb') as f:
-                decode(f.read())
+            decode(file_bytes(path))
             return None
         except (PPClsError, OSError, cv2.error) as e:
             return n, path, str(getattr(e, 'strerror', None) or e), 'error'

@@ -9,7 +9,7 @@ __all__ = ['BadImage', 'read_error', 'ImageDataset', 'ListDataset', 'class_count
 import os
 from pathlib import Path
 import cv2, numpy as np, paddle
-from ..basics import PPClsError
+from ..basics import PPClsError, file_bytes
 from .lists import describe_invisible, read_list, visible
 from .prepare import data_name
 from .transform import transform
@@ -69,9 +69,7 @@ class ImageDataset(paddle.io.Dataset):
         path = self.paths[i]
         rng = np.random.default_rng([self.seed, epoch, i])
         try:
-            with open(path, 'rb') as f:
-                data = f.read()
-            return transform(data, self.ops(epoch), rng, out), self.labels[i]
+            return transform(file_bytes(path), self.ops(epoch), rng, out), self.labels[i]
         except Exception as e:
             raise read_error(path, e) or PPClsError(f'{path}: {type(e).__name__} in an operation: {e}') from e
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 import cv2, numpy as np
 from tqdm import tqdm
-from ..basics import PPClsError, first_few, write_csv, write_json, write_text
+from ..basics import PPClsError, file_bytes, first_few, write_csv, write_json, write_text
 from .checks import equal_file_digests
 from .datasets import BadImage
+from .image_format import decode_with_opencv
 from .lists import list_entries, list_lines, read_list
 from .loader import map_ahead
 
@@ -173,11 +174,11 @@ class DescriptorIndex:
 # %% ../../nbs/05_distill/01_duplicates.ipynb #1c43a685
 def _look(path):
     "(path, digest of its bytes, fingerprint, None) or, unreadable, (path, None, None, reason)."
-    try: data = Path(path).read_bytes()
-    except OSError as e: return path, None, None, e.strerror or str(e)
-    gray = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
-    if gray is None:
-        return path, None, None, 'not an image that OpenCV can decode'
+    try:
+        data = file_bytes(path)
+        gray = decode_with_opencv(data, cv2.IMREAD_GRAYSCALE)
+    except (PPClsError, OSError) as e:
+        return path, None, None, getattr(e, 'strerror', None) or str(e)
     return path, hashlib.blake2b(data, digest_size=16).hexdigest(), fingerprint(gray), None
 
 Match = namedtuple('Match', 'pool reference how inliers score flipped', defaults=(0, 1., False))

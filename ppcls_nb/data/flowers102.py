@@ -10,7 +10,7 @@ __all__ = ['URL', 'FILES', 'LAYOUT', 'LISTS', 'data_folder', 'find_flowers102', 
 import os
 from pathlib import Path
 import scipy.io
-from ..basics import PPClsError, fact_rows
+from ..basics import PPClsError, fact_rows, open_file
 from .download import download, unpack
 from .lists import write_list
 
@@ -57,19 +57,23 @@ def download_flowers102(root='data/flowers102', url: str | None = None) -> Path:
 
     PPClsError where it cannot be downloaded or unpacked; an interrupted download is continued by the next call."""
     root = Path(root)
+    archive = root/'102flowers.tgz'
+    own_archive = not archive.exists()
     for name, md5 in FILES.items():
         if name == '102flowers.tgz' and (root/'jpg').exists():
             continue
         download((url or URL) + name, root/name, md5, desc=f'flowers102: {name}')
-    unpack(root/'102flowers.tgz', root, marker='jpg')
-    (root/'102flowers.tgz').unlink(missing_ok=True)
+    unpack(archive, root, marker='jpg')
+    if own_archive:
+        archive.unlink(missing_ok=True)
     return root
 
 # %% ../../nbs/01_data/03_flowers102.ipynb #ff97501d
 def _column(file: Path, name: str):
     "The vector `name` of a .mat file as an int array; PPClsError where it cannot be read."
     try:
-        return scipy.io.loadmat(file)[name].ravel().astype(int)
+        with open_file(file) as opened:
+            return scipy.io.loadmat(opened)[name].ravel().astype(int)
     except KeyError:
         raise PPClsError(f"{file}: contains no '{name}'") from None
     except Exception as e:

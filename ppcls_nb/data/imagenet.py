@@ -7,13 +7,13 @@ __all__ = ['ARCHIVES', 'SITE', 'COMPLETE', 'read_synsets', 'imagenet_synsets', '
            'prepare_imagenet']
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #26a40904
-import csv, os, re, shutil, tarfile
+import csv, os, re, shutil, tarfile, tempfile
 from collections import Counter
 from pathlib import Path
 import scipy.io
 from tqdm import tqdm
-from ..basics import PPClsError, fact_rows, first_few, json_text, suggest
-from .download import unpack
+from ..basics import PPClsError, fact_rows, file_text, first_few, json_text, open_file, suggest
+from .download import archive_files, unpack
 from .folders import find_images
 from .lists import is_listable, list_lines, list_text, write_lists
 from .prepare import DataInfo
@@ -36,35 +36,37 @@ def _archive_and_site(archive: str) -> str:
     return f'{archive} ({ARCHIVES[archive]}) from {SITE}'
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #b8b0e29a
-def _extract_images(tar, folder: Path, archive: str, desc: str | None = None):
-    """Write the images in the open tar file `tar` to the new `folder`, which gets its name when it is complete.
+def _extract_images(members, folder: Path, archive: str, desc: str | None = None):
+    """Write the images among `members`, (tar file, member) as of `archive_files`, to the new `folder`, which gets its
+    name when it is complete.
 
     `archive`: the name for errors; `desc`: the name at a progress bar, None for no bar."""
-    part = folder.with_name(f'.{folder.name}.part')
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
-    for m in tqdm(tar, desc=desc, unit=' images', leave=False, disable=desc is None):
-        name = m.name.removeprefix('./')
-        if m.isdir() and name in ('', '.'):
-            continue
-        if not (m.isreg() and re.fullmatch(r'[\w-][\w.-]*\.jpe?g', name, re.I)):
-            raise PPClsError(f"{archive}: refused, '{m.name}' is not an image")
-        with tar.extractfile(m) as source, open(part/name, 'wb') as f:
-            shutil.copyfileobj(source, f)
-    os.replace(part, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', suffix='.part', dir=folder.parent) as temporary:
+        part = Path(temporary)/folder.name
+        part.mkdir()
+        for tar, m in tqdm(members, desc=desc, unit=' images', leave=False, disable=desc is None):
+            name = m.name.removeprefix('./')
+            if m.isdir() and name in ('', '.'):
+                continue
+            if not (m.isreg() and re.fullmatch(r'[\w-][\w.-]*\.jpe?g', name, re.I)):
+                raise PPClsError(f"{archive}: refused, '{m.name}' is not an image")
+            with tar.extractfile(m) as source, open(part/name, 'wb') as f:
+                shutil.copyfileobj(source, f)
+        os.rename(part, folder)
 
 def _unpack_train(archive: Path, train: Path, classes=None):
     "Unpack the archive of archives into a folder for each class, or each of `classes`, in `train`; existing ones stay."
     bar = tqdm(total=archive.stat().st_size, desc=f'unpacking {archive.name}', unit='B', unit_scale=True, leave=False)
-    with tarfile.open(archive, 'r:') as outer, bar:
-        for m in outer:
+    with bar:
+        for outer, m in archive_files(archive):
             wnid = m.name.removeprefix('./').removesuffix('.tar')
             if not (m.isreg() and WNID.fullmatch(wnid)):
                 raise PPClsError(f"{archive}: refused, '{m.name}' is not the archive of a class")
-            if not (train/wnid).exists() and (classes is None or wnid in classes):
-                with outer.extractfile(m) as f, tarfile.open(fileobj=f, mode='r:') as inner:
-                    _extract_images(inner, train/wnid, f'{archive}, {m.name}')
+            if not os.path.lexists(train/wnid) and (classes is None or wnid in classes):
+                name = f'{archive}, {m.name}'
+                with outer.extractfile(m) as f:
+                    _extract_images(archive_files(name, f, m.size), train/wnid, name)
             bar.update(m.size)
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #e920182e
@@ -77,8 +79,7 @@ def _unpack_all(root: Path, parts, classes):
         archive, val = root/VAL, root/'val'
         unpacked = val.is_dir() and os.listdir(val)
         if 'val' in parts and archive.exists() and not unpacked:
-            with tarfile.open(archive, 'r:') as tar:
-                _extract_images(tar, val, str(archive), f'unpacking {archive.name}')
+            _extract_images(archive_files(archive), val, str(archive), f'unpacking {archive.name}')
     except (tarfile.TarError, EOFError) as e:
         facts = ARCHIVES[archive.name]
         raise PPClsError(f'{archive}: truncated or damaged archive ({e}); compare it with {facts}') from e
@@ -92,7 +93,8 @@ def _read_meta(file: Path) -> dict:
     """{number in the kit: (wnid, words, number of training images or 0)} from the kit's meta.mat, without inner nodes;
     PPClsError where it cannot be read."""
     try:
-        rows = scipy.io.loadmat(file, squeeze_me=True)['synsets'].ravel()
+        with open_file(file) as opened:
+            rows = scipy.io.loadmat(opened, squeeze_me=True)['synsets'].ravel()
         columns = rows.dtype.names
         if 'num_children' in columns:
             rows = [row for row in rows if int(row['num_children']) == 0]
@@ -148,7 +150,7 @@ def _classes_from_kit(kit: Path) -> dict:
     "{number of the validation image: wnid} from the folder `kit` of the development kit."
     table, file = _read_meta(kit/'meta.mat'), kit/'ILSVRC2012_validation_ground_truth.txt'
     try:
-        return {i: table[int(line)][0] for i, line in enumerate(file.read_text().split(), 1)}
+        return {i: table[int(line)][0] for i, line in enumerate(file_text(file).split(), 1)}
     except OSError as e:
         raise PPClsError(f'{file}: cannot be read: {e.strerror}; remove the folder {kit.parent} and unpack {DEVKIT} '
                          'again') from e
@@ -157,13 +159,11 @@ def _classes_from_kit(kit: Path) -> dict:
 
 def _classes_from_kaggle(file: Path) -> dict:
     "{number of the validation image: wnid} from LOC_val_solution.csv."
-    with open(file, newline='', encoding='utf-8-sig') as f:
-        rows = csv.DictReader(f)
-        try:
-            return {_image_number(row['ImageId']): row['PredictionString'].split()[0] for row in rows}
-        except (KeyError, IndexError, AttributeError, TypeError):
-            raise PPClsError(f'{file}: expected the columns ImageId, PredictionString of LOC_val_solution.csv'
-                             ) from None
+    rows = csv.DictReader(file_text(file, encoding='utf-8-sig').splitlines())
+    try:
+        return {_image_number(row['ImageId']): row['PredictionString'].split()[0] for row in rows}
+    except (KeyError, IndexError, AttributeError, TypeError):
+        raise PPClsError(f'{file}: expected the columns ImageId, PredictionString of LOC_val_solution.csv') from None
 
 # %% ../../nbs/01_data/09_imagenet.ipynb #e15fb79e
 def _part_folder(root: Path, part: str) -> Path:

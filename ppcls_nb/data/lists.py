@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import category, is_normalized, name as unicode_name, normalize
 import numpy as np
-from ..basics import PPClsError, first_few, write_text
+from ..basics import PPClsError, file_bytes, file_text, first_few, write_text
 
 # %% ../../nbs/01_data/01a_lists.ipynb #1b4c3792
 def is_invisible(character: str) -> bool:
@@ -187,7 +187,7 @@ def list_lines(list_file) -> list:
 
     PPClsError where the file cannot be read or is not UTF-8."""
     try:
-        text = decode_list(list_file, Path(list_file).read_bytes())
+        text = decode_list(list_file, file_bytes(list_file))
     except OSError as e:
         hint = missing_file(list_file) if isinstance(e, FileNotFoundError) else ''
         raise PPClsError(f'{list_file}: list file cannot be read: {e.strerror}{hint}') from e
@@ -270,7 +270,7 @@ def write_lists(texts: dict, overwrite: bool = False):
 
     PPClsError, before anything is written, where a file exists with other contents, unless `overwrite`."""
     def differs(file, text):
-        return file.exists() and (text is None or file.read_bytes() != text.encode())
+        return os.path.lexists(file) and (text is None or file_bytes(file) != text.encode())
 
     different = [file for file, text in texts.items() if differs(file, text)]
     if different and not overwrite:

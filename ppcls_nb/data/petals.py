@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2, numpy as np, scipy.io
 from fastcore.basics import patch
 from tqdm import tqdm
-from ..basics import PPClsError, json_text, write_text
+from ..basics import PPClsError, file_text, json_text, write_text
 
 # %% ../../nbs/01_data/04_petals.ipynb #d94c3ce2
 @lru_cache
@@ -392,7 +392,7 @@ def petals_key(classes: int = 102, per_class=(10, 10, 60), size: int = 64, seed:
 def _is_drawn(root: Path, key: str) -> bool:
     "Whether the folder `root` has the data set with this `key`."
     try:
-        return json.loads((root/'about.json').read_text())['key'] == key
+        return json.loads(file_text(root/'about.json'))['key'] == key
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

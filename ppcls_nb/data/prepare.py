@@ -9,10 +9,10 @@ __all__ = ['data_name', 'DataInfo', 'prepare_data']
 import inspect, json, os, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-import cv2
-from ..basics import PPClsError, suggest, write_text
+from ..basics import PPClsError, file_bytes, file_text, suggest, write_text
 from .flowers102 import (data_folder, download_flowers102, find_flowers102, flower_names, list_rows,
                                       make_lists)
+from .image_format import decode_with_opencv
 from .lists import class_names_text
 from .petals import make_petals, petals_key
 
@@ -25,7 +25,7 @@ def data_name(root) -> str:
     if not about.is_file():
         return 'flowers102' if (root/'setid.mat').exists() else root.resolve().name
     try:
-        return str(json.loads(about.read_text())['name'])
+        return str(json.loads(file_text(about))['name'])
     except (ValueError, KeyError, TypeError):
         raise PPClsError(f"{about}: expected a JSON object with a 'name'") from None
 
@@ -57,9 +57,10 @@ def _info(root: Path, why: str, own: Path) -> DataInfo:
         if not rows[name]:
             raise PPClsError(f"{root/'setid.mat'}: no images for {name}")
     first = root/rows['train'][0][0]
-    img = cv2.imread(str(first))
-    if img is None:
-        raise PPClsError(f'{first}: not an image that OpenCV can decode')
+    try:
+        img = decode_with_opencv(file_bytes(first))
+    except (PPClsError, OSError) as e:
+        raise PPClsError(f"{first}: {getattr(e, 'strerror', None) or e}") from e
     make_lists(root, lists)
     name = data_name(root)
     class_num = 1 + max(int(label) for part in ('train', 'val', 'extra') for _, label in rows[part])

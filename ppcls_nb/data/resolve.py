@@ -121,9 +121,10 @@ def resolve_data(source, out=None, val: float = 0.2, seed: int = 0, classes=None
     name that `prepare_data` knows.
 
     Lists that have to be made are written into the folder `out` (default: that of the images, or one in `spare` if that
-    cannot be written); `val` of the images of each class are for validation. With `classes`, the class names of a
-    network, the labels are its numbers. `delimiters`: what may be between path and label instead of a space. Paths of
-    the result are absolute. PPClsError: no such data, too few images, a class that is not among `classes`."""
+    cannot be written or has a train_list.txt, which stays as it is); `val` of the images of each class are for
+    validation. With `classes`, the class names of a network, the labels are its numbers. `delimiters`: what may be
+    between path and label instead of a space. Paths of the result are absolute. PPClsError: no such data, too few
+    images, a class that is not among `classes`."""
     info = source if isinstance(source, DataInfo) else find_data(source, out, val, seed, spare, delimiters)
     return relabelled(info, classes, spare_folder(info.root, spare), delimiters) if classes else info
 
@@ -150,6 +151,7 @@ def find_data(source, out, val: float, seed: int, spare, delimiters=()) -> DataI
     if (folder/'train_list.txt').is_file() and val == 0:
         return describe_lists(folder, folder, f'train_list.txt in {folder}', 'nowhere', delimiters)
     if (folder/'train_list.txt').is_file():
+        lists = Path(os.path.abspath(out or spare_folder(folder, spare)))
         divide_list(folder, lists, val, seed, delimiters)
         return describe_lists(folder, lists, f'train_list.txt in {folder}', f'{val:.0%} of train_list.txt')
     files = make_list_files(folder, val, seed=seed, out=lists)

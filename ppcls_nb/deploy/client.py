@@ -7,10 +7,9 @@ __all__ = ['IMAGE_ERRORS', 'service_url', 'ServiceError', 'ServiceClient']
 
 # %% ../../nbs/07_deploy/05b_client.ipynb #f05a6187
 import time
-from pathlib import Path
 import httpx
 from fastcore.basics import patch
-from ..basics import PPClsError, check_number
+from ..basics import PPClsError, check_number, file_bytes
 
 # %% ../../nbs/07_deploy/05b_client.ipynb #e3164354
 def service_url(address) -> str:
@@ -65,7 +64,7 @@ class ServiceClient:
     def __exit__(self, *_): self.http.close()
 
     def __call__(self, images, topk: int = 1) -> list:
-        data = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+        data = [image if isinstance(image, bytes) else file_bytes(image) for image in images]
         response = self.post([('image', ('image', d, 'application/octet-stream')) for d in data], topk)
         if response.status_code != 200:
             raise ServiceError(response.status_code, _reason(response))

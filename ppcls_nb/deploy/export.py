@@ -69,14 +69,14 @@ def output_shape(ops) -> tuple:
     return wide
 
 # %% ../../nbs/07_deploy/00_export.ipynb #475334f5
-def _check_replaceable(folder: Path, replaceable):
-    "A `PPClsError` if `folder` is a file or holds an entry for which `replaceable(path)` is false."
+def _check_replaceable(folder: Path, replaceable, what: str):
+    "A `PPClsError` if `folder` is a file or holds an entry, no part of `what`, for which `replaceable(path)` is false."
     if folder.is_file():
         raise PPClsError(f'{folder}: is a file, expected a folder')
     other = sorted(p.name for p in folder.iterdir() if not replaceable(p)) if folder.is_dir() else []
     if other:
-        raise PPClsError(f'{folder}: holds {first_few(other, 1)}, which is no part of an exported network; name '
-                         'another folder')
+        raise PPClsError(f'{folder}: holds {first_few(other, 1)}, which is no part of {what}; name another '
+                         'folder')
 
 def _replace_folder(folder: Path, new: Path):
     "Rename the folder `new` to `folder`, which may exist; if that fails, `folder` is as before."
@@ -112,19 +112,19 @@ def _as_write_error(folder: Path, new: Path | None = None):
         raise PPClsError(f'{folder}: cannot be written: {reason}; what was there before is still there') from e
 
 @contextlib.contextmanager
-def atomic_folder(folder, replaceable):
+def atomic_folder(folder, replaceable, what: str = 'an exported network'):
     """Yield an empty folder that replaces `folder` if no error is raised. An existing folder is only replaced if
-    `replaceable(path)` is true of everything in it, else a `PPClsError`, as for a full disk or a folder that cannot be
-    written to."""
+    `replaceable(path)` is true of everything in it, else a `PPClsError` that calls it no part of `what`; a full disk or
+    a folder that cannot be written to is one, too."""
     folder = Path(os.path.abspath(folder))
-    _check_replaceable(folder, replaceable)
+    _check_replaceable(folder, replaceable, what)
     with _as_write_error(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', suffix='.tmp', dir=folder.parent))
     try:
         with _as_write_error(folder, new):
             yield new
-        _check_replaceable(folder, replaceable)
+        _check_replaceable(folder, replaceable, what)
         with _as_write_error(folder):
             _replace_folder(folder, new)
     finally:

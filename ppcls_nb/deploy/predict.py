@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2, numpy as np, paddle
 from fastcore.basics import patch
 from scipy.special import softmax
-from ..basics import PPClsError, suggest
+from ..basics import PPClsError, file_bytes, suggest
 from ..data.datasets import BadImage, read_error
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
@@ -41,7 +41,7 @@ def prepare_image(image, ops, name='image') -> np.ndarray:
     try:
         if isinstance(image, np.ndarray):
             return transform(_as_decoded(image, ops[0]), ops[1:])
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        data = image if isinstance(image, bytes) else file_bytes(image)
         return transform(data, ops)
     except (PPClsError, OSError, ValueError, cv2.error) as e:
         bad = read_error(name, e)

@@ -229,9 +229,9 @@ def accepted(self: Service, n: int):
         self.accepted_images -= n
 
 @patch
-async def answer(self: Service, request: Request) -> list:
-    """Class probabilities for each image of a request. Else an `HTTPException`: 4xx for what is wrong with it, 503
-    (draining, or busy), 408 or 504 (deadline); or `ClientDisconnect`."""
+async def answer(self: Service, request: Request, run=None):
+    """What `run`, by default the network, makes of the prepared images of a request: class probabilities for each. Else
+    an `HTTPException`: 4xx (a wrong request), 503 (draining, or busy), 408 or 504 (deadline); or `ClientDisconnect`."""
     if self.draining:
         raise _busy('draining: this service is about to end')
     if len(self.open_requests) >= self.limits.max_requests:
@@ -245,7 +245,7 @@ async def answer(self: Service, request: Request) -> list:
                     files = await read_request(request, self.limits, self.pool)
                     stack.enter_context(self.accepted(len(files)))
                     arrays = await cancel_on_disconnect(request, self.prepare(files))
-                return await cancel_on_disconnect(request, self.batcher(arrays))
+                return await cancel_on_disconnect(request, (run or self.batcher)(arrays))
     except TimeoutError:
         status, done = (504, 'answered') if files else (408, 'received')
         limit = f'within {self.limits.deadline:g} s' if scope.deadline > 0 else 'before the end of the service'

@@ -145,21 +145,26 @@ def _silence_libraries():
     logging.getLogger('python_multipart').setLevel(logging.ERROR)
     cv2.setLogLevel(0)
 
-def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20., print_line=print, **settings) -> int:
+def serve(source, host: str = '127.0.0.1', port: int = 9292, grace: float = 20., print_line=print, extend=None,
+          **settings) -> int:
     """Serve an exported network until SIGINT or SIGTERM; call it in the main thread. Returns the number of requests
     that were left unanswered after `grace` seconds.
 
     `source` and `settings` are those of `create_app`. `print_line` is called with a line of text when the service is
-    ready and when it has ended. Source: documents 5.6."""
+    ready and when it has ended. `extend` is called with the app before it starts, to add a page to it (`add_page`).
+    Source: documents 5.6."""
     check_number('grace', grace)
     with take_port(host, port) as sock:
         _silence_libraries()
         with silence_stdout():
             app = create_app(source, **settings)
+            if extend:
+                extend(app)
             service = app.state.service
             warm_up(service)
-        address = f'[{host}]' if ':' in host else host
-        print_line(f'{app.title}: http://{address}:{sock.getsockname()[1]}/predict (Ctrl-C ends it)')
+        address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+        page = f' and {address}/ for browsers' if extend else ''
+        print_line(f'{app.title}: {address}/predict{page} (Ctrl-C ends it)')
         server = Server(app, grace)
         server.run([sock])
     images = service.metrics.images._value.get()

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from ..basics import PPClsError, ValueLoader, read_value, suggest
+from ..basics import FileError, PPClsError, ValueLoader, file_text, read_value, suggest
 from .schema import Config, OLD_NETWORKS, SECTIONS, check_functions, check_keys, check_names
 from .schema import modernize, value_at
 
@@ -116,7 +116,9 @@ def merge(base: dict, own: dict) -> dict:
 def read_text(path: Path) -> str:
     "The text of a recipe file; PPClsError if it cannot be read."
     try:
-        return path.read_text(encoding='utf-8')
+        return file_text(path, 1 << 20)
+    except FileError:
+        raise
     except (OSError, UnicodeDecodeError) as e:
         raise PPClsError(f'{path}: cannot be read as text: {e}') from None
 

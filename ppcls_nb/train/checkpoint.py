@@ -9,7 +9,7 @@ __all__ = ['NO_LOCKS', 'optimizer_state', 'load_optimizer_state', 'save_state', 
 import errno, os, socket, sys, warnings
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, atomic_path
+from ..basics import PPClsError, atomic_path, write_errors
 from ..models.formats.paddle_file import append_checksum, read_paddle
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #60426d5e
@@ -109,10 +109,16 @@ class RunLock:
     `PPClsError` that names the holder if another process has it. The lock file is `.NAME.lock` beside the folder."""
     def __init__(self, run):
         self.path = Path(run).with_name(f'.{Path(run).name}.lock')
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._acquire(): pass
-        os.ftruncate(self.fd, 0)
-        os.write(self.fd, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+        with write_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while not self._acquire():
+                pass
+        try:
+            os.ftruncate(self.fd, 0)
+            os.write(self.fd, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+        except OSError as e:
+            self.release()
+            raise PPClsError(f'{self.path}: cannot be written: {e.strerror}') from e
 
     def _acquire(self) -> bool:
         "Open and lock the file; False if it was removed between the two."

@@ -12,7 +12,7 @@ import cv2, matplotlib, numpy as np, paddle
 import matplotlib.pyplot as plt
 from fastcore.basics import patch
 from paddle.nn import functional as F
-from ..basics import PPClsError
+from ..basics import PPClsError, file_bytes
 from ..data.imaug.standard import NormalizeImage
 from ..data.transform import transform
 from ..figures import drawable_names, plain_texts
@@ -117,7 +117,7 @@ def prepare_pictures(files, ops) -> tuple:
     The pictures are the images before `NormalizeImage`; without one, the results, scaled to 0…255."""
     ops = list(ops)
     at = next((i for i, op in enumerate(ops) if isinstance(op, NormalizeImage)), len(ops))
-    before = [transform(Path(f).read_bytes(), ops[:at]) for f in files]
+    before = [transform(file_bytes(f), ops[:at]) for f in files]
     return np.stack([transform(b, ops[at:]) for b in before]), [as_picture(b) for b in before]
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #b52c9f47

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..basics import PPClsError, atomic_path, write_json
+from ..basics import PPClsError, atomic_path, file_bytes, write_json
 from ..data.imaug.standard import DecodeImage
 from ..figures import drawable_names, plain_texts
 from .metrics import Evaluation, TopK
@@ -183,7 +183,7 @@ def plot_top_losses(self: Interpretation, n: int = 12, columns: int = 4):
     at = self.largest_losses(n)
     names = [[self.shown_names[c] for c in numbers[at]] for numbers in (self.result.labels, self.result.predictions)]
     for ax, row, label, prediction in zip(axes.flat, records, *names):
-        ax.imshow(DecodeImage()(Path(row['file']).read_bytes()))
+        ax.imshow(DecodeImage()(file_bytes(row['file'])))
         numbers = f"{row['probability']:.2f}, loss {row['loss']:.1f}"
         ax.set_title(f'{label[:26]}\n→ {prediction[:24]}\n{numbers}', fontsize=8,
                      color='black' if row['right'] else 'firebrick')

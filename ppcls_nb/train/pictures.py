@@ -7,10 +7,9 @@ __all__ = ['RIGHT', 'WRONG', 'UNKNOWN', 'shorten', 'answer_text', 'show_picture'
            'plot_predictions']
 
 # %% ../../nbs/04_train/07a_pictures.ipynb #28918d6b
-from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..basics import PPClsError
+from ..basics import PPClsError, file_bytes
 from ..data.imaug.standard import DecodeImage
 from ..figures import drawable_names, plain_texts
 from .interpret import Interpretation
@@ -29,7 +28,7 @@ def answer_text(name: str, prob=None) -> str:
 
 def show_picture(ax, image, title: str, colour: str = UNKNOWN):
     "Draw an image file, or an RGB array (H, W, 3) uint8, on the axes `ax` without a frame."
-    ax.imshow(image if isinstance(image, np.ndarray) else DecodeImage()(Path(image).read_bytes()))
+    ax.imshow(image if isinstance(image, np.ndarray) else DecodeImage()(file_bytes(image)))
     ax.set_title(title, fontsize=8, color=colour)
 
 # %% ../../nbs/04_train/07a_pictures.ipynb #d605a80f

@@ -12,9 +12,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
-from ..basics import PPClsError
+from omegaconf.errors import OmegaConfBaseException
+from ..basics import FileError, PPClsError, file_text
 from ..figures import drawable_names, plain_texts
+from ..models.formats.numpy_file import read_npz
 
 # %% ../../nbs/04_train/06_runs.ipynb #e218f69b
 @dataclass
@@ -58,16 +61,24 @@ def load_run(path) -> Run:
     if not (path/'metrics.jsonl').is_file():
         raise PPClsError(f'{path}: no run here, metrics.jsonl is missing; train it first')
     rows = []
-    for n, line in enumerate((path/'metrics.jsonl').read_text().splitlines(), 1):
+    for n, line in enumerate(file_text(path/'metrics.jsonl').splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             raise PPClsError(f'{path}/metrics.jsonl, line {n}: not valid JSON') from None
     if not rows:
         raise PPClsError(f'{path}/metrics.jsonl: no epoch is finished yet')
-    config = OmegaConf.to_container(OmegaConf.load(path/'config.yaml'))
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(file_text(path/'config.yaml', 1 << 20)))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as e:
+        raise PPClsError(f'{path}/config.yaml: the settings of the run cannot be read ({e!s:.200})') from e
     predictions = path/'predictions.npz'
-    return Run(path, rows, config, dict(np.load(predictions)) if predictions.exists() else None)
+    try:
+        return Run(path, rows, config, read_npz(predictions) if predictions.exists() else None)
+    except FileError:
+        raise
+    except PPClsError as e:
+        raise PPClsError(f'{predictions}: {e}') from e
 
 # %% ../../nbs/04_train/06_runs.ipynb #da999604
 def paired_difference(a: Run, b: Run) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from ..basics import PPClsError, suggest
+from ..basics import PPClsError, file_text, suggest
 
 # %% ../../nbs/06_transfer/02_space.ipynb #7a98edc6
 MIXUP = [{'MixupOperator': {'alpha': 0.2}}]
@@ -97,7 +97,7 @@ class Space(dict):
     def __init__(self, source=None):
         if source is None: source = SPACE
         elif isinstance(source, (str, Path)):
-            try: source = yaml.safe_load(Path(source).read_text(encoding='utf-8'))
+            try: source = yaml.safe_load(file_text(source, 1 << 20))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
                 raise PPClsError(f'space: {source}: cannot be read: {e}') from None
         if not isinstance(source, dict) or not source:
@@ -132,4 +132,3 @@ class Space(dict):
         "The same for the command line: -o KEY=VALUE …, quoted where needed."
         quoted = [f"'{arg}'" if set(arg) & set(' {}[]"') else arg for arg in self.override_args(point)]
         return '-o ' + ' '.join(quoted)
-

@@ -11,57 +11,12 @@ import cv2, numpy as np
 from fastcore.basics import BasicRepr, store_attr
 from PIL import Image, ImageOps
 from ...basics import PPClsError
+from ..image_format import MAX_PIXELS, image_header, uint16
 from ..transform import transform
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-
-# %% ../../../nbs/02_augment/00_standard.ipynb #ea6ad60b
-_SOF_MARKERS = frozenset(range(0xc0, 0xd0)) - {0xc4, 0xc8, 0xcc}         # start of frame
-_uint16 = struct.Struct('>H').unpack_from
-
-def _jpeg_header(data):
-    "(width, height, offset of the start-of-frame segment) of a JPEG file's bytes; zeros if there is none."
-    at = data.find(b'\xff', 2)
-    while 0 <= at < len(data) - 8:
-        marker = data[at+1]
-        if marker in _SOF_MARKERS:
-            return _uint16(data, at+7)[0], _uint16(data, at+5)[0], at
-        has_length = 0xc0 <= marker < 0xff and not 0xd0 <= marker <= 0xd9
-        step = 2 + _uint16(data, at+2)[0] if has_length else 1
-        at = data.find(b'\xff', at + step)
-    return 0, 0, 0
-
-# how files of the formats that are decoded begin
-MAGIC = (b'\xff\xd8', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*', b'P1', b'P2', b'P3', b'P4', b'P5', b'P6')
-
-def _is_known(data) -> bool:
-    "Whether the bytes begin like a JPEG, PNG, GIF, BMP, TIFF, PNM, WebP or AVIF file."
-    if data.startswith(MAGIC):
-        return True
-    webp = data[:4] == b'RIFF' and data[8:12] == b'WEBP'
-    return webp or data[4:8] == b'ftyp' and data[8:12] in (b'avif', b'avis', b'mif1')
-
-def _header(data):
-    """(width, height, offset of a JPEG file's start of frame, else 0) of the bytes of an image file, before the EXIF
-    rotation; zeros where the header cannot be read. PPClsError for a format that is not decoded, and for a JPEG file
-    without an end marker."""
-    if not _is_known(data):
-        raise PPClsError(f'not an image that can be decoded, or a damaged one ({len(data)} bytes): expected a JPEG, '
-                         'PNG, WebP, GIF, BMP, TIFF, AVIF or PNM file')
-    if data[:2] == b'\xff\xd8':
-        w, h, at = _jpeg_header(data)
-        if data.rfind(b'\xff\xd9', at) < 0:
-            raise PPClsError(f'a JPEG file without its end, an incomplete copy perhaps ({len(data)} bytes)')
-        return w, h, at
-    if data[12:16] == b'IHDR' and len(data) > 24:
-        return *struct.unpack_from('>II', data, 16), 0
-    try:
-        with Image.open(io.BytesIO(data)) as img:
-            return *img.size, 0
-    except Exception:      # whatever a parser makes of a damaged header; decoding will fail too
-        return 0, 0, 0
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #a495b6b4
 def _decode_with_pillow(data):
@@ -86,7 +41,7 @@ def _plain(data, at):
 def _top_rows(data, at, rows, to_rgb, fast):
     "The first `rows` rows, or a few more, of a plain JPEG file; None if the file is damaged."
     height = rows + _EXTRA_ROWS
-    shorten = height < _uint16(data, at+5)[0]
+    shorten = height < uint16(data, at+5)[0]
     if shorten: data = data[:at+5] + struct.pack('>H', height) + data[at+7:]
     try:
         return simplejpeg.decode_jpeg(data, 'RGB' if to_rgb else 'BGR', fastdct=fast, fastupsample=fast,
@@ -105,7 +60,7 @@ class DecodeImage(BasicRepr):
     2 x `resize_short` for validation, 3.6 x `size` before `RandCropImage` (default scale).
     `fast`: decode plain JPEG files with libjpeg-turbo's faster, less exact DCT and upsampling (needs simplejpeg).
     `to_np` is accepted for the documents' recipes; the result is a NumPy array either way."""
-    returns_new, max_pixels = True, 178_956_970                                # Pillow's limit
+    returns_new, max_pixels = True, MAX_PIXELS
     _flags = {1: 0, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
     def __init__(self, to_rgb: bool = True, to_np: bool = False, channel_first: bool = False,
@@ -122,7 +77,7 @@ class DecodeImage(BasicRepr):
         "A rectangle of the image, (height, width, 3); `region(width, height)` returns its (x, y, width, height)."
         if isinstance(data, str):
             raise PPClsError("DecodeImage: expected bytes, got text; open the file with mode 'rb'")
-        w, h, at = _header(data)
+        w, h, at = image_header(data)
         if w*h > self.max_pixels:
             raise PPClsError(f'an image of {w} x {h} pixels, expected at most {self.max_pixels:,}')
         factor = self._reduction(min(w, h)) if at else 1

@@ -6,10 +6,11 @@
 __all__ = ['DTYPES', 'CHUNK', 'parse_desc', 'read_variable', 'is_archive', 'read_static', 'is_static']
 
 # %% ../../../nbs/03_models/01b_static_file.ipynb #c4c89778
-import math, struct, tarfile
+import math, struct
 from pathlib import Path
 import numpy as np
-from ...basics import PPClsError
+from ...basics import FileError, PPClsError, open_file
+from ...data.download import DAMAGED_ARCHIVE, archive_files
 
 # %% ../../../nbs/03_models/01b_static_file.ipynb #f90f016a
 DTYPES = {0: '?', 1: '<i2', 2: '<i4', 3: '<i8', 4: '<f2', 5: '<f4', 6: '<f8', 20: '<u1', 21: '<i1'}
@@ -99,18 +100,16 @@ def _folder_files(folder: Path):
     for path in sorted(path for path in folder.rglob('*') if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if not _skip(name):
-            with open(path, 'rb') as f:
+            with open_file(path) as f:
                 yield name, f, path.stat().st_size
 
 def _archive_files(archive: Path):
-    with tarfile.open(archive) as tar:
-        for m in tar:
-            name = m.name.removeprefix('./')
-            plain = m.isdir() or (m.isreg() and not m.issparse())
-            if not plain or '..' in name.split('/') or name.startswith('/'):
-                raise PPClsError(f"{archive}: refused, '{m.name}' is not a plain file or folder inside the archive")
-            if m.isreg() and not _skip(name):
-                yield name, tar.extractfile(m), m.size
+    for tar, m in archive_files(archive):
+        name = m.name.removeprefix('./')
+        if '..' in name.split('/') or name.startswith('/'):
+            raise PPClsError(f"{archive}: refused, '{m.name}' is not a plain file or folder inside the archive")
+        if m.isreg() and not _skip(name):
+            yield name, tar.extractfile(m), m.size
 
 def _open_files(path: Path):
     "Yield (path inside, open file, size in bytes) for each file of a folder or an archive."
@@ -130,7 +129,9 @@ def read_static(path) -> dict:
                 state[name] = read_variable(f, size)
             except PPClsError as e:
                 raise PPClsError(f'{path}: {name}: {e}') from e
-    except (tarfile.TarError, EOFError, OSError) as e:
+    except FileError:
+        raise
+    except (*DAMAGED_ARCHIVE, OSError) as e:
         raise PPClsError(f'{path}: cannot be read ({e})') from e
     if not state:
         raise PPClsError(f'{path}: contains no variable of Paddle 1.x')
@@ -147,5 +148,5 @@ def is_static(path) -> bool:
         return False
     try:
         return any(read_variable(f, size) is not None for _, f, size in _open_files(path))
-    except (PPClsError, OSError):
+    except (PPClsError, *DAMAGED_ARCHIVE, OSError):
         return False

@@ -6,12 +6,12 @@
 __all__ = ['MAGIC', 'PROTOCOL', 'DTYPES', 'Storage', 'View', 'TensorUnpickler', 'read_torch']
 
 # %% ../../../nbs/03_models/01a_torch_file.ipynb #7f01c2cb
-import pickle
-from collections import OrderedDict
+import math
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from ...basics import PPClsError
+from ...basics import FileError, PPClsError, open_file
+from .pickle_reader import PickleReader
 
 # %% ../../../nbs/03_models/01a_torch_file.ipynb #1e315b7e
 MAGIC, PROTOCOL = 0x1950a86a20f9469cfc6c, 1001
@@ -36,39 +36,36 @@ def _rebuild_view(storage, offset, shape, stride, *rest) -> View:
     "Replacement of `torch._utils._rebuild_tensor_v2` that stores its arguments."
     if not isinstance(storage, Storage):
         raise PPClsError('it contains a tensor without a storage')
+    if not all(type(v) is int for v in (offset, *shape, *stride)):
+        raise PPClsError('it contains a tensor whose shape is not made of whole numbers')
     return View(storage, offset, tuple(shape), tuple(stride))
 
-class TensorUnpickler(pickle.Unpickler):
-    """An unpickler for ordered dictionaries and torch tensors only; any other class or function in the file is a
+class TensorUnpickler(PickleReader):
+    """A reader of pickles of ordered dictionaries and torch tensors only; any other class or function in the file is a
     `PPClsError`, and is not called."""
-    allowed = {('collections', 'OrderedDict'): OrderedDict, ('torch._utils', '_rebuild_tensor_v2'): _rebuild_view,
+    content = 'tensors'
+    allowed = {**PickleReader.allowed, ('torch._utils', '_rebuild_tensor_v2'): _rebuild_view,
                **{('torch', name): dtype for name, dtype in DTYPES.items()}}
-
-    def find_class(self, module, name):
-        "The replacement of `module.name`, if it is allowed."
-        if (module, name) not in self.allowed:
-            raise PPClsError(f"it imports {module}.{name}, which tensors do not need; refused, nothing was executed")
-        return self.allowed[module, name]
 
     def persistent_load(self, pid):
         "The `Storage` of a reference to memory later in the file."
         kind, dtype, key, _, numel = pid[:5]
-        if kind != 'storage' or dtype not in DTYPES.values():
-            raise PPClsError(f'it refers to {kind!r} of {dtype!r}; expected the storage of a tensor')
-        return Storage(dtype, key, numel)
+        if kind != 'storage' or dtype not in list(DTYPES.values()) or not isinstance(key, str):
+            raise PPClsError('it refers to something that is not the storage of a tensor')
+        return Storage(dtype, key, int(numel))
 
 # %% ../../../nbs/03_models/01a_torch_file.ipynb #61a8cb04
 def _storages(f, wanted: dict, keys: list, size: int) -> dict:
     "Key → flat array, read at the position of the open file `f` of `size` bytes; `wanted`: key → `Storage`."
     data = {}
     for key in keys:
-        if key not in wanted:
-            raise PPClsError(f'it contains a storage {key!r} that no tensor uses')
-        count, dtype = np.fromfile(f, '<i8', 1), np.dtype(wanted[key].dtype)
-        remaining = size - f.tell()
-        if not len(count) or count[0] != wanted[key].numel or count[0]*dtype.itemsize > remaining:
+        if not isinstance(key, str) or key not in wanted:
+            raise PPClsError('it contains a storage that no tensor uses')
+        header, dtype = f.read(8), np.dtype(wanted[key].dtype)
+        count = int.from_bytes(header, 'little', signed=True)
+        if len(header) < 8 or count != wanted[key].numel or not 0 <= count*dtype.itemsize <= size - f.tell():
             raise PPClsError('it is truncated or damaged')
-        data[key] = np.fromfile(f, dtype, int(count[0]))
+        data[key] = np.fromfile(f, dtype, count)
     if wanted.keys() - data.keys():
         raise PPClsError('it is truncated: the storage of some tensors is missing')
     return data
@@ -78,9 +75,18 @@ def _array(view: View, data: dict) -> np.ndarray:
     flat, (_, offset, shape, stride) = data[view.storage.key], view
     valid = len(shape) == len(stride) and all(isinstance(v, int) and v >= 0 for v in (offset, *shape, *stride))
     last = offset + sum((n - 1)*s for n, s in zip(shape, stride)) if valid else None
-    if not valid or (0 not in shape and last >= len(flat)):
+    if not valid or math.prod(shape) > len(flat) or (0 not in shape and last >= len(flat)):
         raise PPClsError('it contains a tensor that exceeds its storage')
     return np.lib.stride_tricks.as_strided(flat[offset:], shape, [s*flat.itemsize for s in stride]).copy()
+
+def _arrays(state: dict, data: dict) -> dict:
+    "Name → array of the views in `state`; equal views are one array. PPClsError if they are far larger than `data`."
+    views = set(state.values())
+    total = sum(math.prod(view.shape)*np.dtype(view.storage.dtype).itemsize for view in views)
+    if total > 4*sum(flat.nbytes for flat in data.values()):
+        raise PPClsError('its tensors are more than four times as large as the memory that they share')
+    arrays = {view: _array(view, data) for view in views}
+    return {name: arrays[view] for name, view in state.items()}
 
 # %% ../../../nbs/03_models/01a_torch_file.ipynb #564a2ac8
 def read_torch(path) -> dict:
@@ -88,7 +94,7 @@ def read_torch(path) -> dict:
     the file is executed; any other content is a `PPClsError` that names the file."""
     path = Path(path)
     try:
-        with open(path, 'rb') as f:
+        with open_file(path) as f:
             load = lambda: TensorUnpickler(f).load()
             if load() != MAGIC:
                 raise PPClsError('it is not a PyTorch file of the format before 1.6')
@@ -98,10 +104,12 @@ def read_torch(path) -> dict:
             if not isinstance(state, dict) or not all(isinstance(v, View) for v in state.values()):
                 raise PPClsError('it is not a state dict; expected {name: tensor}')
             data = _storages(f, {v.storage.key: v.storage for v in state.values()}, keys, path.stat().st_size)
-        return {name: _array(view, data) for name, view in state.items()}
+        return _arrays(state, data)
     except FileNotFoundError as e:
         raise PPClsError(f'{path}: no such file') from e
+    except FileError:
+        raise
     except PPClsError as e:
         raise PPClsError(f'{path}: {e}') from e
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as e:
-        raise PPClsError(f'{path}: not a PyTorch file, or a damaged one ({type(e).__name__}: {e})') from e
+    except (EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError, RecursionError) as e:
+        raise PPClsError(f'{path}: not a PyTorch file, or a damaged one ({type(e).__name__})') from e

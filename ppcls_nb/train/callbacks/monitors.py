@@ -13,7 +13,7 @@ from pathlib import Path
 import paddle
 from fastcore.basics import patch
 from tqdm import tqdm
-from ...basics import PPClsError, next_free_path, suggest, write_csv
+from ...basics import PPClsError, next_free_path, suggest, write_csv, write_errors
 from .run_folder import log_value
 from ..metrics import TopK
 from ..trainer import Callback
@@ -162,9 +162,11 @@ class ScalarLogger(Callback):
     def after_epoch(self, t):
         if self.out is None:
             return
-        if t.history and t.history[-1]['epoch'] == t.epoch - 1:
-            for tag, value in epoch_scalars(t.history[-1]).items(): self.out.add_scalar(tag, value, t.step)
-        self.out.flush()
+        with write_errors(self.folder):
+            if t.history and t.history[-1]['epoch'] == t.epoch - 1:
+                for tag, value in epoch_scalars(t.history[-1]).items():
+                    self.out.add_scalar(tag, value, t.step)
+            self.out.flush()
 
     def cleanup(self, t):
         if self.out is not None: self.out.close()
