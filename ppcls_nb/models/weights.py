@@ -6,8 +6,8 @@
 __all__ = ['CONVERT', 'PROVENANCE', 'REPORTED', 'check_format', 'read_arrays', 'LoadReport', 'load_arrays', 'bundled_folder',
            'bundled_weights', 'save_bundled', 'all_weights', 'list_pretrained', 'weights_info', 'model_info',
            'weights_home', 'is_offline', 'package_file', 'fetch_weights', 'is_local', 'fetch_url', 'find_weights',
-           'ResolvedWeights', 'record_of_file', 'resolve_weights', 'weights_of_recipe', 'load_pretrained',
-           'download_weights', 'create_model']
+           'ResolvedWeights', 'resolve_weights', 'weights_of_recipe', 'load_pretrained', 'download_weights',
+           'create_model']
 
 # %% ../../nbs/03_models/02_weights.ipynb #5b1b89c6
 import hashlib, json, os, shutil, sys, zipfile
@@ -336,20 +336,6 @@ class ResolvedWeights(NamedTuple):
     "Which weights are meant: `source`, for `load_pretrained` (None: random weights), and their `record` or None."
     source: str | Path | None
     record: Weights | None
-
-def record_of_file(path, network: str | None = None) -> Weights | None:
-    """The record of the weights (of `network`, if given) whose official file has the name of `path`, an existing file
-    or folder, such as `ResNet50_vd_pretrained.pdparams`; also that of a file in `weights_home()`. None without one."""
-    path = Path(path)
-    stem = path.name.removesuffix('.pdparams').removesuffix('.tar')
-    for tag, record in all_weights().items():
-        urls = [url for url in (record.url, record.legacy_url) if url]
-        stems = {Path(urlsplit(url).path).name.removesuffix(_suffix(url)) for url in urls}
-        if path.parent == weights_home():
-            stems.add(tag)
-        if stem in stems and network in (None, record.arch):
-            return record
-    return None
 
 def resolve_weights(weights, network: str | None = None) -> ResolvedWeights:
     """Which weights `weights` names, without fetching them: None, False or '' are random weights; True the official

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_weights', 'run_of', 'weights_file', 'data_settings', 'names_to_keep', 'open_recipe', 'as_started',
-           'require_complete', 'trained_network', 'class_names', 'official_names', 'network_of_file', 'network_of_run',
-           'load_predictor', 'predict_files', 'set_device', 'listed_images', 'image_files']
+           'require_complete', 'trained_network', 'class_names', 'record_of_file', 'official_names', 'network_of_file',
+           'network_of_run', 'load_predictor', 'predict_files', 'set_device', 'listed_images', 'image_files']
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #d8dc37f4
 import sys
@@ -21,7 +21,8 @@ from ..data.resolve import resolve_data
 from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
 from ..models.network import classifier_names
-from ..models.weights import find_weights, read_arrays, record_of_file, weights_of_recipe
+from ..models.registry import Weights
+from ..models.weights import all_weights, find_weights, read_arrays, weights_home, weights_of_recipe
 from .build import build_models, build_transforms, record_of_recipe
 from .load import load_config
 from .schema import network_names
@@ -150,12 +151,27 @@ def class_names(conf, run=None, file=None) -> list | None:
     found = [read_class_names(folder/'classes.txt') for folder in folders]
     return next((names for names in found if names is not None), None)
 
-# %% ../../nbs/08_recipe/03_trained.ipynb #e593c64a
+# %% ../../nbs/08_recipe/03_trained.ipynb #84a6bea5
+def record_of_file(file, network: str | None = None) -> Weights | None:
+    """The record of the weights (of `network`, if given) whose official file is called like `file`, an existing file or
+    folder, such as `ResNet50_vd_pretrained.pdparams`; also that of a file in `weights_home()`. None without one."""
+    def stem(name): return Path(name).name.removesuffix('.pdparams').removesuffix('.tar')
+
+    file = Path(file)
+    for tag, record in all_weights().items():
+        stems = {stem(url) for url in (record.url, record.legacy_url) if url}
+        if file.parent == weights_home():
+            stems.add(tag)
+        if stem(file) in stems and network in (None, record.arch):
+            return record
+    return None
+
 def official_names(file, network) -> list | None:
     "The names of the classes of `network`, if its weights `file` is an official one, by its name; else None."
     record = record_of_file(file, network.name)
     return record.class_names if record and record.class_num == network.class_num else None
 
+# %% ../../nbs/08_recipe/03_trained.ipynb #e593c64a
 def network_of_file(name: str, weights: str):
     "(network, operations, class names or None) for a weights file without a run; its classifier tells the classes."
     if name not in list_models():
