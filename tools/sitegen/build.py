@@ -14,7 +14,7 @@ from ppcls_nb.course.online import Repository, read_repository
 
 from . import ROOT, api, tutorial
 from .glossary import read_glossary
-from .lessons import add_minutes, all_lessons, folder_title, head, read_next, table
+from .lessons import add_minutes, all_lessons, folder_title, head, lessons_that_use, table
 from .links import file_address, read_documents, rewrite_links
 from .notebook import to_page
 
@@ -90,7 +90,7 @@ def lesson_page(site: Site, lesson, executed: Path, note: str = ''):
     text = rewrite_links(page.text, folder, site.root, site.repository)
     sentence = f'<p class="lead" markdown>{page.sentence}</p>' if page.sentence else ''
     parts = [f'# {page.title or lesson.title}', sentence, head(lesson, site.lessons, site.repository), note, text,
-             read_next(lesson, site.lessons)]
+             lessons_that_use(lesson, site.lessons)]
     site.add(lesson.page, '\n\n'.join(part for part in parts if part), page.files)
 
 

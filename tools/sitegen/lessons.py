@@ -134,15 +134,13 @@ def head(lesson: Lesson, lessons: list, repository: Repository) -> str:
     return f'{goal}<dl class="lesson" data-search-exclude>{cells}</dl>'
 
 
-def read_next(lesson: Lesson, lessons: list) -> str:
-    "The end of a lesson's page: the lesson after it, and at most five that use its module, as Markdown."
-    after = neighbours(lesson, lessons)[1]
-    users = [other for other in lessons if lesson.module and lesson.module in other.uses and other is not after]
-    rows = [f'next in order: {link(after, lesson.page)}'] if after else []
-    if users:
-        more = ' …' if len(users) > 5 else ''
-        rows.append('uses what was made here: ' + ', '.join(link(other, lesson.page) for other in users[:5]) + more)
-    return '## What to read next\n\n' + '\n'.join(f'- {row}' for row in rows) if rows else ''
+def lessons_that_use(lesson: Lesson, lessons: list) -> str:
+    "The end of a lesson's page, as Markdown: at most five lessons that use its module."
+    users = [other for other in lessons if lesson.module and lesson.module in other.uses]
+    if not users:
+        return ''
+    more = ' …' if len(users) > 5 else ''
+    return '## Lessons that use this one\n\n' + ', '.join(link(other, lesson.page) for other in users[:5]) + more
 
 
 def title_of(text) -> str:
