@@ -329,7 +329,8 @@ def test_a_part(mini, thousand, tmp_path):
     standard = prepare_imagenet(mini, tmp_path/'standard', classes=TWO, numbering='imagenet', synsets=thousand)
     assert [line.split()[:2] for line in (standard.lists/'synsets.txt').read_text().splitlines()] == [
         ['998', 'n02102040'], ['999', 'n15075141']]
-    known = prepare_imagenet(make_archives(tmp_path/'no kit', [TRAIN]), classes=TWO, numbering='imagenet', parts='train')
+    without_kit = make_archives(tmp_path/'no kit', [TRAIN])
+    known = prepare_imagenet(without_kit, classes=TWO, numbering='imagenet', parts='train')
     assert labels_in(known, 'train') == [217]*2 + [999]*4
     only_val = prepare_imagenet(make_archives(tmp_path/'only', [VAL, DEVKIT]), full=False, parts='val')
     assert not (only_val.root/'train_list.txt').exists()

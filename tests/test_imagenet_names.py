@@ -69,7 +69,8 @@ def test_infer_with_official_weights(home):
     label, rest = first_word(out)
     assert code == 0
     assert rest.startswith(f'{imagenet_names()[label]} 0.')
-    assert ppcls('infer', '-m', NETWORK, '-p', home/f'{NETWORK}_pretrained', '-i', home/'image.png', '--topk', 1)[1] == out
+    official = home/f'{NETWORK}_pretrained'
+    assert ppcls('infer', '-m', NETWORK, '-p', official, '-i', home/'image.png', '--topk', 1)[1] == out
 
 
 def test_weights_of_another_name_have_no_names(home):

@@ -117,8 +117,8 @@ def test_every_official_weight_key_and_recipe_of_the_quick_start_is_named():
     assert [tag for tag in WEIGHTS if f'weights:{tag}' not in named and WEIGHTS[tag].origin == 'PaddleClas'] == []
     documented = {row['key'] for row in fact_rows('documents_keys') if row['section'] == 'basic'}
     assert documented == {row['requirement'].removeprefix('Key ') for row in ROWS if row['section'] == '1.5.1'}
-    recipes = {f"recipe:quick_start/{row['recipe'].removesuffix('.yaml')}" for row in fact_rows('documents_quick_start')}
-    assert recipes <= set(named)
+    recipes = {row['recipe'].removesuffix('.yaml') for row in fact_rows('documents_quick_start')}
+    assert {f'recipe:quick_start/{recipe}' for recipe in recipes} <= set(named)
 
 
 def test_every_printed_table_is_named():
