@@ -35,8 +35,10 @@ COMMANDS = {
     'download': ('weights', 'Download official weights into a folder.'),
     'list': ('weights', 'List the networks, or the official weights.'),
     'info': ('weights', 'Print facts about a network and its weights.'),
+    'scatter': ('weights', 'Write weights as the scattered files of Paddle 1.x, one for each variable.'),
     'lists': ('data', 'Split a folder of images into train_list.txt and val_list.txt.'),
     'imagenet': ('data', 'Unpack ImageNet-1k and write its list files, in the layout of the documents.'),
+    'generate_flowers102_list': ('data', "Print the list of a part of flowers102, as the documents' script does."),
     'check': ('data', 'Find all errors in list files.'),
     'prepare': ('data', 'Make smaller copies of all images, for a slow disk.'),
 }
@@ -100,7 +102,8 @@ def dashed(argument: str) -> str:
 
 def overview() -> str:
     "What `ppcls --help` prints."
-    rows = [f'  {name:<16}{summary}' for name, (_, summary) in COMMANDS.items()]
+    width = max(map(len, COMMANDS)) + 2
+    rows = [f'  {name:<{width}}{summary}' for name, (_, summary) in COMMANDS.items()]
     head = ['usage: ppcls COMMAND ...', '', 'Image classification on PaddlePaddle.', '', 'commands:']
     tail = ['', 'ppcls COMMAND --help explains a command; ppcls --version prints the version.']
     return '\n'.join(head + rows + tail)

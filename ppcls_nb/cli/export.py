@@ -159,10 +159,10 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          option('--model-name', metavar='NETWORK',
                 help='for files without a record: prepare the images as for its official weights, and name 1,000 '
                      'classes as ImageNet does'),
-         option('--use-gpu', help='(%(default)s)', **BOOL),
+         option('--use-gpu', help='(%(default)s; the documents: True)', **BOOL),
          option('--gpu-mem', type=int, metavar='MB', help='of the GPU, allocated at first'),
          option('--ir-optim', help='optimize the program (%(default)s)', **BOOL),
-         option('--use-tensorrt', help='(%(default)s)', **BOOL),
+         option('--use-tensorrt', help='(%(default)s; the documents: True)', **BOOL),
          option('--use-fp16', help='with TensorRT (%(default)s)', **BOOL),
          option('--enable-benchmark', help='measure the speed, too (%(default)s)', **BOOL))
 def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None, num_workers=0, json=None, csv=None,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONFIG_HELP', 'RECIPE_OPTIONS', 'MODEL_HELP', 'print_plan', 'first_process', 'prints_in', 'start_over',
-           'finished_epochs', 'train', 'logged_row', 'compare_with_log', 'eval_', 'evaluate_network', 'infer']
+           'finished_epochs', 'build_only', 'print_memory', 'train', 'logged_row', 'compare_with_log', 'eval_',
+           'evaluate_network', 'infer']
 
 # %% ../../nbs/09_cli/03_train.ipynb #752565a3
 import io, sys
@@ -15,12 +16,14 @@ from ..basics import PPClsError, file_text, next_free_path, write_text
 from . import BOOL, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
-from ..recipe.load import find_config
+from ..recipe.runs import run_name
 from ..recipe.trained import (
     as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
 from ..recipe.trained import run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
+from ..train.callbacks.run_folder import find_state
 from ..train.checkpoint import RunLock
+from ..train.memory import describe_memory, training_memory
 
 # %% ../../nbs/09_cli/03_train.ipynb #3e49a415
 CONFIG_HELP = 'a YAML file, or the name of a recipe that comes with the package'
@@ -78,20 +81,51 @@ def finished_epochs(run: Path) -> int:
     "The number of finished epochs in a run folder."
     return load_state(run/'last.pdstate')['epoch'] if (run/'last.pdstate').is_file() else 0
 
+# %% ../../nbs/09_cli/03_train.ipynb #34a22941
+def build_only(conf, run: Path):
+    "The trainer of a recipe for a run in the folder `run`, where nothing is written."
+    if conf.checkpoints:
+        find_state(conf.checkpoints)
+    stored = conf.ARCHITECTURE.teacher_answers == 'stored'
+    if stored:
+        conf = conf.copy()
+        conf.ARCHITECTURE.teacher_answers = 'live'
+    trainer = Trainer.from_config(conf, run=run, bar=False)
+    if stored:
+        print('teacher_answers: stored: the answers are computed once, before the first step of a training')
+    return trainer
+
+def print_memory(trainer):
+    "Print what a training step of `trainer` takes, from the first images of its training data."
+    images, _ = next(iter(trainer.data.train))
+    batch_size = len(images)
+    if batch_size == 1:
+        images = paddle.concat([images, images])
+    teachers = [frozen.model for callback in trainer.callbacks for frozen in getattr(callback, 'frozen', ())]
+    parts = training_memory(trainer, images[:4], batch_size, teachers)
+    print_facts({'memory': f'about {describe_memory(parts)} (for each process, in float32)'})
+
 # %% ../../nbs/09_cli/03_train.ipynb #4fca6081
 @command('train',
          option('-c', '--config', required=True, metavar='RECIPE', help=CONFIG_HELP),
          *RECIPE_OPTIONS,
          option('--out', '--output', dest='out', metavar='DIR',
-                help="run folder (the recipe's model_save_dir, and in it the recipe's name)"),
+                help="run folder (the recipe's model_save_dir, and in it its name, such as quick_start/ResNet50_vd)"),
          option('--vdl-dir', metavar='DIR', help='write curves for VisualDL there'),
-         option('--fresh', action='store_true', help='start over; the old run folder is renamed'))
-def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False):
+         option('--fresh', action='store_true', help='start over; the old run folder is renamed'),
+         option('--dry-run', action='store_true', help='build everything, print plan and memory, train nothing'))
+def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False, dry_run=False):
     "Train by a recipe, into a run folder; the same command continues where it was stopped."
     first = first_process()
     with prints_in(first):
         conf = open_recipe(config, override, data, vdl_dir=vdl_dir)
-        run = Path(out or Path(conf.model_save_dir)/find_config(config).stem)
+        run = Path(out or Path(conf.model_save_dir)/run_name(config))
+        if dry_run:
+            trainer = build_only(conf, run)
+            print_plan(trainer, conf, run)
+            print_memory(trainer)
+            print('dry run: nothing was trained, and no run folder made')
+            return 0
         if fresh:
             start_over(run, first)
         trainer = Trainer.from_config(conf, run=run, bar=first and sys.stderr.isatty())

@@ -29,6 +29,7 @@ from ..distill.stored import StoredTeacher, number_images, sharpen, stored_answe
 from ..models import create_model, list_pretrained, set_lr_mult, weights_info
 from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
+from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
 from ..train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 from ..train.callbacks.monitors import ScalarLogger, Timer
@@ -203,6 +204,8 @@ def build_models(conf):
                          f"{conf.use_distillation}: distillation needs both 'TEACHER_distill_STUDENT' and "
                          "use_distillation: True")
     *teacher_sources, source = sources_of(conf)
+    for network, weights in zip([*teachers, name], [*teacher_sources, source]):
+        require_weights(weights_of_recipe(weights), network, conf.classes_num, conf.model_save_dir)
     paddle.seed(conf.seed)
     student = create_model(name, pretrained=weights_of_recipe(source), class_num=conf.classes_num,
                            **OmegaConf.to_container(conf.ARCHITECTURE.params))
@@ -351,7 +354,8 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
     optimizer = optimizer_of_recipe(conf, model, len(data.train))
     mix = build_mixing(conf)
     callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar, save_interval=conf.save_interval,
-                                   checkpoints=conf.checkpoints, same=same_settings)
+                                   checkpoints=conf.checkpoints, same=same_settings,
+                                   print_interval=conf.print_interval)
     callbacks += callbacks_of_recipe(conf)
     callbacks += [callback for callback in (mix, teacher) if callback] + fix
     if teacher:

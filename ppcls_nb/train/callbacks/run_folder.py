@@ -8,6 +8,7 @@ __all__ = ['NaNMonitor', 'Progress', 'History', 'log_value', 'find_state', 'same
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #0f8b7da6
 import json, math, sys, time
+from copy import deepcopy
 from pathlib import Path
 import numpy as np, paddle
 from fastcore.basics import patch
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ...basics import PPClsError, atomic_path, json_text, next_free_path, write_text
 from ..checkpoint import RunLock, load_optimizer_state, load_state, optimizer_state
 from ..checkpoint import save_state, save_weights
+from ..metrics import TopK
 from ..trainer import Callback
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #04327fad
@@ -35,9 +37,11 @@ class NaNMonitor(Callback):
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #c4c6a059
 class Progress(Callback):
-    "A bar over the whole fit (images/s, remaining time) on stderr, and a line an epoch on stdout."
+    """A bar over the whole fit (images/s, remaining time) on stderr; on stdout a line an epoch, and one every
+    `print_interval` steps (0: none)."""
     order = 90
-    def __init__(self, title='', bar=True): self.title, self.show, self.bar = title, bar, None
+    def __init__(self, title='', bar=True, print_interval: int = 0):
+        self.title, self.show, self.bar, self.print_interval = title, bar, None, print_interval
 
     def before_fit(self, t):
         self.since, self.steps = time.perf_counter(), 0
@@ -48,29 +52,57 @@ class Progress(Callback):
         self.bar = tqdm(total=per_epoch and per_epoch*t.epochs, initial=(per_epoch or 0)*t.epoch, unit=' images',
                         desc=self.title, disable=hidden, leave=False, mininterval=1, file=sys.stderr)
 
-    def before_epoch(self, t): self.since, self.steps, self.losses = time.perf_counter(), 0, 0.
+    def before_epoch(self, t):
+        self.since, self.steps, self.losses = time.perf_counter(), 0, 0.
+        self.printed = TopK(t.topk), self.since, 0, 0.
 
     def after_step(self, t):
         self.steps += 1
         self.losses += t.loss_float
         self.bar.set_postfix_str(f'epoch {t.epoch} loss {self.losses/self.steps:.3f}', refresh=False)
         self.bar.update(len(t.images)*t.ranks)
+        if self.print_interval and self.steps % self.print_interval == 0:
+            self.print_steps(t)
 
     def after_train(self, t): self.elapse = (time.perf_counter() - self.since)/max(1, self.steps)
 
     def after_epoch(self, t):
-        if t.rank:
-            return
-        top1 = 'top1' if t.metric_target_name == 'labels' else f'agrees with {t.metric_target_name}'
         line = (f'epoch:{t.epoch-1:<3d} train   step:{self.steps}   loss:{self.losses/max(1, self.steps):.4f}   '
-                f'{top1}:{t.metric.accuracy(t.topk[0]):.4f}   '
-                f'lr:{t.optimizer.get_lr():.6f}   elapse:{self.elapse:.3f}')
+                f'{self.accuracies(t, t.metric)}   lr:{t.optimizer.get_lr():.6f}   elapse:{self.elapse:.3f}')
         if t.valid: line += f'   | valid   loss:{t.valid.loss:.4f}   {t.valid.metric}'
-        tqdm.write(f'[{t.data.name}] {line}', file=sys.stdout)
-        sys.stdout.flush()
+        self.write(t, line)
 
     def cleanup(self, t):
         if self.bar is not None: self.bar.close()
+
+# %% ../../../nbs/04_train/05_callbacks.ipynb #743cdcc6
+@patch
+def write(self: Progress, t, line: str):
+    "Print a line with the name of the data, in the first process, above the bar."
+    if t.rank == 0:
+        tqdm.write(f'[{t.data.name}] {line}', file=sys.stdout)
+        sys.stdout.flush()
+
+@patch
+def accuracies(self: Progress, t, metric: TopK) -> str:
+    "The training accuracies in `metric`, as a line shows them."
+    first, *others = t.topk
+    name = f'top{first}' if t.metric_target_name == 'labels' else f'agrees with {t.metric_target_name}'
+    names = [name, *(f'top{k}' for k in others)]
+    return '   '.join(f'{name}:{metric.accuracy(k):.4f}' for name, k in zip(names, t.topk))
+
+@patch
+def print_steps(self: Progress, t):
+    "Print a line about the steps since the line before."
+    before, since, steps, losses = self.printed
+    now, part = time.perf_counter(), TopK(t.topk)
+    part.total = t.metric.total - before.total
+    part.correct = {k: t.metric.correct[k] - before.correct[k] for k in t.topk}
+    loss, batch_cost = (self.losses - losses)/(self.steps - steps), (now - since)/(self.steps - steps)
+    ips = part.total*t.ranks/max(now - since, 1e-9)
+    self.write(t, f'epoch:{t.epoch:<3d} train   step:{self.steps}   loss:{loss:.4f}   {self.accuracies(t, part)}   '
+                  f'lr:{t.optimizer.get_lr():.6f}   batch_cost:{batch_cost:.3f}   ips:{ips:.1f}')
+    self.printed = deepcopy(t.metric), now, self.steps, self.losses
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #6761cf67
 class History(Callback):
@@ -263,8 +295,9 @@ def write_predictions(self: RunFolder, final, topk):
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #2519e385
 def standard_callbacks(run=None, config=None, title='', bar=True, save_interval=0, checkpoints=None,
-                       same=same_but_for_workers) -> list:
+                       same=same_but_for_workers, print_interval=0) -> list:
     """`NaNMonitor`, `History`, `Progress` and, where a folder `run` is given, a `RunFolder` that saves and resumes (the
     arguments are those of `RunFolder` and `Progress`)."""
     folder = [RunFolder(run, config, save_interval, checkpoints, same)] if run is not None else []
-    return [NaNMonitor(), History(), *folder, Progress(title or (Path(run).name if run else ''), bar)]
+    progress = Progress(title or (Path(run).name if run else ''), bar, print_interval)
+    return [NaNMonitor(), History(), *folder, progress]
