@@ -6,7 +6,8 @@
 __all__ = ['lists', 'imagenet', 'generate_flowers102_list', 'check', 'prepare']
 
 # %% ../../nbs/09_cli/02_data.ipynb #fc69aaef
-from . import command, number, option
+from ..basics import check_number
+from . import DELIMITER_OPTION, check_counts, command, number, option
 from ..data.cache import prepare_cache
 from ..data.checks import ListReport, check_list, check_splits
 from ..data.flowers102 import script_list
@@ -24,6 +25,8 @@ from ..data.imaug import DecodeImage
          option('--overwrite', action='store_true', help='replace lists that differ'))
 def lists(folder, val=0.2, test=0., seed=0, out=None, overwrite=False):
     "Split a folder of images into train_list.txt and val_list.txt, the same fraction of every class."
+    check_number('--val', val)
+    check_number('--test', test)
     make_list_files(folder, val, test, seed, out, overwrite)
 
 # %% ../../nbs/09_cli/02_data.ipynb #b7b1225d
@@ -53,16 +56,18 @@ def generate_flowers102_list(images, part):
          option('lists', nargs='+', metavar='LIST', help='list files; an image in two of them is an error'),
          option('--data-dir', metavar='DIR', help="folder that the paths are relative to (the list's)"),
          option('--classes', type=int, metavar='N', help='labels are 0…N-1'),
+         DELIMITER_OPTION,
          option('--unlabelled', action='store_true', help='lines without a label are allowed'),
          option('--decode', action='store_true', help='decode every image'),
          option('--same-bytes', action='store_true', help='also find equal files with other names'))
-def check(lists, data_dir=None, classes=None, unlabelled=False, decode=False, same_bytes=False):
+def check(lists, data_dir=None, classes=None, delimiter=' ', unlabelled=False, decode=False, same_bytes=False):
     "Find all errors in list files; exit code 1 if there are any."
     decoder = DecodeImage() if decode else False
-    reports = [check_list(file, data_dir, classes, not unlabelled, decoder) for file in lists]
+    check_counts(classes=classes)
+    reports = [check_list(file, data_dir, classes, not unlabelled, decoder, delimiter=delimiter) for file in lists]
     total = sum(reports, ListReport())
     if len(lists) > 1 and total.images:
-        total += check_splits(*lists, root=data_dir, same_bytes=same_bytes)
+        total += check_splits(*lists, root=data_dir, same_bytes=same_bytes, delimiter=delimiter)
     for file, line, path, problem, level in total.rows:
         where = f'{path}: ' if path else ''
         print(f"{file}:{line}: {where}{problem}{' (warning)' if level == 'warning' else ''}")
@@ -75,11 +80,13 @@ def check(lists, data_dir=None, classes=None, unlabelled=False, decode=False, sa
          option('lists', nargs='+', metavar='LIST', help='list files of the images to copy'),
          option('--data-dir', required=True, metavar='DIR', help='folder that the paths are relative to'),
          option('--out', required=True, metavar='DIR', help='folder for copies and lists; train with data_dir: DIR'),
+         DELIMITER_OPTION,
          number('--short', help='short side of the copies in pixels'),
          number('--quality', help='quality of the JPEG files'),
          option('--lossless', action='store_true', help='PNG instead'),
          option('--workers', type=int, metavar='N', help='threads (twice the cores)'),
          option('--skip-bad', action='store_true', help='leave damaged images out of the lists'))
-def prepare(lists, data_dir, out, short=384, quality=95, lossless=False, workers=None, skip_bad=False):
+def prepare(lists, data_dir, out, delimiter=None, short=384, quality=95, lossless=False, workers=None, skip_bad=False):
     "Make smaller copies of all images, for a slow disk; continues where an earlier call stopped."
-    prepare_cache(lists, data_dir, out, short, quality, lossless, workers, skip_bad)
+    check_counts(workers=workers)
+    prepare_cache(lists, data_dir, out, short, quality, lossless, workers, skip_bad, delimiter)

@@ -12,14 +12,14 @@ import io, sys
 from contextlib import redirect_stdout
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, file_text, next_free_path, write_text
-from . import BOOL, command, number, option, print_facts
-from .answers import PREDICT_OPTIONS, print_predictions, require_positive
+from ..basics import PPClsError, file_text, next_free_path, with_a_name, write_text
+from . import BOOL, check_counts, command, number, option, print_facts
+from .answers import PREDICT_OPTIONS, given_delimiters, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
 from ..recipe.runs import run_name
 from ..recipe.trained import (
     as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
-from ..recipe.trained import run_of, run_weights, set_device, trained_network
+from ..recipe.trained import run_delimiters, run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
 from ..train.callbacks.run_folder import find_state
 from ..train.checkpoint import RunLock
@@ -65,7 +65,9 @@ def prints_in(first: bool):
 def start_over(run: Path, first: bool):
     """In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait.
 
-    PPClsError for a run that is being written."""
+    PPClsError for a run that is being written, and for a folder with other files."""
+    if first and run.is_dir() and any(run.iterdir()) and not (run/'config.yaml').is_file():
+        raise PPClsError(f'--fresh: {run} holds files and no run, config.yaml is missing; name another folder')
     if first and run.exists():
         lock = RunLock(run)
         try:
@@ -119,7 +121,7 @@ def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False, d
     first = first_process()
     with prints_in(first):
         conf = open_recipe(config, override, data, vdl_dir=vdl_dir)
-        run = Path(out or Path(conf.model_save_dir)/run_name(config))
+        run = with_a_name(out or Path(conf.model_save_dir)/run_name(config))
         if dry_run:
             trainer = build_only(conf, run)
             print_plan(trainer, conf, run)
@@ -212,12 +214,14 @@ MODEL_HELP = 'a run folder or weights in one; a tag of official weights; or, wit
                 help='weights from elsewhere for the network -m'),
          number('-b', '--batch-size', help='images at a time'),
          option('--use-gpu', type=BOOL['type'], metavar='BOOL', help='(default: a GPU where there is one)'))
-def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_workers=0, batch_size=32, use_gpu=None,
-          json=None, csv=None):
+def infer(images, model, params=None, data_dir=None, delimiter=None, topk=5, classes=None, num_workers=0, batch_size=32,
+          use_gpu=None, json=None, csv=None):
     "Classify images with the weights of a run or official ones; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
+    check_counts(0, num_workers=num_workers)
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out, failed)
+    delimiters = given_delimiters(delimiter, run_delimiters(model, params))
+    files = image_files(images, data_dir, left_out, failed, delimiters)
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params, classes)
     if names and len(names) != network.class_num:

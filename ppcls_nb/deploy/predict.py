@@ -19,7 +19,7 @@ from ..data.loader import map_ahead
 from ..data.transform import transform
 from .engine_choice import default_engine
 from .export import Exported, ops_to_recipe, output_shape, read_export
-from .onnx import PADDLE_3, onnx_session, silence_stdout
+from .onnx import PADDLE_3, check_onnx, onnx_session, silence_stdout
 from .timing import time_runs
 from ..models.formats.program_file import check_program
 from ..models.inference import InferenceEngine, default_threads, load_layer
@@ -194,8 +194,7 @@ def _load_openvino(record, threads):
     if not file:
         raise PPClsError(f'{record.folder}: has neither inference.onnx nor inference.pdmodel, which OpenVINO reads; '
                          'export it again with --onnx')
-    if file.suffix == '.pdmodel':
-        check_program(file)
+    (check_program if file.suffix == '.pdmodel' else check_onnx)(file)
     _check_installed('openvino', 'openvino')
     import openvino
     settings = {

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['run_weights', 'run_of', 'weights_file', 'data_settings', 'names_to_keep', 'open_recipe', 'as_started',
            'require_complete', 'trained_network', 'class_names', 'record_of_file', 'official_names', 'network_of_file',
-           'network_of_run', 'load_predictor', 'predict_files', 'set_device', 'listed_images', 'image_files']
+           'network_of_run', 'load_predictor', 'predict_files', 'set_device', 'run_delimiters', 'listed_images',
+           'image_files']
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #d8dc37f4
 import sys
@@ -242,25 +243,36 @@ def set_device(use_gpu: bool | None):
                          'support; leave it out')
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #aa1fcd8f
-def listed_images(list_file, root=None, failed: dict | None = None) -> list:
+def run_delimiters(model, weights=None) -> tuple:
+    "What is between path and label in the lists of the run that `model` or `weights` is of; () without a run."
+    file = weights_file(weights or model)
+    run = run_of(file) if file else None
+    if not run:
+        return ()
+    conf = load_config(run/'config.yaml')
+    return conf.TRAIN.delimiter, conf.VALID.delimiter
+
+def listed_images(list_file, root=None, failed: dict | None = None, delimiters=()) -> list:
     """The paths in a list file with a line 'path' or 'path label' for each image. Lines without an image are entered in
     `failed`, {'file:line': reason}; if it is None, or there is no other line, the first is a PPClsError."""
-    valid, invalid = list_entries(list_file, root, labelled=False)
+    delimiter = list_delimiter(list_file, delimiters)
+    valid, invalid = list_entries(list_file, root, labelled=False, delimiter=delimiter)
     if failed is None or not valid:
-        return read_list(list_file, root, labelled=False)[0]
+        return read_list(list_file, root, labelled=False, delimiter=delimiter)[0]
     failed.update({f'{list_file}:{n}': reason for n, _, reason in invalid})
     return [path for _, path, _ in valid]
 
-def image_files(sources, root=None, left_out: list | None = None, failed: dict | None = None) -> list:
+def image_files(sources, root=None, left_out: list | None = None, failed: dict | None = None, delimiters=()) -> list:
     """The paths of the images in `sources`: files, folders (with their subfolders, sorted), and list files (.txt) with
-    a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder).
+    a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder); `delimiters` may be
+    between the two instead of a space.
 
     The other files of folders are added to `left_out`, lines of a list without an image to `failed`. PPClsError for a
     folder without images, and for such a line if `failed` is None."""
     files = []
     for source in map(Path, sources):
         if source.suffix.lower() == '.txt':
-            found = listed_images(source, root, failed)
+            found = listed_images(source, root, failed, delimiters)
         elif source.is_dir():
             names, others = walk_images(source)
             found = [source/name for name in names]
