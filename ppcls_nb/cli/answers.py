@@ -23,7 +23,8 @@ PREDICT_OPTIONS = (
     DELIMITER_OPTION,
     number('--topk', '--top-k', help='number of classes to print'),
     option('--classes', metavar='FILE',
-           help='file with the name of a class in each line (names of the run or the exported network)'),
+           help='file with the name of a class in each line (names of the run or the exported network; official '
+                'weights: ImageNet)'),
     number('--num-workers', help='threads that read images'),
     *OUTPUT_OPTIONS)
 

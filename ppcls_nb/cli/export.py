@@ -65,7 +65,8 @@ def write_export(network, out, operations, names, onnx, **settings) -> Path:
          option('--out', '-o', '--o', '--output-path', dest='out', metavar='DIR',
                 help='folder to write (inference/NETWORK); an exported network in it is replaced'),
          option('--weights', choices=('best', 'last'), help="which of a run's weights (best)"),
-         option('--classes', metavar='FILE', help="names of the classes, a line each (the run's classes.txt)"),
+         option('--classes', metavar='FILE',
+                help="names of the classes, a line each (the run's classes.txt; official weights: ImageNet's)"),
          option('--softmax', action='store_true', help='the outputs are probabilities'),
          option('--onnx', help='write inference.onnx too (where it can be done)', **BOOL),
          option('--triton', metavar='DIR', help='write a model into this Triton repository too'),
@@ -128,8 +129,11 @@ def open_predictor(model, params, model_name, engine, threads, batch_size, **opt
         return predictor
     if not model_name:
         read_export(folder)      # raises, since there is no record
-    operations = weights_info(model_name).eval_ops()
-    return open_foreign(program, weights, operations, model_name, engine, threads=threads, **options)
+    official = weights_info(model_name)
+    predictor = open_foreign(program, weights, official.eval_ops(), model_name, engine, threads=threads, **options)
+    if predictor.record.class_num == official.class_num:
+        predictor.names = official.class_names or predictor.names
+    return predictor
 
 # %% ../../nbs/09_cli/04_export.ipynb #b4ac2344
 def print_speed(predictor, files, batch_size: int, warmup: int = 10, runs: int = 50):
@@ -165,7 +169,8 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          option('--threads', '--cpu-num-threads', dest='threads', type=int, metavar='N',
                 help='(OMP_NUM_THREADS, or all cores)'),
          option('--model-name', metavar='NETWORK',
-                help='for files without a record: prepare the images as for its official weights'),
+                help='for files without a record: prepare the images as for its official weights, and name 1,000 '
+                     'classes as ImageNet does'),
          option('--use-gpu', help='(%(default)s; the documents: True)', **BOOL),
          option('--gpu-mem', type=int, metavar='MB', help='of the GPU, allocated at first'),
          option('--ir-optim', help='optimize the program (%(default)s)', **BOOL),

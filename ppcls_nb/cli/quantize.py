@@ -12,6 +12,7 @@ from pathlib import Path
 from ..basics import PPClsError, check_number
 from . import DELIMITER_OPTION, check_counts, command, number, option, print_facts
 from .answers import LIST_OPTION, given_delimiters
+from ..data.imagenet import as_imagenet_names
 from ..data.lists import list_delimiter, list_entries, read_class_names, read_list
 from ..data.resolve import label_map
 from ..deploy import quantize as library
@@ -46,7 +47,7 @@ def labelled_files(sources, root=None, class_num: int | None = None, classes=Non
             return image_files(sources, root, None, failed, delimiters), None
         rows = labelled_list(source, root, failed, delimiters)
         files += [str(path) for _, path, _ in rows]
-        names = read_class_names(source.parent/'classes.txt')
+        names = as_imagenet_names(read_class_names(source.parent/'classes.txt') or [])
         if classes and names and names != list(classes) and set(names) & set(classes):
             numbers = label_map(names, classes, source)
             rows = [(n, path, numbers.get(label, label)) for n, path, label in rows]

@@ -15,6 +15,7 @@ from . import BOOL, DELIMITER_OPTION, check_counts, command, number, option
 from .answers import given_delimiters
 from .train import MODEL_HELP
 from ..data.duplicates import remove_duplicates
+from ..data.imagenet import as_imagenet_names
 from ..data.lists import is_listable, list_delimiter, read_class_names, read_list
 from ..distill.select import top_k_per_class, write_merged_list
 from ..distill.soft_labels import ListedFiles, SoftLabels, soft_labels
@@ -115,7 +116,7 @@ def refuse_other_files(out: Path, lists):
 def require_same_names(labelled, names):
     "Raise a PPClsError if the classes.txt beside the list `labelled` and the teacher's class `names` differ."
     listed = read_class_names(Path(labelled).parent/'classes.txt') if labelled else None
-    if listed and names and listed != list(names):
+    if listed and names and as_imagenet_names(listed) != as_imagenet_names(names):
         raise PPClsError(f'{labelled}: its classes ({first_few(listed)}) are not those of the teacher '
                          f'({first_few(names)}), so a label would mean two classes')
 

@@ -17,7 +17,8 @@ from . import BOOL, check_counts, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, given_delimiters, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
 from ..recipe.runs import run_name
-from ..recipe.trained import as_started, class_names, image_files, load_predictor, open_recipe, predict_files
+from ..recipe.trained import (
+    as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
 from ..recipe.trained import run_delimiters, run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
 from ..train.callbacks.run_folder import find_state
@@ -199,7 +200,8 @@ def evaluate_network(model, file: Path, conf, report=None, classes=None):
     if run:
         compare_with_log(run, file, result.metric)
     if report:
-        figures = Interpretation(result, class_names(conf, run, classes), conf.classes_num, dataset.paths, name)
+        names = class_names(conf, run, classes) or official_names(file, model)
+        figures = Interpretation(result, names, conf.classes_num, dataset.paths, name)
         print(*figures.save(report), *figures.save_pictures(report, model, dataset.transforms), sep='\n')
 
 # %% ../../nbs/09_cli/03_train.ipynb #394226fb

@@ -10,6 +10,7 @@ __all__ = ['WEIGHTS', 'COLUMN_TYPES', 'register_model', 'list_models', 'model_cl
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 import pandas as pd
+from fastcore.basics import patch
 from ..basics import PPClsError, fact_rows, suggest
 from ..data.imaug import presets
 from .layers import scale_lr
@@ -127,6 +128,13 @@ class Weights:
         arguments of `presets.train_ops`, such as `size`, `before` and `after`."""
         defaults = dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std)
         return presets.train_ops(**{**defaults, **kw})
+
+# %% ../../nbs/03_models/01_registry.ipynb #b49e7a55
+@patch(as_prop=True)
+def class_names(self: Weights) -> list | None:
+    "The names of the classes: ImageNet's 1,000 for weights from elsewhere that have as many; else None."
+    names = [row['name'] for row in fact_rows('imagenet_classes')]
+    return names if self.class_num == len(names) and self.origin != 'made here' else None
 
 # %% ../../nbs/03_models/01_registry.ipynb #127f61e8
 WEIGHTS = {}
