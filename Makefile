@@ -1,26 +1,33 @@
 # make tutorial | make test: the two commands; `make help` lists the rest. Needs python3 (3.10-3.12), make, a package index.
 PYTHON  ?= python3
 PROFILE ?= cpu
-PADDLE  ?= $(if $(filter gpu,$(PROFILE)),gpu,cpu)
+PADDLE  ?= $(if $(PADDLE_GPU)$(filter gpu,$(PROFILE)),gpu,cpu)
+# requirements instead of the extra gpu, such as a Paddle 3 of Paddle's own package index (PADDLE_INDEX)
+OTHER   := $(if $(filter gpu,$(PADDLE)),$(PADDLE_GPU))
 VENV    ?= .venv$(if $(filter-out cpu,$(PADDLE)),-$(PADDLE))
 SUFFIX  := $(if $(filter-out cpu,$(PROFILE)),-$(PROFILE))$(if $(filter-out cpu gpu,$(PADDLE)),-$(PADDLE))
 OUTPUT  ?= output/tutorial$(SUFFIX)
 SEEDS   ?= 1
-EXTRAS  := $(PADDLE),weights,jpeg,notebook,watch,search,deploy,serve,dev,test
-READY   := $(VENV)/.ready-$(PADDLE)
+EXTRAS  := $(if $(OTHER),,$(PADDLE),)weights,jpeg,notebook,watch,search,deploy,serve,dev,test
+READY   := $(VENV)/.ready-$(PADDLE)$(if $(OTHER),-$(subst =,,$(firstword $(OTHER))))
 BIN     := $(VENV)/bin
 
-.PHONY: help tutorial profile test venv lab export docs clean distclean
+.PHONY: help tutorial profile test test-gpu venv lab export docs clean distclean
 .DEFAULT_GOAL := help
 
 help:             ## this list
-	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
 	@echo "variables: PROFILE=smoke|cpu|gpu  DATA=folder  OUTPUT=folder  SEEDS=3  PADDLE=cpu|cpu26|gpu  PYTHON=python3.11  VENV=folder"
+	@echo "another Paddle for GPUs: PADDLE_GPU='paddlepaddle-gpu==3.3.1 paddle2onnx==2.1.0' PADDLE_INDEX=URL (of its package index)"
 
 tutorial: profile $(READY) ## the nine notebooks of nbs/00_tutorials, then output/tutorial/report.html (PROFILE, DATA, OUTPUT, SEEDS)
+	@$(if $(filter gpu,$(PROFILE)),$(BIN)/python -c 'from ppcls_nb.gpu import exit_without_gpu; exit_without_gpu("PROFILE=gpu")')
 	@$(BIN)/ppcls-run nbs/00_tutorials -f nbs/00_tutorials/profiles/$(PROFILE).yaml $(if $(DATA),-p data='$(DATA)') \
 	  -o '$(OUTPUT)' --seeds '$(SEEDS)'
 	@if [ '$(SEEDS)' -gt 1 ]; then $(BIN)/ppcls-ledger '$(OUTPUT)' --seeds '$(SEEDS)' --profile '$(PROFILE)'; fi
+
+test-gpu: $(READY) ## the tests on a GPU: make test-gpu PADDLE=gpu; without a GPU the same code on the CPU, as far as it can
+	@$(BIN)/python -m pytest -m gpu tests
 
 profile:
 	@case '$(PROFILE)' in smoke|cpu|gpu) ;; *) echo "PROFILE=$(PROFILE): expected smoke, cpu or gpu"; exit 2;; esac
@@ -56,7 +63,9 @@ $(READY): settings.ini setup.py pyproject.toml
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make environments: apt-get install -y python3-venv"; exit 2; }
 	@'$(BIN)/python' -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear '$(VENV)'
 	@echo "installing $(EXTRAS) into $(VENV) (a minute or two)" && rm -f '$(VENV)'/.ready-*
-	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' \
+	  $(foreach requirement,$(OTHER),'$(requirement)') $(if $(PADDLE_INDEX),--extra-index-url '$(PADDLE_INDEX)')
+	@'$(BIN)/python' -c 'import ppcls_nb'
 	@touch '$@'
 
 $(VENV)/.ready-docs: $(READY)

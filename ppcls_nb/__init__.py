@@ -20,6 +20,7 @@ from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from pathlib import Path
+from .nvidia import link_libraries, packages_folder
 
 # %% ../nbs/01_data/00_package.ipynb #64d09e83
 def usable_cores() -> int:
@@ -136,7 +137,7 @@ MAX_PIXELS = 178_956_970        # of an image that is decoded, as in Pillow; Ope
 
 def prepare_process():
     """Set threads, MKL's code, memory reuse, quiet messages and OpenCV's limit of pixels for this process and the
-    processes that it starts.
+    processes that it starts; link NVIDIA's libraries for Paddle 2 (`ppcls_nb.nvidia`).
 
     Warns where Paddle was imported earlier and MKL may already use its slow code."""
     set_threads()
@@ -150,5 +151,6 @@ def prepare_process():
         warnings.warn('paddle was imported before ppcls_nb: if it has computed a matrix product already, MKL keeps its '
                       'slow code for this processor. Put `import ppcls_nb` first.', stacklevel=3)
     keep_freed_memory()
+    link_libraries(packages_folder())
 
 prepare_process()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DISK_FULL', 'MAX_BYTES', 'NUMBERS', 'PPClsError', 'suggest', 'first_few', 'check_number', 'atomic_path',
            'write_errors', 'FileError', 'open_file', 'file_bytes', 'file_text', 'write_text', 'finite_or_none',
-           'json_text', 'write_json', 'write_csv', 'ValueLoader', 'read_value', 'file_digest', 'next_free_path',
-           'fact_rows']
+           'json_text', 'write_json', 'write_csv', 'ValueLoader', 'read_value', 'file_digest', 'with_a_name',
+           'next_free_path', 'fact_rows']
 
 # %% ../nbs/01_data/01_basics.ipynb #8c1c06dd
 import csv, errno, hashlib, io, json, math, numbers, os, re, stat, tempfile
@@ -100,7 +100,8 @@ def write_errors(path, codes=None):
     except OSError as e:
         if codes and e.errno not in codes:
             raise
-        raise PPClsError(f'{path}: cannot be written: {e.strerror or e}; nothing was left under that name') from e
+        kept = 'what was there before is still there' if os.path.lexists(path) else 'nothing was left under that name'
+        raise PPClsError(f'{path}: cannot be written: {e.strerror or e}; {kept}') from e
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -227,9 +228,18 @@ def file_digest(path, algorithm: str = 'sha256') -> str:
     return digest.hexdigest()
 
 # %% ../nbs/01_data/01_basics.ipynb #44a61e27
+def with_a_name(path) -> Path:
+    "`path`, as an absolute one if it ends in no name, such as '.'; PPClsError for the root."
+    path = Path(path)
+    if path.name in ('', '..'):
+        path = Path(os.path.abspath(path))
+    if not path.name:
+        raise PPClsError(f'{path}: expected a folder with a name')
+    return path
+
 def next_free_path(path) -> Path:
     "The first of `path`.old-1, `path`.old-2, … that does not exist."
-    path = Path(path)
+    path = with_a_name(path)
     candidates = (path.with_name(f'{path.name}.old-{n}') for n in count(1))
     return next(p for p in candidates if not p.exists())
 

@@ -13,8 +13,10 @@ JPEG = cv2.imencode('.jpg', np.full((40, 40, 3), 99, np.uint8))[1].tobytes()
 
 class Running:
     "A server in a thread, whose network takes `seconds`."
-    def __init__(self, folder, seconds=0., grace=20., **settings):
+    def __init__(self, folder, seconds=0., grace=20., extend=None, run=True, **settings):
         app = create_app(Predictor(folder), **settings)
+        if extend:
+            extend(app)
         self.service = app.state.service
         network = self.service.batcher.run
         def slow_network(images):
@@ -24,9 +26,14 @@ class Running:
         self.socket, self.server = take_port('127.0.0.1', 0), Server(app, grace)
         self.address = self.socket.getsockname()
         self.url = f'http://127.0.0.1:{self.address[1]}'
-        self.threads = [threading.Thread(target=self.server.run, args=([self.socket],))]
-        self.threads[0].start()
-        self.codes = []
+        self.threads, self.codes = [], []
+        if run:
+            self.run(lambda: self.server.run([self.socket]))
+
+    def run(self, function):
+        "Call `function`, which runs the server, in a thread; wait until the server has started."
+        self.threads.append(threading.Thread(target=function))
+        self.threads[-1].start()
         while not self.server.started:
             time.sleep(.01)
 

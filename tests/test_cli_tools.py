@@ -1,12 +1,15 @@
 """The command line itself, and the commands that need no trained run: weights, list files, mobile conversion, the form
 of predictions."""
-import json
+import json, re
 
-import cv2, numpy as np, pytest
+import cv2, numpy as np, pytest, scipy.io
 
 from ppcls_nb.cli import COMMANDS
 from ppcls_nb.cli.answers import print_predictions
+from ppcls_nb.data.flowers102 import make_lists
 from ppcls_nb.data.petals import draw_scene, make_species
+from ppcls_nb.models import create_model, weights_info
+from ppcls_nb.train import save_weights
 from small_run import check_refused, ppcls
 
 
@@ -14,6 +17,8 @@ def test_help():
     assert ppcls('--help')[1] == ppcls()[1]
     assert ppcls('list', '--help')[0] == 0
     assert {'lite', 'ort', 'lite_benchmark'} <= COMMANDS.keys()
+    for name, (_, summary) in COMMANDS.items():
+        assert re.search(f'^  {name} +{re.escape(summary)}$', ppcls('--help')[1], re.MULTILINE)
 
 
 def test_download_names_the_file_that_is_needed_without_a_network(tmp_path, monkeypatch):
@@ -111,3 +116,68 @@ def test_the_form_of_predictions(tmp_path, capsys):
     ['lite_benchmark', 'FOLDER/bin', 'FOLDER', 'FOLDER/r.txt', 'true']])
 def test_a_conversion_without_an_exported_network(argv, tmp_path):
     check_refused('ppcls: ', *(argument.replace('FOLDER', str(tmp_path)) for argument in argv))
+
+
+@pytest.fixture(scope='module')
+def flowers(tmp_path_factory):
+    "A folder in the layout of flowers102, with six images in its tables."
+    root = tmp_path_factory.mktemp('flowers')
+    (root/'jpg').mkdir()
+    scipy.io.savemat(root/'imagelabels.mat', {'labels': [[1, 2, 3, 1, 2, 3]]})
+    scipy.io.savemat(root/'setid.mat', {'trnid': [[5, 2]], 'valid': [[1]], 'tstid': [[6, 3, 4]]})
+    return root
+
+
+def test_the_list_of_flowers102_as_the_documents_print_it(flowers, monkeypatch):
+    monkeypatch.chdir(flowers)
+    lists = make_lists(flowers)
+    for part, name in (('train', 'train'), ('valid', 'val'), ('test', 'extra')):
+        code, out, err = ppcls('generate_flowers102_list', 'jpg', part)
+        assert (code, err) == (0, '')
+        assert out == lists[name].read_text()
+    assert out.splitlines()[0] == 'jpg/image_00006.jpg 2'
+    monkeypatch.chdir('/')
+    assert ppcls('generate_flowers102_list', flowers/'jpg', 'train')[1] == lists['train'].read_text()
+    assert ppcls('generate_flowers102_list', f"{flowers/'jpg'}/", 'train')[1] == lists['train'].read_text()
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['jpg', 'val'], "unknown part 'val'; did you mean 'valid'"),
+    (['jgp', 'train'], 'jgp: no such folder; expected that of the images, jpg'),
+    (['empty/jpg', 'train'], 'imagelabels.mat: cannot be read as a .mat file'),
+    (['jpg'], 'the following arguments are required: PART')])
+def test_a_list_of_flowers102_that_cannot_be_printed(argv, message, flowers, monkeypatch):
+    monkeypatch.chdir(flowers)
+    (flowers/'empty'/'jpg').mkdir(parents=True, exist_ok=True)
+    check_refused(message, 'generate_flowers102_list', *argv)
+
+
+def test_scattered_files_are_read_again(tmp_path):
+    network = create_model('MobileNetV1_x0_25', class_num=3)
+    save_weights(tmp_path/'net.pdparams', network)
+    argv = ['scatter', '-m', 'MobileNetV1_x0_25', '-p', tmp_path/'net.pdparams', '--out']
+    code, out, _ = ppcls(*argv, tmp_path/'new'/'old')
+    assert code == 0
+    assert f'{len(network.state_dict())} files of MobileNetV1_x0_25 with 3 classes' in out
+    again = create_model('MobileNetV1_x0_25', pretrained=str(tmp_path/'new'/'old'), class_num=3)
+    assert again.load_report.complete
+    assert all((again.state_dict()[key] == v).all() for key, v in network.state_dict().items())
+    assert [file.name for file in (tmp_path/'new').iterdir()] == ['old']
+    check_refused('exists and is not an empty folder', *argv, tmp_path/'new'/'old')
+    save_weights(tmp_path/'lite.pdparams', create_model('EfficientNetLite0', class_num=3))
+    check_refused('EfficientNetLite0: the names of its tensors in weights of Paddle 1.x are not known', 'scatter', '-m',
+                  'EfficientNetLite0', '-p', tmp_path/'lite.pdparams', '--out', tmp_path/'lite')
+    assert not (tmp_path/'lite').exists()
+
+
+@pytest.mark.parametrize('tag, documents, file', [
+    ('ResNet50_vd_ssld', (0.824, 0.961), (0.83, 0.964)), ('SE_ResNeXt101_32x4d', (0.791, 0.942), (0.7939, 0.9443)),
+    ('ResNet50_vd', (0.791, 0.944), (None, None))])
+def test_the_figures_of_the_documents_and_of_the_file(tag, documents, file):
+    record = weights_info(tag)
+    assert (record.top1, record.top5) == documents
+    assert (record.file_top1, record.file_top5) == file
+    out = ppcls('info', tag)[1]
+    expected = f'the documents print {documents[0]:g} and {documents[1]:g}; the file at url is the one that later'
+    assert (expected in out) == bool(file[0])
+    assert f'{file[0]}' in record.note or not file[0]

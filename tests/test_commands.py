@@ -86,6 +86,40 @@ def test_a_finished_run_is_not_trained_again(run, home):
     assert load_run(run).rows == rows
 
 
+def test_a_dry_run_prints_the_plan_and_makes_no_run(home, tmp_path):
+    for more in ([], ['--fresh'], ['-o', 'TRAIN.batch_size=1']):
+        code, out, err = ppcls('train', '-c', home/'small.yaml', '--data', home/'garden', '--out', tmp_path/'run',
+                               '--dry-run', *more)
+        assert (code, err) == (0, '')
+        for part in ('MobileNetV1_x0_25, 0.', '3 classes', '48 images to train on', 'memory         about ', ' maps ',
+                     'dry run: nothing was trained'):
+            assert part in out
+        assert 'epoch:' not in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('change, message', [
+    ('checkpoints=nowhere', 'checkpoints: nowhere is no saved state'),
+    ('pretrained_model=nowhere', 'nowhere: no file'),
+    ('TRAIN.file_list=nowhere.txt', 'nowhere.txt')])
+def test_a_dry_run_finds_what_is_missing(home, change, message, tmp_path):
+    code, _, err = ppcls('train', '-c', home/'small.yaml', '--data', home/'garden', '--out', tmp_path/'run',
+                         '--dry-run', '-o', change)
+    assert code == 2
+    assert message in err
+
+
+def test_the_documents_scripts_are_the_commands(home, run, tmp_path):
+    tools = Path(__file__).resolve().parents[1]/'tools'
+    train = [tools/'train.py', '-c', home/'small.yaml', '--data', home/'garden', '--out', tmp_path/'run', '--dry-run']
+    scripts = {'train': train, 'eval': [tools/'eval.py', '--run', run]}
+    for name, argv in scripts.items():
+        done = subprocess.run([sys.executable, '-W', 'ignore', *map(str, argv)], capture_output=True, text=True,
+                              cwd=tmp_path, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        assert done.returncode == 0, done.stderr
+        assert ('dry run: nothing' if name == 'train' else 'the same') in done.stdout
+
+
 @pytest.mark.parametrize('which', ['last', 'best'])
 def test_eval_gives_the_accuracy_of_the_log(run, home, which, tmp_path):
     rows = load_run(run).rows

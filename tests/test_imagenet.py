@@ -234,12 +234,26 @@ def test_missing_images(ready, full_val, solution, tmp_path):
 
 
 @pytest.mark.parametrize('numbering, synsets, why', [
-    ('imagenet', None, 'needs the 1,000 wnids'),
     ('imagnet', None, "did you mean 'imagenet'"),
     ('own', 'none.txt', 'cannot be read')])
 def test_labels_that_are_refused(full_val, numbering, synsets, why):
     with pytest.raises(PPClsError, match=why):
         _class_labels(sorted(WNIDS), numbering, full_val, synsets and full_val/synsets)
+
+
+def test_labels_among_the_thousand_need_no_file(full_val):
+    labels, class_num, words = _class_labels(sorted(WNIDS), 'imagenet', full_val, None)
+    assert labels == {'n01440764': 0, 'n02102040': 217, 'n15075141': 999}
+    assert class_num == 1000
+    assert words['n01751748'] == 'sea snake'
+    with pytest.raises(PPClsError, match='ImageNet-1k: does not have n99999999'):
+        _class_labels(['n99999999'], 'imagenet', full_val, None)
+
+
+def test_a_map_of_too_few_classes(tmp_path):
+    (tmp_path/'few.txt').write_text('\n'.join(WNIDS))
+    with pytest.raises(PPClsError, match="few.txt: has 3 classes, numbering 'imagenet' needs all 1,000"):
+        _class_labels(sorted(WNIDS), 'imagenet', tmp_path, tmp_path/'few.txt')
 
 
 def test_an_unknown_class(full_val, thousand):
@@ -271,7 +285,9 @@ def test_three_layouts_give_the_same_lists(mini, solution, tmp_path):
     assert train == (by_class/'train_list.txt').read_text()
     assert train == (kaggle/'train_list.txt').read_text().replace('ILSVRC/Data/CLS-LOC/', '')
     assert (mini/'synsets.txt').read_bytes() == (kaggle/'synsets.txt').read_bytes()
-    assert (by_class/'synsets.txt').read_text() == '0 n01440764\n1 n02102040\n2 n15075141\n'
+    words = {wnid: text for _, wnid, text, _, _ in TABLE}
+    assert (by_class/'synsets.txt').read_text().splitlines() == [
+        f'{label} {wnid} {text}' for label, (wnid, text) in enumerate((wnid, words[wnid]) for wnid in sorted(WNIDS))]
     require_ok(check_splits(mini/'train_list.txt', mini/'val_list.txt', same_bytes=True))
     shutil.rmtree(by_class/'train'/'n15075141')
     with pytest.raises(PPClsError, match='n15075141 has no training images'):
@@ -311,7 +327,11 @@ def test_a_part(mini, thousand, tmp_path):
     (tmp_path/'pick.txt').write_text('\n'.join(TWO))
     assert prepare_imagenet(mini, tmp_path/'two', classes=tmp_path/'pick.txt') == own
     standard = prepare_imagenet(mini, tmp_path/'standard', classes=TWO, numbering='imagenet', synsets=thousand)
-    assert (standard.lists/'synsets.txt').read_text() == '998 n02102040\n999 n15075141\n'
+    assert [line.split()[:2] for line in (standard.lists/'synsets.txt').read_text().splitlines()] == [
+        ['998', 'n02102040'], ['999', 'n15075141']]
+    without_kit = make_archives(tmp_path/'no kit', [TRAIN])
+    known = prepare_imagenet(without_kit, classes=TWO, numbering='imagenet', parts='train')
+    assert labels_in(known, 'train') == [217]*2 + [999]*4
     only_val = prepare_imagenet(make_archives(tmp_path/'only', [VAL, DEVKIT]), full=False, parts='val')
     assert not (only_val.root/'train_list.txt').exists()
 

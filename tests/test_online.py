@@ -15,7 +15,8 @@ MAKEFILE = (ROOT/'Makefile').read_text(encoding='utf-8')
 TARGETS = set(re.findall(r'^([a-z][\w-]*):', MAKEFILE, flags=re.M))
 REPOSITORY = read_repository(ROOT/'settings.ini')
 PYTHONS = list(REPOSITORY.pythons)
-EXTRAS = set(re.search(r'^EXTRAS +:= \$\(PADDLE\),(\S+)$', MAKEFILE, flags=re.M).group(1).split(',')) | {'cpu'}
+_EXTRAS = re.search(r'^EXTRAS +:= \$\(if .*,\$\(PADDLE\),\)(\S+)$', MAKEFILE, flags=re.M).group(1)
+EXTRAS = set(_EXTRAS.split(',')) | {'cpu'}
 every_workflow = pytest.mark.parametrize('file', WORKFLOWS, ids=lambda file: file.stem)
 
 

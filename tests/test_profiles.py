@@ -81,7 +81,9 @@ def test_gpu_changes_no_setting_of_the_documents(role, info):
     changed = {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)} - set(DATA_KEYS)
     # the divergence is that of the documents' programs; the teacher is the run of lesson 5
     allowed = {'distill', 'distill.kind', 'pretrained_model'} if role == 'mobile_distilled' else set()
-    assert changed <= allowed
+    # no run on the CPU by mistake
+    assert ours['use_gpu'] is True
+    assert changed <= allowed | {'use_gpu'}
 
 
 def one_step(trainer):
@@ -95,7 +97,7 @@ def one_step(trainer):
 @pytest.mark.parametrize('profile,role', [(p, r) for p in ('gpu', 'cpu', 'smoke') for r in ROLES])
 def test_every_recipe_builds_and_takes_a_step(profile, role, info, official, tmp_path, monkeypatch):
     monkeypatch.setenv('PPCLS_HOME', str(official))
-    changes = {'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.batch_size': 2}
+    changes = {'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.batch_size': 2, 'use_gpu': None}
     p = load_profile(profile, PROFILES, output=str(tmp_path))
     conf = p.recipe(role, info, **changes)
     server, mobile = p.recipe('server_finetune', info).ARCHITECTURE, p.recipe('mobile_finetune', info).ARCHITECTURE

@@ -18,11 +18,13 @@ from paddle.base.proto import framework_pb2 as proto
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
+from ppcls_nb.cli.export import write_export
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.benchmark import choose_engine, timing_rows
 from ppcls_nb.deploy.export import atomic_folder, export_model, is_export_file, read_export
 from ppcls_nb.deploy.mobile import device_benchmark, find_device
-from ppcls_nb.deploy.onnx import to_onnx
+from ppcls_nb.deploy import onnx as onnx_module
+from ppcls_nb.deploy.onnx import check_onnx, to_onnx
 from ppcls_nb.deploy.predict import Predictor, open_foreign
 from ppcls_nb.deploy.quantize import Quantized
 from ppcls_nb.deploy.timing import speed_ratio
@@ -426,3 +428,55 @@ def test_output_to_a_full_disk(monkeypatch, capsys):
         assert main(['--version']) == 2
         monkeypatch.undo()
     assert 'No space left on device' in capsys.readouterr().err
+
+
+def field(number, value):
+    "A field of a protocol buffer: a number below 128, or bytes."
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    size = len(value)
+    length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
+    return bytes([number << 3 | 2]) + length + value
+
+
+TENSOR = field(1, 1) + field(8, b'w')
+OUTSIDE_DATA = field(13, field(1, b'location') + field(2, b'/etc/passwd'))
+
+
+@pytest.mark.parametrize('graph', [
+    field(5, TENSOR + OUTSIDE_DATA + field(14, 1)), field(5, TENSOR + field(14, 1)),
+    field(1, field(5, field(5, TENSOR + OUTSIDE_DATA))), field(15, field(1, TENSOR + OUTSIDE_DATA)),
+    field(1, field(5, field(6, field(5, TENSOR + OUTSIDE_DATA))))])
+def test_an_onnx_file_with_numbers_in_another_file_is_refused(good, tmp_path, graph):
+    folder = Path(shutil.copytree(good, tmp_path/'net'))
+    record = read_export(folder)
+    (folder/'inference.onnx').write_bytes(field(1, 8) + field(7, graph))
+    record.save(folder)
+    with pytest.raises(PPClsError, match='inference.onnx: refused: a tensor of it is in another file'):
+        read_export(folder)
+    with pytest.raises(PPClsError, match='is in another file'):
+        check_onnx(folder/'inference.onnx')
+
+
+@pytest.mark.parametrize('data', [b'\x3a\x7f\x01', b'\x3b', b'\xff'*20])
+def test_what_is_no_onnx_file(tmp_path, data):
+    (tmp_path/'a.onnx').write_bytes(data)
+    with pytest.raises(PPClsError, match='a.onnx: cannot be read as an ONNX network'):
+        check_onnx(tmp_path/'a.onnx')
+    (tmp_path/'a.onnx').write_bytes(field(1, 8) + field(7, field(5, TENSOR + field(9, bytes(8)))))
+    check_onnx(tmp_path/'a.onnx')
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason='needs paddle2onnx')
+@pytest.mark.parametrize('convertible', [True, False])
+def test_a_disk_that_fills_while_inference_onnx_is_written(network, tmp_path, monkeypatch, convertible):
+    "The network is not exported without inference.onnx then, even if the folder is called so."
+    if not convertible:
+        monkeypatch.setattr(onnx_module, 'CONVERTIBLE', frozenset())
+        monkeypatch.setattr(onnx_module, '_CHILD', 'import sys; sys.exit(28)')
+    def fail(*args):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(onnx_module, '_convert', fail)
+    with pytest.raises(PPClsError, match='my-onnx-net: cannot be written: No space left on device; what was there'):
+        write_export(network, tmp_path/'my-onnx-net', eval_ops(32), None, None)
+    assert list(tmp_path.iterdir()) == []

@@ -10,10 +10,12 @@ import pytest
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli.finetune import more_settings
+from ppcls_nb.course import notebooks
 from ppcls_nb.course.notebooks import parse_parameters
 from ppcls_nb.models.weights import read_arrays
 from ppcls_nb.recipe.load import load_config, pairs, parse_yaml
 from ppcls_nb.transfer.finetune import check_setting
+from small_run import check_refused
 
 VALUES = {'1e-3': 0.001, '5E4': 5e4, '1.5': 1.5, '.5': 0.5, '7': 7, '-3': -3, '0x10': 16, 'None': None, 'null': None,
           'True': True, 'false': False, '2026-01-01': '2026-01-01', '12:30': '12:30', '1:30:00': '1:30:00',
@@ -93,3 +95,38 @@ def test_an_empty_host_is_not_all_addresses(tmp_path):
     server = pytest.importorskip('ppcls_nb.deploy.server')
     with pytest.raises(PPClsError, match="host '': expected an address"):
         server.serve(tmp_path, host='')
+
+
+@pytest.mark.parametrize('argv, said', [
+    ('benchmark DIR --seconds nan', '--seconds nan'), ('benchmark DIR --seconds -1', '--seconds -1'),
+    ('benchmark DIR -b 0', '--batch 0'), ('benchmark DIR --threads -2', '--threads -2'),
+    ('quantize DIR --out X --images a.jpg --max-drop nan', '--max-drop nan'),
+    ('quantize DIR --out X --images a.jpg --runs -1', '--runs -1'),
+    ('quantize DIR --out X --qat 2 --lr nan', '--lr nan'), ('quantize DIR --out X --qat 2 --lr -1', '--lr -1'),
+    ('quantize DIR --out X --images a.jpg --lr 0', '--lr 0'),
+    ('select -i a -m M -k 1 --out X --min-score nan', '--min-score nan'),
+    ('select -i a -m M -k 1 --out X --top 0', '--top 0'),
+    ('select -i a -m M -k 1 --out X --num-workers -1', '--num-workers -1'),
+    ('search -c ResNet50_vd_finetune --seed -1', '--seed -1'),
+    ('search -c ResNet50_vd_finetune --trials 0', '--trials 0'),
+    ('finetune SqueezeNet1_0 DIR --seed -1', '--seed -1'), ('finetune SqueezeNet1_0 DIR --val nan', '--val nan'),
+    ('infer -i a.jpg -m M --num-workers -1', '--num-workers -1'),
+    ('predict -i a.jpg -m M --threads 0', '--threads 0'), ('lists DIR --val nan', '--val nan'),
+    ('lists DIR --test inf', '--test inf'), ('lite_benchmark a b c --repeats 0', '--repeats 0'),
+    ('prepare a.txt --data-dir DIR --out X --workers 0', '--workers 0'), ('check a.txt --classes -1', '--classes -1')])
+def test_numbers_that_are_none_are_named(tmp_path, argv, said):
+    check_refused(said, *argv.replace('DIR', str(tmp_path)).split())
+
+
+@pytest.mark.parametrize('name, value', [('lr', float('inf')), ('head_lr', float('nan')), ('l2_decay', -1e-4),
+                                         ('freeze_epochs', -1), ('lower_scale', -0.1)])
+def test_settings_of_a_finetuning_are_finite_and_not_negative(name, value):
+    with pytest.raises(PPClsError, match=f'finetune: {name} is'):
+        check_setting(name, value, 1 if name == 'freeze_epochs' else 0.1)
+
+
+@pytest.mark.parametrize('argv', ['--seeds 0', '--kernel-timeout -1', '--cell-timeout -5', '--cell-timeout nan'])
+def test_numbers_of_the_course(tmp_path, capsys, argv):
+    assert notebooks.main([str(tmp_path), *argv.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('ppcls-run: ') and err.count('\n') == 1 and argv.split()[0] in err

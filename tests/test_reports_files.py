@@ -2,6 +2,7 @@
 archives that ask for gigabytes, disks that are full, output that nobody reads."""
 import errno
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -18,21 +19,26 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image
 
 from networks import torch_bytes
-from ppcls_nb.basics import PPClsError, file_bytes, file_digest, write_json
+from ppcls_nb.basics import PPClsError, atomic_path, file_bytes, file_digest, with_a_name, write_json, write_text
 from ppcls_nb.cli import main
+from ppcls_nb.cli.select import refuse_other_files
 from ppcls_nb.course import ledger, notebooks
 from ppcls_nb.data.checks import check_list
 from ppcls_nb.data.datasets import ImageDataset
 from ppcls_nb.data.download import download, unpack
 from ppcls_nb.data.duplicates import References
 from ppcls_nb.data.flowers102 import FILES, download_flowers102
-from ppcls_nb.data.image_format import decode_with_opencv, image_header
+from ppcls_nb.data.image_format import decode_with_opencv, decoding_cost, image_header, require_pixels
 from ppcls_nb.data.imaug import DecodeImage
 from ppcls_nb.data.lists import list_lines, read_class_names
 from ppcls_nb.data.resolve import resolve_data
+from ppcls_nb.deploy.export import atomic_folder, is_export_file
 from ppcls_nb.deploy.predict import prepare_image
+from ppcls_nb.deploy.web import is_site_file
 from ppcls_nb.distill.soft_labels import ListedFiles
 from ppcls_nb.models import create_model, load_pretrained
 from ppcls_nb.models import weights as weights_module
@@ -40,9 +46,11 @@ from ppcls_nb.models.formats.paddle_file import read_paddle
 from ppcls_nb.models.weights import all_weights, bundled_folder, fetch_url, read_arrays, save_bundled
 from ppcls_nb.recipe.load import read_recipe
 from ppcls_nb.recipe.trained import image_files
+from ppcls_nb.train.callbacks.run_folder import RunFolder
 from ppcls_nb.train.checkpoint import RunLock
 from ppcls_nb.train.runs import load_run
 from ppcls_nb.transfer.space import Space
+from ppcls_nb.transfer.study import open_study
 from small_run import make_recipe, ppcls
 
 JPEG = cv2.imencode('.jpg', np.full((40, 50, 3), 99, np.uint8))[1].tobytes()
@@ -553,3 +561,144 @@ def test_main_reports_any_file_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('ppcls_nb.cli.run_command', fail)
     assert main([]) == 2
     assert capsys.readouterr().err == f'ppcls: {tmp_path/"a.bin"}: {os.strerror(errno.EACCES)}\n'
+
+
+# folders and files of mine in the way of an output
+
+def snapshot(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('name', ['config.yaml', 'best.pdparams', 'classes.txt', 'metrics.jsonl'])
+def test_a_training_does_not_replace_my_files(tmp_path, name):
+    home = make_recipe(tmp_path)
+    mine = tmp_path/'mine'
+    mine.mkdir()
+    (mine/name).write_text('seed: 0\n')
+    before = snapshot(mine)
+    code, _, err = ppcls('train', '-c', home.recipe, '--data', home.garden, '--out', mine)
+    assert code == 2
+    assert f'mine: holds {name} and is not the folder of this run' in err.splitlines()[-1]
+    assert snapshot(mine) == before
+
+
+def test_fresh_does_not_move_a_folder_that_is_no_run(tmp_path):
+    home = make_recipe(tmp_path)
+    mine = tmp_path/'mine'
+    mine.mkdir()
+    (mine/'thesis.txt').write_text('mine')
+    code, _, err = ppcls('train', '-c', home.recipe, '--data', home.garden, '--out', mine, '--fresh')
+    assert code == 2
+    assert 'mine holds files and no run' in err.splitlines()[-1]
+    assert (mine/'thesis.txt').read_text() == 'mine'
+
+
+def test_a_run_that_was_killed_before_it_had_a_state_goes_on(tmp_path):
+    folder = RunFolder(tmp_path/'run', dict(lr=1e-5, name='1e-3', sizes=(1, 2), num_workers=0))
+    (tmp_path/'run').mkdir()
+    write_text(tmp_path/'run'/'config.yaml', OmegaConf.to_yaml(OmegaConf.create(json.loads(folder.config))))
+    (tmp_path/'run'/'best.pdparams').touch()
+    folder.refuse_other_files()
+    RunFolder(tmp_path/'run', dict(lr=1e-5, name='1e-3', sizes=(1, 2), num_workers=4)).refuse_other_files()
+    with pytest.raises(PPClsError, match='is not the folder of this run'):
+        RunFolder(tmp_path/'run', dict(lr=1e-4)).refuse_other_files()
+
+
+def test_the_working_folder_is_an_output_folder(tmp_path, monkeypatch):
+    (tmp_path/'work').mkdir()
+    monkeypatch.chdir(tmp_path/'work')
+    assert with_a_name('.') == tmp_path/'work'
+    lock = RunLock('.')
+    assert lock.path == tmp_path/'.work.lock'
+    lock.release()
+    with pytest.raises(PPClsError, match='expected a folder with a name'):
+        with_a_name('/')
+
+
+def test_a_search_and_a_selection_do_not_replace_my_files(tmp_path):
+    (tmp_path/'results.csv').write_text('mine')
+    with pytest.raises(PPClsError, match='holds results.csv and no search'):
+        open_study(tmp_path, Space({'lr': [.1, .2]}), 'grid')
+    (tmp_path/'train_list.txt').write_text('mine')
+    with pytest.raises(PPClsError, match='holds train_list.txt and no selection'):
+        refuse_other_files(tmp_path, [])
+    (tmp_path/'soft_labels').mkdir()
+    (tmp_path/'soft_labels'/'manifest.json').write_text('{}')
+    refuse_other_files(tmp_path, [])
+    with pytest.raises(PPClsError, match='would be read and then replaced'):
+        refuse_other_files(tmp_path, [None, tmp_path/'train_list.txt'])
+
+
+@pytest.mark.parametrize('is_part, name', [(is_export_file, 'inference.pdmodel'), (is_site_file, 'index.html')])
+def test_files_of_the_same_name_are_not_an_export_or_a_site(tmp_path, is_part, name):
+    (tmp_path/'out').mkdir()
+    (tmp_path/'out'/name).write_text('mine')
+    with pytest.raises(PPClsError, match=f'holds {name}, which is no part of'):
+        with atomic_folder(tmp_path/'out', is_part):
+            pass
+    assert (tmp_path/'out'/name).read_text() == 'mine'
+
+
+def make_notebook(path):
+    path.parent.mkdir(exist_ok=True)
+    cell = dict(cell_type='code', id='a', execution_count=None, metadata={'tags': ['parameters']}, outputs=[],
+                source='seed = 0')
+    write_json(path, dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5))
+    return path
+
+
+def test_a_course_does_not_replace_its_notebooks_or_mine(tmp_path):
+    source = make_notebook(tmp_path/'notebooks'/'a.ipynb')
+    with pytest.raises(PPClsError, match='would be replaced by the executed notebook'):
+        notebooks.run_course([source], output=tmp_path)
+    (tmp_path/'out').mkdir()
+    make_notebook(tmp_path/'out'/'notebooks'/'a.ipynb')
+    with pytest.raises(PPClsError, match='is not an executed notebook and would be replaced'):
+        notebooks.run_course([source], output=tmp_path/'out')
+
+
+def test_a_failed_write_says_what_is_there_now(tmp_path):
+    for kept, text in ((False, 'nothing was left under that name'), (True, 'what was there before is still there')):
+        if kept:
+            (tmp_path/'a.txt').write_text('old')
+        with pytest.raises(PPClsError, match=text):
+            with atomic_path(tmp_path/'a.txt'):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (tmp_path/'a.txt').read_text() == 'old'
+
+
+# JPEG files of several scans
+
+def claim(data, width, height):
+    "The bytes of a JPEG file with another size in its header."
+    _, _, at = image_header(data)
+    return data[:at+5] + height.to_bytes(2, 'big') + width.to_bytes(2, 'big') + data[at+9:]
+
+
+@pytest.mark.parametrize('size, subsampling, progressive, limit, good', [
+    (12_000, '4:4:4', False, None, True), (12_000, '4:4:4', True, None, False), (9_000, '4:2:0', True, None, True),
+    (9_800, '4:2:0', True, None, False), (4_000, '4:4:4', True, 50_000_000, True),
+    (5_000, '4:4:4', True, 50_000_000, False)])
+def test_the_coefficients_of_a_progressive_jpeg_count(size, subsampling, progressive, limit, good):
+    file = io.BytesIO()
+    Image.new('RGB', (64, 64)).save(file, 'JPEG', subsampling=subsampling, progressive=progressive)
+    data = claim(file.getvalue(), size, size)
+    assert len(data) < 2000
+    if good:
+        require_pixels(data, image_header(data), limit or MAX_PIXELS)
+        return
+    with pytest.raises(PPClsError, match=r'of several scans \(progressive\) with'):
+        require_pixels(data, image_header(data), limit or MAX_PIXELS)
+    for decode in (DecodeImage(), DecodeImage(reduce_to=100), decode_with_opencv):
+        if not limit:
+            with pytest.raises(PPClsError, match='takes as much memory'):
+                decode(data)
+
+
+def test_scans_of_one_channel_each_count_too():
+    data = JPEG
+    w, h, at = image_header(data)
+    scan = data.index(b'\xff\xda')
+    assert decoding_cost(data, w, h, at) == w*h
+    one_channel = data[:scan+4] + b'\x01' + data[scan+5:]
+    assert decoding_cost(one_channel, w, h, at) > w*h

@@ -10,16 +10,21 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from ppcls_nb.basics import PPClsError
+from ppcls_nb.cli.answers import given_delimiters
+from ppcls_nb.cli.quantize import labelled_files
+from ppcls_nb.data.cache import prepare_cache
 from ppcls_nb.data.datasets import BadImage, ImageDataset
 from ppcls_nb.data.lists import LARGEST_LABEL, check_delimiter, list_rows, read_list, visible
 from ppcls_nb.data.resolve import resolve_data
 from ppcls_nb.deploy.predict import prepare_image
+from ppcls_nb.distill.select import write_merged_list
 from ppcls_nb.distill.soft_labels import ListedFiles, soft_labels
 from ppcls_nb.recipe.build import build_data, use_data
 from ppcls_nb.recipe.load import load_config
-from ppcls_nb.recipe.trained import data_settings, image_files
+from ppcls_nb.recipe.trained import data_settings, image_files, run_delimiters
 
 from small_run import ppcls, train_run
 
@@ -364,3 +369,69 @@ def test_labels_follow_the_classes_of_a_run_in_lists_with_tabs(flowers, tmp_path
     info = resolve_data(data, classes=[f'flower {i}' for i in range(4)], spare=tmp_path/'spare', delimiters=['\t'])
     old, new = (list_rows(folder/'val_list.txt', ['\t']) for folder in (data, info.lists))
     assert [3 - int(label) for _, _, label in old] == [int(label) for _, _, label in new]
+
+
+@pytest.mark.parametrize('delimiter', ['\t', ',', ';'])
+def test_every_reader_of_lists_takes_a_delimiter(flowers, tmp_path, delimiter):
+    lists = with_delimiter(flowers.garden, tmp_path/'lists', {'val': delimiter})
+    file, root = lists/'val_list.txt', flowers.garden
+    expected, labels = read_list(root/'val_list.txt')
+    assert image_files([file], root, delimiters=(delimiter,)) == expected
+    assert labelled_files([file], root, delimiters=(delimiter,)) == (expected, labels.tolist())
+    assert list(ListedFiles(file, root, (delimiter,))) == expected
+    assert list(ListedFiles(root/'val_list.txt', root, (delimiter,))) == expected
+    merged = write_merged_list(file, [], tmp_path/'merged.txt', root, root, delimiters=(delimiter,))
+    assert (tmp_path/'merged.txt').read_text() == (root/'val_list.txt').read_text() and merged.labelled == len(labels)
+    report = prepare_cache(file, root, tmp_path/'cache', short=16, delimiter=delimiter)
+    assert report.resized == len(expected)
+    assert (tmp_path/'cache'/'val_list.txt').read_text() == file.read_text()
+    assert ppcls('check', file, '--data-dir', root, '--delimiter', delimiter)[0] == 0
+    assert ppcls('check', file, '--data-dir', root)[0] == 1
+
+
+def test_the_delimiter_of_a_run_is_that_of_its_recipe(flowers, tmp_path):
+    (tmp_path/'config.yaml').write_text(OmegaConf.to_yaml(load_config(flowers.recipe, {'TRAIN.delimiter': ';'})))
+    (tmp_path/'last.pdparams').touch()
+    assert run_delimiters(tmp_path) == (';', ' ')
+    assert run_delimiters(tmp_path/'last.pdparams') == (';', ' ')
+    assert run_delimiters('SqueezeNet1_0') == ()
+    assert given_delimiters('\\t', (';', ' ')) == ('\t',) and given_delimiters(None, (';', ' ')) == (';', ' ')
+
+
+def test_a_bad_line_of_a_list_is_reported_and_the_others_go_on(flowers, tmp_path):
+    good = (flowers.garden/'val_list.txt').read_text().splitlines()
+    file = tmp_path/'images.txt'
+    file.write_text('\n'.join([good[0], 'no/such.jpg 1', *good[1:4]]) + '\n')
+    failed = {}
+    files, labels = labelled_files([file], flowers.garden, 4, failed=failed)
+    assert (len(files), len(labels)) == (4, 4)
+    assert list(failed) == [f'{file}:2'] and 'no such image' in failed[f'{file}:2']
+    with pytest.raises(PPClsError, match=r'images.txt:1: label \d+, but the network has 1 class'):
+        file.write_text(good[-1])
+        labelled_files([file], flowers.garden, 1)
+    file.write_text('\n'.join([good[0], 'no/such.jpg 1', *good[1:4]]) + '\n')
+    with pytest.raises(PPClsError, match=rf'1 of 5 images are bad \({file}:2: no such image'):
+        prepare_cache(file, flowers.garden, tmp_path/'cache', short=16)
+    report = prepare_cache(file, flowers.garden, tmp_path/'cache', short=16, skip_bad=True)
+    assert report.kept == 4 and (tmp_path/'cache'/'images.txt').read_text().splitlines() == [good[0], *good[1:4]]
+    code, _, err = ppcls('select', '-i', flowers.garden, '-m', 'M', '-k', 1, '--out', tmp_path/'o', '--labelled', file,
+                         '--labelled-dir', flowers.garden)
+    assert code == 2 and f'{file}:2: no such image' in err       # labels that train: strict
+
+
+class Answers:
+    "In the place of a `ServiceClient`."
+    def __init__(self, *args): pass
+    def __enter__(self): return self
+    def __exit__(self, *args): pass
+    def stream(self, files, *args): return ((file, [(0, '', 1.)]) for file in files)
+
+
+def test_client_leaves_out_a_bad_line(flowers, tmp_path, monkeypatch):
+    pytest.importorskip('httpx')
+    monkeypatch.setattr('ppcls_nb.deploy.client.ServiceClient', Answers)
+    first = (flowers.garden/'val_list.txt').read_text().splitlines()[0].replace(' ', ';')
+    (tmp_path/'a.txt').write_text(f'{first}\nno/such.jpg;1\n')
+    code, out, err = ppcls('client', tmp_path/'a.txt', '--data-dir', flowers.garden, '--delimiter', ';')
+    assert code == 1 and out.count('\n') == 1 and first.split(';')[0] in out
+    assert err.startswith(f'ppcls: left out: {tmp_path/"a.txt"}:2: no such image')

@@ -1,11 +1,13 @@
 """Clients that do not behave, over real sockets: never read, send slowly, close half, leave open where a request ends;
 and numbers and hosts that cannot be."""
-import json, logging, re, socket, threading, time
+import io, json, logging, re, shutil, signal, socket, subprocess, threading, time
 
 import ppcls_nb  # before paddle: sets the threads
 import httpx, paddle, pytest
+from PIL import Image
 
 from ppcls_nb.basics import PPClsError, check_number
+from ppcls_nb.data.image_format import image_header
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.batching import Batcher
 from ppcls_nb.deploy.client import ServiceClient
@@ -328,7 +330,7 @@ def test_the_description_names_no_other_site(plain):
 
 # ── numbers and hosts that cannot be
 
-COUNTS = ['--threads', '--workers', '--max-batch', '--max-images', '--max-requests', '--max-queue']
+COUNTS = ['--threads', '--workers', '--decode-threads', '--max-batch', '--max-images', '--max-requests', '--max-queue']
 POSITIVE, NOT_NEGATIVE = ['--max-body', '--max-pixels', '--deadline'], ['--max-wait', '--grace']
 WRONG = [*[(name, value) for name in [*COUNTS, *POSITIVE] for value in ('0', '-1', 'nan', 'inf')],
          *[(name, value) for name in NOT_NEGATIVE for value in ('-1', 'nan', 'inf', '-inf')],
@@ -364,7 +366,7 @@ def test_wrong_numbers_of_functions(folder, value):
         'deadline': lambda: Limits(deadline=value),
         'max_wait': lambda: Batcher(len, max_wait=value),
         'max_batch': lambda: Batcher(len, max_batch=value),
-        'workers': lambda: create_app(service, workers=value),
+        'decode_threads': lambda: create_app(service, decode_threads=value),
         'grace': lambda: serve(service, port=0, grace=value),
         'port': lambda: take_port('127.0.0.1', value),
         'timeout': lambda: ServiceClient(9292, timeout=value),
@@ -388,3 +390,35 @@ def test_numbers_that_are_checked():
 @pytest.mark.parametrize('host', ['', 'nowhere.invalid', '256.1.1.1', 'a'*70, 'a..b', 'x\0y', ' ', '[::1', 'http://x'])
 def test_hosts_that_cannot_be(folder, host):
     check_refused('host' if not host else 'cannot listen on it', 'serve', folder, '--port', 0, '--host', host)
+
+
+@pytest.mark.skipif(not shutil.which('openssl'), reason='makes the certificate')
+def test_a_server_with_a_certificate_answers(folder, tmp_path):
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=127.0.0.1', '-keyout',
+                    str(tmp_path/'key.pem'), '-out', str(tmp_path/'cert.pem')], check=True, capture_output=True)
+    server = Server(create_app(Predictor(folder)), ssl_certfile=tmp_path/'cert.pem', ssl_keyfile=tmp_path/'key.pem')
+    with take_port('127.0.0.1', 0) as sock:
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        url = f'https://127.0.0.1:{sock.getsockname()[1]}'
+        try:
+            with httpx.Client(verify=False, trust_env=False, timeout=SAFETY) as client:
+                for _ in range(2):
+                    answer = client.post(f'{url}/predict', files={'image': JPEG}, params={'topk': 4})
+                    assert answer.status_code == 200
+                    assert len(answer.json()['predictions'][0]['top']) == 4
+                assert len(client.get(f'{url}/openapi.json').content) > 1000
+        finally:
+            server.handle_exit(signal.SIGTERM, None)
+            thread.join()
+    assert server.unanswered == 0
+
+
+def test_a_progressive_jpeg_counts_with_its_coefficients(plain):
+    file = io.BytesIO()
+    Image.new('RGB', (64, 64)).save(file, 'JPEG', subsampling='4:4:4', progressive=True)
+    data, (_, _, at) = file.getvalue(), image_header(file.getvalue())
+    large = data[:at+5] + (5000).to_bytes(2, 'big')*2 + data[at+9:]
+    answers = [httpx.post(f'{plain.url}/predict', files={'image': body}, timeout=SAFETY) for body in (data, large)]
+    assert [answer.status_code for answer in answers] == [200, 413]
+    assert 'of several scans (progressive) with 5000 x 5000 pixels' in answers[1].json()['error']

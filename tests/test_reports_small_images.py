@@ -58,3 +58,13 @@ def test_a_training_names_the_smallest_image(tmp_path):
 def test_an_export_may_leave_the_size_open(tmp_path):
     model = create_model('SqueezeNet1_0', class_num=3)
     assert save_inference(model, tmp_path, (3, None, None)).is_file()
+
+
+def test_an_export_of_a_fixed_size_names_the_smallest_image(tmp_path):
+    model = create_model('SqueezeNet1_0', class_num=3)
+    for softmax in (False, True):
+        with pytest.raises(PPClsError, match='SqueezeNet1_0: images of 32×40 pixels .*, expected at least 35×35'):
+            save_inference(model, tmp_path/'net', (3, 32, 40), softmax)
+    assert not (tmp_path/'net').exists()
+    with pytest.raises(PPClsError, match='expected at least 35×35'):
+        save_inference(FeatureNet(model), tmp_path/'net', (3, 32, 40))

@@ -2,7 +2,7 @@
 import pytest
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.recipe.schema import check_functions, check_keys, check_names, modernize, network_names
+from ppcls_nb.recipe.schema import check_functions, check_keys, check_names, network_names
 
 
 def fail(path, message):
@@ -30,7 +30,7 @@ def test_parameters_of_functions_are_free_for_the_check_of_keys():
 @pytest.mark.parametrize('given, message', [
     (dict(LEARNING_RATE=dict(function='Cosin')), "unknown schedule 'Cosin'; did you mean 'Cosine'"),
     (dict(LEARNING_RATE=dict(function='Cosine', params=dict(gama=1))), "unknown parameter of Cosine 'gama'"),
-    (dict(OPTIMIZER=dict(function='RmsProp')), "did you mean 'RMSProp'"),
+    (dict(OPTIMIZER=dict(function='RMSprop')), "did you mean 'RMSProp'"),
     (dict(ARCHITECTURE=dict(name='ResNet50vd')), "unknown network 'ResNet50vd'; did you mean 'ResNet50_vd'"),
     (dict(TRAIN=dict(transforms=['DecodeImage', {'RandCrpImage': None}])),
      "TRAIN.transforms.1: TRAIN.transforms: unknown operation 'RandCrpImage'"),
@@ -64,8 +64,3 @@ def test_leakage_may_be_false():
 def test_names_of_the_documents_distillations(name, teacher, student):
     assert network_names(name) == ([teacher], student)
     check_names(dict(ARCHITECTURE=dict(name=name)), fail)
-
-
-def test_old_keys_join_the_section_amp():
-    old = dict(use_fp16=True, AMP=dict(level='O2'), use_dynamic_loss_scaling=False)
-    assert modernize(old) == {'use_fp16': True, 'AMP': {'use_dynamic_loss_scaling': False, 'level': 'O2'}}

@@ -303,7 +303,8 @@ def problem_with(kind, answer):
 
 
 @pytest.mark.parametrize('service', [
-    ('--max-body', '1', '--max-images', '4', '--max-pixels', '1', '--deadline', '2', '--workers', '2')], indirect=True)
+    ('--max-body', '1', '--max-images', '4', '--max-pixels', '1', '--deadline', '2', '--decode-threads', '2')],
+    indirect=True)
 def test_malformed_requests_do_no_harm_and_reveal_nothing(service):
     good, rng = photos(), random.Random(SEED)
     direct = [[(k, round(s, 4)) for k, _, s in top] for top in Predictor(service.folder)(list(good.values()))]

@@ -13,7 +13,7 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.export import export_model
 from ppcls_nb.deploy.predict import Predictor, prepare_image
-from ppcls_nb.deploy.limits import Limits
+from ppcls_nb.deploy.limits import Limits, Totals
 from ppcls_nb.deploy.serve import create_app, read_image, read_json
 from ppcls_nb.models import build_model
 
@@ -197,7 +197,7 @@ def test_malformed_requests(client, folder):
     assert not any(word in r.text for r in answers.values() for word in secrets)
     assert classes(client.post('/predict?topk=2', files=upload(JPEG, PNG))) == expected_classes(folder)
     service = client.service
-    assert len(service.open_requests) == service.accepted_images == service.batcher.on_the_way == 0
+    assert len(service.open_requests) == service.totals.sum(Totals.ACCEPTED) == service.batcher.on_the_way == 0
 
 
 @pytest.mark.parametrize('method, path, status', [
@@ -225,7 +225,7 @@ def test_overload(client):
     assert answer.json()['error'] == 'busy: at most 2 images may wait'
     service.limits.max_queue = 256
     assert client.send(9) == [200]*9
-    assert len(service.open_requests) == service.accepted_images == 0
+    assert len(service.open_requests) == service.totals.sum(Totals.ACCEPTED) == 0
 
 
 def test_deadline(client):
@@ -303,7 +303,7 @@ def test_a_disconnected_client_is_not_computed(folder):
             disconnected.set()
             await asyncio.gather(first, second)
             await asyncio.sleep(.02)
-        return len(service.open_requests), service.accepted_images
+        return len(service.open_requests), service.totals.sum(Totals.ACCEPTED)
 
     app.state.service.batcher.run = network
     assert asyncio.run(disconnect_early()) == (0, 0)
@@ -312,5 +312,5 @@ def test_a_disconnected_client_is_not_computed(folder):
 
 
 def test_wrong_number_of_threads(folder):
-    with pytest.raises(PPClsError, match='workers -1'):
-        create_app(folder, workers=-1)
+    with pytest.raises(PPClsError, match='decode_threads -1'):
+        create_app(folder, decode_threads=-1)

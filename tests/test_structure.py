@@ -3,6 +3,7 @@ every exported cell is introduced."""
 import ast
 import inspect
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -174,6 +175,16 @@ def test_an_exported_cell_is_introduced(notebook):
             bare.append(source.split('\n')[1])
         before = kind
     assert bare == []
+
+
+@every_notebook
+def test_a_lesson_ends_in_a_summary(notebook):
+    "Three points, and a link to what to read next."
+    end = [source for kind, source in cells(notebook) if kind == 'markdown'][-1]
+    assert end.startswith('## Summary\n')
+    assert len(re.findall('^- ', end, re.M)) == 3
+    target = re.search(r'^\*\*Next\*\*: \[[^]]+\]\(([^)]+)\)', end, re.M)
+    assert (notebook.parent/target[1]).is_file()
 
 
 @every_notebook

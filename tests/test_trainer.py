@@ -198,6 +198,30 @@ def output_of(f):
     return out.getvalue()
 
 
+LINE = re.compile(r'\[points\] epoch:(\d+) +train   step:(\d+)   loss:([\d.]+)   top1:([\d.]+)   top2:([\d.]+)   '
+                  r'lr:([\d.]+)   batch_cost:[\d.]+   ips:[\d.]+$')
+
+
+def test_a_line_every_few_steps():
+    t = trainer([History(), *standard_callbacks(bar=False, print_interval=5)[2:]], epochs=2, size=30)
+    lines = output_of(lambda: t.fit(2)).splitlines()
+    steps = [LINE.match(line) for line in lines if 'batch_cost' in line]
+    assert [(int(m[1]), int(m[2])) for m in steps] == [(0, 5), (0, 10), (1, 5), (1, 10)]
+    for epoch, row in enumerate(t.history):
+        parts = [m for m in steps if int(m[1]) == epoch]
+        for place, value in ((3, row['train_loss']), (4, row['train_top1_correct']/300),
+                             (5, row['train_top2_correct']/300)):
+            assert sum(float(m[place]) for m in parts)/2 == pytest.approx(value, abs=1e-4)
+    assert float(steps[-1][6]) == 0
+    epochs = [line for line in lines if 'elapse' in line]
+    assert len(epochs) == 2
+    assert f"top1:{t.metric.accuracy(1):.4f}   top2:{t.metric.accuracy(2):.4f}   lr:" in epochs[-1]
+
+
+def test_an_interval_of_0_prints_only_epochs():
+    assert 'batch_cost' not in output_of(lambda: trainer(standard_callbacks(bar=False)).fit(1))
+
+
 def test_a_loss_that_is_not_finite_ends_the_run():
     broken = trainer([NaNMonitor()], lr=1e12)
     with pytest.raises(PPClsError, match=r'loss is (nan|inf) in epoch 0, step \d+, learning rate \S+: try a smaller'):

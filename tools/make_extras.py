@@ -25,7 +25,7 @@ USES = {
     'watch': 'VisualDL curves while training',
     'docs': 'the site',
     'dev': 'nbdev and ruff, to change the course',
-    'test': 'pytest'}
+    'test': "pytest, and NVIDIA's client for Triton"}
 
 
 def normal(name: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from ..basics import PPClsError, atomic_path
+from ..basics import PPClsError, atomic_path, check_number
 from . import command, number, option
 from .answers import require_positive
 from ..deploy import benchmark as library
@@ -90,6 +90,10 @@ def benchmark(folders, batch=(1, 8), threads=None, engines=None, runs=50, rounds
               remember=False):
     "Compare how fast the engines run exported networks; exit code 1 if no engine could run one of them."
     require_positive(runs=runs, rounds=rounds)
+    check_number('--seconds', seconds, above=True)
+    for name, counts in {'--batch': batch, '--threads': threads or ()}.items():
+        for count in counts:
+            check_number(name, count, 1, whole=True)
     kind = figure and figure_format(figure)
     rounds = min(rounds, runs)
     tables = []

@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 import numpy as np
 from ..basics import PPClsError, suggest
-from . import BOOL, command, number, option, print_facts
-from .answers import IMAGES_HELP, PREDICT_OPTIONS, print_predictions, require_positive
+from . import BOOL, check_counts, command, number, option, print_facts
+from .answers import IMAGES_HELP, PREDICT_OPTIONS, given_delimiters, print_predictions
+from .answers import require_positive
 from .train import MODEL_HELP
 from ..deploy.export import RECORD_FILE, export_model, read_export
+from ..deploy.onnx import OnnxError
 from ..deploy.predict import Predictor, image_batches, open_foreign, time_runs
+from ..deploy.repositories import write_serving, write_triton
 from ..models import list_models, weights_info
 from ..recipe.load import load_config
 from ..recipe.trained import class_names, image_files, load_predictor, run_of, run_weights, weights_file
@@ -49,8 +52,8 @@ def write_export(network, out, operations, names, onnx, **settings) -> Path:
     "`export_model` with inference.onnx (without if `onnx` is False, or None where it cannot be made); the folder."
     try:
         return export_model(network, out, operations, names, onnx=onnx is not False, **settings)
-    except PPClsError as e:
-        if onnx or 'onnx' not in str(e).lower():
+    except OnnxError as e:
+        if onnx:
             raise
         print(f'without inference.onnx, so only Paddle can run the network: {e}', file=sys.stderr)
         return export_model(network, out, operations, names, onnx=False, **settings)
@@ -62,11 +65,17 @@ def write_export(network, out, operations, names, onnx, **settings) -> Path:
          option('--out', '-o', '--o', '--output-path', dest='out', metavar='DIR',
                 help='folder to write (inference/NETWORK); an exported network in it is replaced'),
          option('--weights', choices=('best', 'last'), help="which of a run's weights (best)"),
-         option('--classes', metavar='FILE', help="names of the classes, a line each (the run's classes.txt)"),
+         option('--classes', metavar='FILE',
+                help="names of the classes, a line each (the run's classes.txt; official weights: ImageNet's)"),
          option('--softmax', action='store_true', help='the outputs are probabilities'),
-         option('--onnx', help='write inference.onnx too (where it can be done)', **BOOL))
-def export(model, params=None, out=None, weights=None, classes=None, softmax=False, onnx=None):
+         option('--onnx', help='write inference.onnx too (where it can be done)', **BOOL),
+         option('--triton', metavar='DIR', help='write a model into this Triton repository too'),
+         option('--serving', metavar='DIR', help='write the files of Paddle Serving into this folder too'))
+def export(model, params=None, out=None, weights=None, classes=None, softmax=False, onnx=None, triton=None,
+           serving=None):
     "Write a trained network as an inference model, with all that is needed to use it."
+    if triton and onnx is False:
+        raise PPClsError('--triton: needs inference.onnx, not with --onnx False')
     source = params or model
     is_run = (Path(source)/'config.yaml').is_file()
     if weights and not is_run:
@@ -76,9 +85,13 @@ def export(model, params=None, out=None, weights=None, classes=None, softmax=Fal
         network, operations, names = load_predictor(model, params and str(file or params), classes)
     else:
         network, operations, names = load_predictor(file, None, classes)
-    folder = write_export(network, out or Path('inference')/network.name, operations, names, onnx, softmax=softmax,
-                          about=origin_of(network, file, source))
+    folder = write_export(network, out or Path('inference')/network.name, operations, names, True if triton else onnx,
+                          softmax=softmax, about=origin_of(network, file, source))
     print_export(folder, network)
+    if triton:
+        print(f'Triton: {write_triton(folder, triton)}; next: tritonserver --model-repository {triton}')
+    if serving:
+        print(f'Paddle Serving: {write_serving(network, folder, serving)}')
 
 # %% ../../nbs/09_cli/04_export.ipynb #07941363
 PROGRAM_NAMES = ('model', 'params', '__model__', 'inference')
@@ -116,8 +129,11 @@ def open_predictor(model, params, model_name, engine, threads, batch_size, **opt
         return predictor
     if not model_name:
         read_export(folder)      # raises, since there is no record
-    operations = weights_info(model_name).eval_ops()
-    return open_foreign(program, weights, operations, model_name, engine, threads=threads, **options)
+    official = weights_info(model_name)
+    predictor = open_foreign(program, weights, official.eval_ops(), model_name, engine, threads=threads, **options)
+    if predictor.record.class_num == official.class_num:
+        predictor.names = official.class_names or predictor.names
+    return predictor
 
 # %% ../../nbs/09_cli/04_export.ipynb #b4ac2344
 def print_speed(predictor, files, batch_size: int, warmup: int = 10, runs: int = 50):
@@ -153,22 +169,26 @@ DEVICE_DEFAULTS = dict(use_gpu=False, gpu_mem=None, ir_optim=True, use_tensorrt=
          option('--threads', '--cpu-num-threads', dest='threads', type=int, metavar='N',
                 help='(OMP_NUM_THREADS, or all cores)'),
          option('--model-name', metavar='NETWORK',
-                help='for files without a record: prepare the images as for its official weights'),
-         option('--use-gpu', help='(%(default)s)', **BOOL),
+                help='for files without a record: prepare the images as for its official weights, and name 1,000 '
+                     'classes as ImageNet does'),
+         option('--use-gpu', help='(%(default)s; the documents: True)', **BOOL),
          option('--gpu-mem', type=int, metavar='MB', help='of the GPU, allocated at first'),
          option('--ir-optim', help='optimize the program (%(default)s)', **BOOL),
-         option('--use-tensorrt', help='(%(default)s)', **BOOL),
+         option('--use-tensorrt', help='(%(default)s; the documents: True)', **BOOL),
          option('--use-fp16', help='with TensorRT (%(default)s)', **BOOL),
          option('--enable-benchmark', help='measure the speed, too (%(default)s)', **BOOL))
-def predict(model, images=None, params=None, data_dir=None, topk=5, classes=None, num_workers=0, json=None, csv=None,
-            engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False, gpu_mem=None, ir_optim=True,
-            use_tensorrt=False, use_fp16=False, enable_benchmark=False):
+def predict(model, images=None, params=None, data_dir=None, delimiter=None, topk=5, classes=None, num_workers=0,
+            json=None, csv=None, engine='auto', batch_size=1, threads=None, model_name=None, use_gpu=False,
+            gpu_mem=None, ir_optim=True, use_tensorrt=False, use_fp16=False, enable_benchmark=False):
     "Classify images with an exported network; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
+    check_counts(threads=threads, gpu_mem=gpu_mem)
+    check_counts(0, num_workers=num_workers)
     if not images and (json or csv or not enable_benchmark):
         raise PPClsError('predict: --image-file IMAGE is missing; only --enable-benchmark alone does without images')
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out, failed) if images else None
+    delimiters = given_delimiters(delimiter)
+    files = image_files(images, data_dir, left_out, failed, delimiters) if images else None
     device = dict(use_gpu=use_gpu, gpu_mem=gpu_mem, ir_optim=ir_optim, use_tensorrt=use_tensorrt, use_fp16=use_fp16)
     changed = {name: value for name, value in device.items() if value != DEVICE_DEFAULTS[name]}
     predictor = open_predictor(model, params, model_name, engine, threads, batch_size, **changed)

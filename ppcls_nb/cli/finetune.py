@@ -8,8 +8,8 @@ __all__ = ['NUMBERS', 'NUMBER_OPTIONS', 'more_settings', 'print_plan', 'finetune
 # %% ../../nbs/09_cli/05_finetune.ipynb #db53e10b
 import os, sys
 from pathlib import Path
-from ..basics import PPClsError, read_value
-from . import BOOL, command, number, option
+from ..basics import PPClsError, check_number, read_value
+from . import BOOL, check_counts, command, number, option
 from ..train.runs import load_run
 from ..transfer import finetune as library
 
@@ -66,6 +66,8 @@ NUMBER_OPTIONS = [
 def finetune(model, data, out=None, weights=None, epochs=None, size=None, batch_size=None, lr=None, head_lr=None,
              freeze_epochs=None, similar=True, val=0.2, seed=0, num_workers=0, skip_bad=False, override=(), plan=False):
     "Finetune pretrained weights on a folder of images; the same command continues where it was stopped."
+    check_counts(0, seed=seed, num_workers=num_workers)
+    check_number('--val', val)
     pretrained = False if weights and weights.lower() == 'none' else weights
     numbers = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, head_lr=head_lr, freeze_epochs=freeze_epochs)
     given = {name: value for name, value in numbers.items() if value is not None} | more_settings(override)

@@ -6,7 +6,7 @@
 __all__ = ['lite', 'ort', 'lite_benchmark']
 
 # %% ../../nbs/09_cli/10_mobile.ipynb #8a37311c
-from . import BOOL, command, number, option
+from . import BOOL, check_counts, command, number, option
 from ..deploy.mobile import device_benchmark, to_lite, to_ort
 
 # %% ../../nbs/09_cli/10_mobile.ipynb #6168f673
@@ -42,4 +42,6 @@ def ort(folder, out, target='arm'):
          number('--repeats', help='measured runs'))
 def lite_benchmark(binary, models, result, optimize=False, adb='adb', warmup=10, repeats=30):
     "Time networks on the connected phone with 1, 2 and 4 threads."
+    check_counts(repeats=repeats)
+    check_counts(0, warmup=warmup)
     print(device_benchmark(binary, models, result, optimize, adb, warmup=warmup, repeats=repeats).read_text())

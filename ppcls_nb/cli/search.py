@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from omegaconf import OmegaConf
 from ..basics import DISK_FULL, PPClsError, write_errors
-from . import command, number, option, print_facts
+from . import check_counts, command, number, option, print_facts
 from .train import CONFIG_HELP, RECIPE_OPTIONS
 from ..recipe.build import Trainer
-from ..recipe.load import find_config, load_config
+from ..recipe.load import load_config
+from ..recipe.runs import run_name
 from ..recipe.schema import keys_that_may_change, without_keys
 from ..recipe.trained import open_recipe
 from ..transfer import study as library
@@ -116,8 +117,10 @@ def search(config, override=(), data=None, space=None, method='bayes', trials=No
            workers=1, storage=None, seed=0):
     """Search learning rate, weight decay, label smoothing and mixup, or your own space; the same command continues
     where it was stopped, and on another machine it joins the search."""
+    check_counts(trials=trials, workers=workers)
+    check_counts(0, seed=seed)
     conf = open_recipe(config, override, data)
-    folder = Path(out or Path(conf.model_save_dir)/f'{find_config(config).stem}-search')
+    folder = Path(out or Path(conf.model_save_dir)/f'{run_name(config)}-search')
     space = Space(space)
     total = len(library.work_items(space, method, trials, seed))
     print_facts({

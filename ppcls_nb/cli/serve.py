@@ -7,10 +7,12 @@ __all__ = ['network_for_maps', 'add_demo', 'require_packages', 'serve', 'client'
 
 # %% ../../nbs/09_cli/11_serve.ipynb #14e34fef
 import os, sys
+from functools import partial
 from importlib.util import find_spec
 from ..basics import PPClsError, check_number
-from . import BOOL, command, number, option
-from .answers import IMAGES_HELP, LIST_OPTION, OUTPUT_OPTIONS, print_predictions
+from . import BOOL, DELIMITER_OPTION, command, number, option
+from .answers import IMAGES_HELP, LIST_OPTION, OUTPUT_OPTIONS, given_delimiters
+from .answers import print_predictions
 from ..models.weights import all_weights, is_local
 from ..recipe.trained import image_files, load_predictor, weights_file
 
@@ -52,7 +54,10 @@ def require_packages(*packages):
          number('-p', '--port', help='port to listen on; 0: a free one'),
          option('--engine', metavar='ENGINE', help='auto, paddle, training, onnx or openvino (%(default)s)'),
          option('--threads', type=int, metavar='N', help='threads of the network (OMP_NUM_THREADS, or all cores)'),
-         option('--workers', type=int, metavar='N', help='threads that decode images (all cores)'),
+         option('--decode-threads', type=int, metavar='N', help='threads that decode images (all cores)'),
+         number('--workers', help='processes that share the port, the limits and the cores'),
+         option('--use-gpu', help='run the network on the GPU, with the engine paddle (%(default)s)', **BOOL),
+         option('--gpu-mem', type=int, metavar='MB', help='of the GPU, allocated at first by each worker'),
          option('--run', metavar='RUN',
                 help='run or weights for the heat maps of the page at / (what DIR was exported from)'),
          option('--heat-maps', help='offer them where RUN is there (%(default)s)', **BOOL),
@@ -65,14 +70,15 @@ def require_packages(*packages):
          number('--max-queue', help='images waiting for an answer; more get status 503'),
          number('--deadline', kind=float, help='seconds until a request is given up'),
          number('--grace', kind=float, help='seconds to finish the last requests after SIGTERM or Ctrl-C'))
-def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, workers=None, run=None, heat_maps=True,
-          max_batch=16, max_wait=5., max_body=16., max_images=16, max_pixels=50., max_requests=64, max_queue=256,
-          deadline=10., grace=20.):
-    """Answer POST /predict, and browsers at /, with an exported network, until Ctrl-C or SIGTERM; exit code 1 if
-    requests were left unanswered then."""
+def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, decode_threads=None, workers=1,
+          use_gpu=False, gpu_mem=None, run=None, heat_maps=True, max_batch=16, max_wait=5., max_body=16.,
+          max_images=16, max_pixels=50., max_requests=64, max_queue=256, deadline=10., grace=20.):
+    """Answer POST /predict, the Open Inference Protocol (/v2), and browsers at /, with an exported network, until
+    Ctrl-C or SIGTERM; exit code 1 if requests were left unanswered then."""
     require_packages('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client')
     counts = {'max-batch': max_batch, 'max-images': max_images, 'max-requests': max_requests, 'max-queue': max_queue}
-    for name, value in {**counts, 'threads': threads, 'workers': workers}.items():
+    counts |= {'threads': threads, 'decode-threads': decode_threads, 'workers': workers, 'gpu-mem': gpu_mem}
+    for name, value in counts.items():
         if value is not None:
             check_number(f'--{name}', value, 1, whole=True)
     for name, value in {'max-body': max_body, 'max-pixels': max_pixels, 'deadline': deadline}.items():
@@ -81,11 +87,13 @@ def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, work
         check_number(f'--{name}', value)
     from ppcls_nb.deploy import server
     from ppcls_nb.deploy.limits import Limits
+    from ppcls_nb.deploy.workers import serve_workers
+    start = server.serve if workers == 1 else partial(serve_workers, workers=workers)
+    device = {name: value for name, value in {'use_gpu': use_gpu, 'gpu_mem': gpu_mem}.items() if value}
     limits = Limits(int(max_body*2**20), max_images, int(max_pixels*1e6), max_requests, max_queue, deadline)
-    unanswered = server.serve(folder, host, port, grace, lambda line: print(line, flush=True),
-                              lambda app: add_demo(app, run, heat_maps), limits=limits,
-                              max_batch=max_batch, max_wait=max_wait/1000, workers=workers, engine=engine,
-                              threads=threads)
+    unanswered = start(folder, host=host, port=port, grace=grace, print_line=partial(print, flush=True),
+                       extend=partial(add_demo, run=run, heat_maps=heat_maps), limits=limits, max_batch=max_batch,
+                       max_wait=max_wait/1000, decode_threads=decode_threads, engine=engine, threads=threads, **device)
     if unanswered:
         os._exit(1)      # a hanging thread would keep the process alive
     return 0
@@ -99,8 +107,10 @@ def serve(folder, host='127.0.0.1', port=9292, engine='auto', threads=None, work
          number('--timeout', kind=float, help='seconds to wait for an answer'),
          number('--retries', help='how often to repeat a request to a busy service'),
          LIST_OPTION,
+         DELIMITER_OPTION,
          *OUTPUT_OPTIONS)
-def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, data_dir=None, json=None, csv=None):
+def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, data_dir=None, delimiter=None, json=None,
+           csv=None):
     "Send images to a service and print its predictions; exit code 1 if some could not be read or were refused."
     require_packages('httpx')
     from ppcls_nb.deploy.client import ServiceClient
@@ -109,6 +119,6 @@ def client(images, url='9292', topk=1, batch_size=8, timeout=30., retries=5, dat
     check_number('--retries', retries, whole=True)
     check_number('--timeout', timeout, above=True)
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out, failed)
+    files = image_files(images, data_dir, left_out, failed, given_delimiters(delimiter))
     with ServiceClient(url, timeout, retries) as service:
         return print_predictions(service.stream(files, topk, batch_size, failed), failed, json, csv, left_out)

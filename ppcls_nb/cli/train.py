@@ -4,22 +4,26 @@
 
 # %% auto #0
 __all__ = ['CONFIG_HELP', 'RECIPE_OPTIONS', 'MODEL_HELP', 'print_plan', 'first_process', 'prints_in', 'start_over',
-           'finished_epochs', 'train', 'logged_row', 'compare_with_log', 'eval_', 'evaluate_network', 'infer']
+           'finished_epochs', 'build_only', 'print_memory', 'train', 'logged_row', 'compare_with_log', 'eval_',
+           'evaluate_network', 'infer']
 
 # %% ../../nbs/09_cli/03_train.ipynb #752565a3
 import io, sys
 from contextlib import redirect_stdout
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, file_text, next_free_path, write_text
-from . import BOOL, command, number, option, print_facts
-from .answers import PREDICT_OPTIONS, print_predictions, require_positive
+from ..basics import PPClsError, file_text, next_free_path, with_a_name, write_text
+from . import BOOL, check_counts, command, number, option, print_facts
+from .answers import PREDICT_OPTIONS, given_delimiters, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
-from ..recipe.load import find_config
-from ..recipe.trained import as_started, class_names, image_files, load_predictor, open_recipe, predict_files
-from ..recipe.trained import run_of, run_weights, set_device, trained_network
+from ..recipe.runs import run_name
+from ..recipe.trained import (
+    as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
+from ..recipe.trained import run_delimiters, run_of, run_weights, set_device, trained_network
 from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
+from ..train.callbacks.run_folder import find_state
 from ..train.checkpoint import RunLock
+from ..train.memory import describe_memory, training_memory
 
 # %% ../../nbs/09_cli/03_train.ipynb #3e49a415
 CONFIG_HELP = 'a YAML file, or the name of a recipe that comes with the package'
@@ -61,7 +65,9 @@ def prints_in(first: bool):
 def start_over(run: Path, first: bool):
     """In the `first` process, rename an existing run folder to the first free NAME.old-N; the others wait.
 
-    PPClsError for a run that is being written."""
+    PPClsError for a run that is being written, and for a folder with other files."""
+    if first and run.is_dir() and any(run.iterdir()) and not (run/'config.yaml').is_file():
+        raise PPClsError(f'--fresh: {run} holds files and no run, config.yaml is missing; name another folder')
     if first and run.exists():
         lock = RunLock(run)
         try:
@@ -77,20 +83,51 @@ def finished_epochs(run: Path) -> int:
     "The number of finished epochs in a run folder."
     return load_state(run/'last.pdstate')['epoch'] if (run/'last.pdstate').is_file() else 0
 
+# %% ../../nbs/09_cli/03_train.ipynb #34a22941
+def build_only(conf, run: Path):
+    "The trainer of a recipe for a run in the folder `run`, where nothing is written."
+    if conf.checkpoints:
+        find_state(conf.checkpoints)
+    stored = conf.ARCHITECTURE.teacher_answers == 'stored'
+    if stored:
+        conf = conf.copy()
+        conf.ARCHITECTURE.teacher_answers = 'live'
+    trainer = Trainer.from_config(conf, run=run, bar=False)
+    if stored:
+        print('teacher_answers: stored: the answers are computed once, before the first step of a training')
+    return trainer
+
+def print_memory(trainer):
+    "Print what a training step of `trainer` takes, from the first images of its training data."
+    images, _ = next(iter(trainer.data.train))
+    batch_size = len(images)
+    if batch_size == 1:
+        images = paddle.concat([images, images])
+    teachers = [frozen.model for callback in trainer.callbacks for frozen in getattr(callback, 'frozen', ())]
+    parts = training_memory(trainer, images[:4], batch_size, teachers)
+    print_facts({'memory': f'about {describe_memory(parts)} (for each process, in float32)'})
+
 # %% ../../nbs/09_cli/03_train.ipynb #4fca6081
 @command('train',
          option('-c', '--config', required=True, metavar='RECIPE', help=CONFIG_HELP),
          *RECIPE_OPTIONS,
          option('--out', '--output', dest='out', metavar='DIR',
-                help="run folder (the recipe's model_save_dir, and in it the recipe's name)"),
+                help="run folder (the recipe's model_save_dir, and in it its name, such as quick_start/ResNet50_vd)"),
          option('--vdl-dir', metavar='DIR', help='write curves for VisualDL there'),
-         option('--fresh', action='store_true', help='start over; the old run folder is renamed'))
-def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False):
+         option('--fresh', action='store_true', help='start over; the old run folder is renamed'),
+         option('--dry-run', action='store_true', help='build everything, print plan and memory, train nothing'))
+def train(config, override=(), data=None, out=None, vdl_dir=None, fresh=False, dry_run=False):
     "Train by a recipe, into a run folder; the same command continues where it was stopped."
     first = first_process()
     with prints_in(first):
         conf = open_recipe(config, override, data, vdl_dir=vdl_dir)
-        run = Path(out or Path(conf.model_save_dir)/find_config(config).stem)
+        run = with_a_name(out or Path(conf.model_save_dir)/run_name(config))
+        if dry_run:
+            trainer = build_only(conf, run)
+            print_plan(trainer, conf, run)
+            print_memory(trainer)
+            print('dry run: nothing was trained, and no run folder made')
+            return 0
         if fresh:
             start_over(run, first)
         trainer = Trainer.from_config(conf, run=run, bar=first and sys.stderr.isatty())
@@ -163,7 +200,8 @@ def evaluate_network(model, file: Path, conf, report=None, classes=None):
     if run:
         compare_with_log(run, file, result.metric)
     if report:
-        figures = Interpretation(result, class_names(conf, run, classes), conf.classes_num, dataset.paths, name)
+        names = class_names(conf, run, classes) or official_names(file, model)
+        figures = Interpretation(result, names, conf.classes_num, dataset.paths, name)
         print(*figures.save(report), *figures.save_pictures(report, model, dataset.transforms), sep='\n')
 
 # %% ../../nbs/09_cli/03_train.ipynb #394226fb
@@ -176,12 +214,14 @@ MODEL_HELP = 'a run folder or weights in one; a tag of official weights; or, wit
                 help='weights from elsewhere for the network -m'),
          number('-b', '--batch-size', help='images at a time'),
          option('--use-gpu', type=BOOL['type'], metavar='BOOL', help='(default: a GPU where there is one)'))
-def infer(images, model, params=None, data_dir=None, topk=5, classes=None, num_workers=0, batch_size=32, use_gpu=None,
-          json=None, csv=None):
+def infer(images, model, params=None, data_dir=None, delimiter=None, topk=5, classes=None, num_workers=0, batch_size=32,
+          use_gpu=None, json=None, csv=None):
     "Classify images with the weights of a run or official ones; exit code 1 if some could not be read."
     require_positive(topk=topk, batch_size=batch_size)
+    check_counts(0, num_workers=num_workers)
     left_out, failed = [], {}
-    files = image_files(images, data_dir, left_out, failed)
+    delimiters = given_delimiters(delimiter, run_delimiters(model, params))
+    files = image_files(images, data_dir, left_out, failed, delimiters)
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params, classes)
     if names and len(names) != network.class_num:

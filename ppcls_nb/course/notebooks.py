@@ -7,7 +7,7 @@ __all__ = ['DATA_NAMES', 'read_profile', 'parse_parameters', 'relative_work', 'f
            'seed_courses', 'write_course_report', 'run_course', 'main']
 
 # %% ../../nbs/10_course/03_notebooks.ipynb #3fec32f3
-import argparse, hashlib, json, logging, os, signal, sys, threading
+import hashlib, json, logging, os, signal, sys, threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 from fastcore.basics import patch
 
-from ..basics import PPClsError, file_text, read_value, suggest
-from ..cli import error_line, protect_output
+from ..basics import PPClsError, check_number, file_text, read_value, suggest
+from ..cli import OneLineParser, error_line, protect_output
 from .execute import (
     Console, RunResult, check_parameters, declared_parameters, read_notebook, run_notebook)
 from .report import write_report
@@ -105,6 +105,21 @@ class Course:
         names = [n for n in self.values if n != 'output' or 'output' in self.parameters]
         for notebook in self.notebooks:
             check_parameters(notebook, names)
+        self.refuse_other_files()
+
+    def refuse_other_files(self):
+        "Raise `PPClsError` when the course would replace one of its own notebooks, or other files in `output`."
+        sources = {notebook.resolve() for notebook in self.notebooks}
+        page = self.output/'report.html'
+        for executed in map(self.executed_path, self.notebooks):
+            if executed.resolve() in sources:
+                raise PPClsError(f'{executed}: would be replaced by the executed notebook; name another folder, -o DIR')
+            if executed.exists() and 'papermill' not in read_notebook(executed).metadata:
+                raise PPClsError(f'{executed}: is not an executed notebook and would be replaced; name another folder, '
+                                 '-o DIR')
+        if page.exists() and not (self.output/'timings.json').is_file():
+            raise PPClsError(f'{page}: is not of a course that was run here and would be replaced; name another '
+                             'folder, -o DIR')
 
     def notebook_parameters(self, notebook: Path) -> dict:
         "The parameters to set in `notebook`, name → value."
@@ -269,8 +284,8 @@ def run_course(paths, profile=None, output='output/tutorial', parameters: dict =
 # %% ../../nbs/10_course/03_notebooks.ipynb #7ab441f8
 def _parser():
     others = 'ppcls-run exercises FOLDER: write the exercises out; ppcls-run grade FOLDER: check the answers.'
-    parser = argparse.ArgumentParser(prog='ppcls-run', description='Run notebooks with checked parameters.',
-                                     epilog=others)
+    parser = OneLineParser(prog='ppcls-run', description='Run notebooks with checked parameters.',
+                           epilog=others)
     add = parser.add_argument
     add('paths', nargs='+', help='notebooks, or folders of them')
     add('-f', '--profile', help='YAML file of parameters, such as nbs/00_tutorials/profiles/cpu.yaml')
@@ -288,7 +303,14 @@ def _parser():
 def main(argv=None) -> int:
     "The command `ppcls-run`; returns its exit code."
     protect_output()
-    args = _parser().parse_args(argv)
+    try:
+        args = _parser().parse_args(argv)
+        check_number('--seeds', args.seeds, 1, whole=True)
+        check_number('--kernel-timeout', args.kernel_timeout, 1, whole=True)
+        check_number('--cell-timeout', args.cell_timeout, whole=True)
+    except PPClsError as e:
+        print(f'ppcls-run: {error_line(e)}', file=sys.stderr)
+        return 2
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)

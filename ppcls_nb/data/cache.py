@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 from ..basics import PPClsError, file_bytes, file_text, first_few, write_text
-from .lists import list_lines, read_list
+from .lists import check_delimiter, list_delimiter, list_entries, list_lines, read_list
 from .loader import map_ahead
 from .imaug.standard import DecodeImage
 
@@ -98,19 +98,23 @@ def _prepare_one(rel: str, root: Path, out: Path, done: dict, journal, settings:
 def _has_size(path, size): return path.is_file() and path.stat().st_size == size
 
 # %% ../../nbs/02_augment/10_cache.ipynb #c8beacf1
-def _list_images(lists, root: Path) -> dict:
-    """List files → {list file: [(line, image relative to root)]}. PPClsError for a bad line (`read_list`), an absolute
-    path or one with `..`."""
-    found = {}
+def _list_images(lists, root: Path, delimiters=()) -> tuple:
+    """List files → {list file: [(line, image relative to root)]} and {'file:line': reason} of the lines without an
+    image. PPClsError for a list with no others, an absolute path or one with `..`."""
+    found, bad = {}, {}
     for file in lists:
-        paths, _ = read_list(file, root, labelled=False)
-        lines = [line for _, line in list_lines(file)]
-        images = [str(Path(path[len(os.path.join(root, '')):])) for path in paths]
-        for line, rel in zip(lines, images, strict=True):
-            if os.path.isabs(line) or '..' in Path(rel).parts:
-                raise PPClsError(f"{file}: '{line}': expected a path relative to {root}, without '..'")
-        found[file] = list(zip(lines, images))
-    return found
+        delimiter = list_delimiter(file, delimiters)
+        valid, invalid = list_entries(file, root, labelled=False, delimiter=delimiter)
+        if not valid:
+            read_list(file, root, labelled=False, delimiter=delimiter)      # raises, for the first line
+        bad |= {f'{file}:{n}': reason for n, _, reason in invalid}
+        lines, found[file] = dict(list_lines(file)), []
+        for n, path, _ in valid:
+            rel = str(Path(path[len(os.path.join(root, '')):]))
+            if os.path.isabs(lines[n]) or '..' in Path(rel).parts:
+                raise PPClsError(f"{file}:{n}: '{lines[n]}': expected a path relative to {root}, without '..'")
+            found[file].append((lines[n], rel))
+    return found, bad
 
 def _list_names(lists, root: Path) -> dict:
     "{list file: its path in the cache}: as below `root`, else its name. PPClsError if two lists have the same one."
@@ -183,7 +187,7 @@ def _report_bad(bad: dict, n: int, out: Path) -> str:
 
 # %% ../../nbs/02_augment/10_cache.ipynb #a3af4d27
 def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossless: bool = False,
-                  num_workers: int | None = None, skip_bad: bool = False) -> CacheReport:
+                  num_workers: int | None = None, skip_bad: bool = False, delimiter: str | None = None) -> CacheReport:
     """Make smaller copies of all images of `lists` (a list file or several; paths relative to the folder `root`) in the
     folder `out`, and copy the lists. To train from the cache set `data_dir` to `out`.
 
@@ -192,9 +196,10 @@ def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossles
     copies are JPEGs of this `quality` or, if `lossless`, PNGs. `num_workers` threads (None: twice the cores, at most
     32).
 
-    An interrupted call is resumed by the next one, and images that changed since are processed again. Bad images:
-    PPClsError that lists them, at the end; with `skip_bad` they are counted and left out of the copied lists. Other
-    settings than those of an existing cache: PPClsError."""
+    An interrupted call is resumed by the next one, and images that changed since are processed again. Bad images, and
+    lines without an image: PPClsError that lists them, at the end; with `skip_bad` they are counted and left out of the
+    copied lists. `delimiter`: between path and label (None: a space). Other settings than those of an
+    existing cache: PPClsError."""
     if isinstance(lists, (str, Path)): lists = [lists]
     lists = list(dict.fromkeys(Path(file) for file in lists))
     root, out = Path(root), Path(out)
@@ -204,15 +209,16 @@ def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossles
         raise PPClsError('no list files given')
     if out.resolve() == root.resolve():
         raise PPClsError(f'{out} is the folder of the originals; choose another one for the copies')
-    lines, names = _list_images(lists, root), _list_names(lists, root)
+    names = _list_names(lists, root)
+    lines, bad_lines = _list_images(lists, root, () if delimiter is None else (check_delimiter(delimiter),))
     images = list(dict.fromkeys(rel for pairs in lines.values() for _, rel in pairs))
     settings = {'short': short, 'quality': quality, 'lossless': lossless}
-    report = CacheReport(out)
+    report = CacheReport(out, bad=bad_lines)
     done, journal = _open_journal(out, settings)
     with journal:
         _run(images, lambda rel: _prepare_one(rel, root, out, done, journal, settings),
              num_workers or min(32, 2*(os.cpu_count() or 1)), report)
-    problem = _report_bad(report.bad, len(images), out)
+    problem = _report_bad(report.bad, len(images) + len(bad_lines), out)
     if problem and not skip_bad:
         raise PPClsError(problem)
     for file, pairs in lines.items():

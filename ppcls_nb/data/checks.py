@@ -153,12 +153,13 @@ def equal_file_digests(paths) -> dict:
     return {path: file_digest(path) for path in tqdm(same_size, desc='comparing', unit=' images', leave=False)}
 
 # %% ../../nbs/01_data/08a_checks.ipynb #3d551344
-def check_splits(*lists, root=None, same_bytes: bool = False) -> ListReport:
+def check_splits(*lists, root=None, same_bytes: bool = False, delimiter: str = ' ') -> ListReport:
     """Report images that are in two of the `lists` (training, validation, …), as errors at the line of the later list.
 
     `root`: the folder that paths are relative to (default: that of the list). `same_bytes`: also find copies under
-    another path. Invalid lines are ignored, see `check_list`. PPClsError where a list cannot be read."""
-    entries = [(str(file), list_entries(file, root, None, labelled=False)[0]) for file in lists]
+    another path. `delimiter`: between path and label. Invalid lines are ignored, see `check_list`.
+    PPClsError where a list cannot be read."""
+    entries = [(str(file), list_entries(file, root, None, False, delimiter)[0]) for file in lists]
     digests = equal_file_digests({path for _, valid in entries for _, path, _ in valid}) if same_bytes else {}
     first, rows = {}, []                # {absolute path or digest: (number of the list, line, absolute path)}
     for i, (file, valid) in enumerate(entries):

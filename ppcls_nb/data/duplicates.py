@@ -19,7 +19,7 @@ from ..basics import PPClsError, file_bytes, first_few, write_csv, write_json, w
 from .checks import equal_file_digests
 from .datasets import BadImage
 from .image_format import decode_with_opencv
-from .lists import list_entries, list_lines, read_list
+from .lists import list_delimiter, list_entries, list_lines, read_list
 from .loader import map_ahead
 
 # %% ../../nbs/05_distill/01_duplicates.ipynb #5e0502d5
@@ -272,33 +272,35 @@ def find_duplicates(pool, reference, *, mirror: bool = True, min_inliers: int = 
     return found
 
 # %% ../../nbs/05_distill/01_duplicates.ipynb #0677ff86
-def _paths(images, root):
+def _paths(images, root, delimiters=()):
     "The paths of a list file, or the given ones."
     if isinstance(images, (str, os.PathLike)):
-        return read_list(images, root, labelled=False)[0]
+        return read_list(images, root, labelled=False, delimiter=list_delimiter(images, delimiters))[0]
     return [str(p) for p in images]
 
 Removal = namedtuple('Removal', 'kept report removed unreadable')
 MATCH_TEXT = dict(file='same file', bytes='identical bytes', sift='near-duplicate (SIFT)',
                   thumbnail='near-duplicate (thumbnail)')
 
-def remove_duplicates(list_file, reference, root=None, out=None, reference_root=None, **settings) -> Removal:
+def remove_duplicates(list_file, reference, root=None, out=None, reference_root=None, delimiters=(),
+                      **settings) -> Removal:
     """Write the list `list_file` (labelled or not) without images that are in `reference` (a list file, or paths) to
     `out` (default: NAME_kept.txt beside it), whole or not at all.
 
     The table `out`.csv names each removed line: line, path, reason, reference, inliers, score. Paths are relative to
-    `root` and `reference_root` (default: the list's folder). Returns Removal(kept, report, removed, unreadable): two
+    `root` and `reference_root` (default: the list's folder); `delimiters` may be before labels instead of a space.
+    Returns Removal(kept, report, removed, unreadable): two
     paths, [Match], [(path, reason)]. `settings` are those of `find_duplicates`. PPClsError also where no line would be
     left."""
     file = Path(list_file)
     out = Path(out or file.with_name(f'{file.stem}_kept.txt'))
-    good, missing = list_entries(file, root, labelled=False)
+    good, missing = list_entries(file, root, labelled=False, delimiter=list_delimiter(file, delimiters))
     if not good:
         first = f' ({missing[0][2]})' if missing else ''
         raise PPClsError(f'{file}: an empty pool: no line names an image{first}')
     unreadable = []
-    removed = find_duplicates([path for _, path, _ in good], _paths(reference, reference_root), unreadable=unreadable,
-                              **settings)
+    references = _paths(reference, reference_root, delimiters)
+    removed = find_duplicates([path for _, path, _ in good], references, unreadable=unreadable, **settings)
     reasons = {m.pool: (MATCH_TEXT[m.how], m.reference, m.inliers, round(m.score, 4)) for m in reversed(removed)}
     reasons |= {path: (f'unreadable: {reason}', '', '', '') for path, reason in unreadable}
     rows = {n: (n, text, f'unreadable: {reason}', '', '', '') for n, text, reason in missing}
@@ -357,13 +359,14 @@ def _same_files(train, valid) -> list:
             matches.append(Match(path, by_bytes[digests[path]], 'bytes'))
     return matches
 
-def check_leakage(train, valid, root=None, valid_root=None, near: bool = True, **settings) -> Leakage:
+def check_leakage(train, valid, root=None, valid_root=None, near: bool = True, delimiters=(), **settings) -> Leakage:
     """The images that the training and the validation images share, as a `Leakage` to be reported before training; each
-    is a list file (labels optional, paths relative to `root`, `valid_root`) or paths.
+    is a list file (labels optional, after one of `delimiters` or a space; paths relative to `root`, `valid_root`) or
+    paths.
 
     `near=True` finds near-duplicates as well, by `find_duplicates` with `settings`. PPClsError: nothing to compare, a
     missing file."""
-    train, valid = _paths(train, root), _paths(valid, valid_root or root)
+    train, valid = _paths(train, root, delimiters), _paths(valid, valid_root or root, delimiters)
     if not train or not valid:
         raise PPClsError(f"leakage: no {'validation' if train else 'training'} images; expected at least one")
     unreadable = []

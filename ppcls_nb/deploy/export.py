@@ -18,7 +18,7 @@ from ..basics import PPClsError, file_digest, first_few, next_free_path, suggest
 from ..data.imaug import (OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops,
                                   describe_ops)
 from ..data.transform import transform
-from .onnx import onnx_session, to_onnx
+from .onnx import OnnxError, check_onnx, onnx_session, to_onnx
 from ..models.formats.program_file import check_program, operations
 from ..models.inference import load_layer, save_inference
 from ..models.network import evaluating, relative_difference
@@ -137,8 +137,8 @@ EXPORT_FILES = ('inference.json', 'inference.pdmodel', 'inference.pdiparams', 'i
                 'inference.onnx', RECORD_FILE)
 
 def is_export_file(path: Path) -> bool:
-    "Whether `path` is a file that belongs to an exported network."
-    return path.name in EXPORT_FILES and path.is_file()
+    "Whether `path` is a file that belongs to an exported network, whose record is beside it."
+    return path.name in EXPORT_FILES and path.is_file() and (path.parent/RECORD_FILE).is_file()
 
 @dataclass
 class Exported:
@@ -205,9 +205,12 @@ def _check_onnx(file, images, expected):
     try:
         outputs = onnx_session(file)(images)
     except Exception as e:
-        raise PPClsError('ONNX: ONNX Runtime cannot run the converted network on images of shape '
+        raise OnnxError('ONNX: ONNX Runtime cannot run the converted network on images of shape '
                          f'{images.shape[1:]}: {e}') from e
-    _check_same_outputs(file.name, outputs, expected)
+    try:
+        _check_same_outputs(file.name, outputs, expected)
+    except PPClsError as e:
+        raise OnnxError(str(e)) from None
 
 def _random_outputs(model, image_shape, softmax):
     "A random batch of two images, and the outputs of `model` for it."
@@ -295,7 +298,7 @@ def _check_files(record: Exported, verify: bool):
 READ_SUFFIXES = '.json', '.pdmodel', '.pdiparams', '.info', '.onnx', '.meta'
 
 def _check_nothing_else(record: Exported):
-    "A `PPClsError` if an engine could read a file that an export does not name, or a program may do more than compute."
+    "A `PPClsError` if an engine could read a file that an export does not name, or a program does more than compute."
     for file in sorted(record.folder.glob('inference.*')):
         if file.name not in record.files and file.suffix in READ_SUFFIXES:
             raise PPClsError(f'{file}: not named in {RECORD_FILE}, so it is not part of this export; remove it, or '
@@ -303,6 +306,8 @@ def _check_nothing_else(record: Exported):
     for name in record.files:
         if name.endswith(('.json', '.pdmodel')):
             check_program(record.folder/name)
+        if name.endswith('.onnx'):
+            check_onnx(record.folder/name)
 
 def read_export(folder, verify: bool = True) -> Exported:
     """Read the `inference.yml` of a folder that `export_model` wrote. `verify`: also read all files and compare their

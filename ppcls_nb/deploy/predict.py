@@ -13,13 +13,14 @@ import cv2, numpy as np, paddle
 from fastcore.basics import patch
 from scipy.special import softmax
 from ..basics import PPClsError, file_bytes, suggest
+from ..gpu import require_gpu
 from ..data.datasets import BadImage, read_error
 from ..data.imaug import DecodeImage
 from ..data.loader import map_ahead
 from ..data.transform import transform
 from .engine_choice import default_engine
 from .export import Exported, ops_to_recipe, output_shape, read_export
-from .onnx import PADDLE_3, onnx_session, silence_stdout
+from .onnx import PADDLE_3, check_onnx, onnx_session, silence_stdout
 from .timing import time_runs
 from ..models.formats.program_file import check_program
 from ..models.inference import InferenceEngine, default_threads, load_layer
@@ -105,10 +106,8 @@ def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, nu
 def _check_options(use_gpu, gpu_mem, use_tensorrt, use_fp16):
     "A `PPClsError` for options that this Paddle or this machine lacks, or that need another one."
     paddle_version = f'this Paddle ({paddle.__version__})'
-    if use_gpu and not paddle.is_compiled_with_cuda():
-        raise PPClsError(f'use_gpu: {paddle_version} was built without GPU support; leave it out, or use_gpu False')
-    if use_gpu and not paddle.device.cuda.device_count():
-        raise PPClsError('use_gpu: there is no GPU here; leave it out, or use_gpu False')
+    if use_gpu:
+        require_gpu()
     if use_tensorrt and not any(paddle.inference.get_trt_compile_version()):
         raise PPClsError(f'use_tensorrt: {paddle_version} was built without TensorRT; leave it out')
     given = {'gpu_mem': gpu_mem is not None, 'use_tensorrt': use_tensorrt, 'use_fp16': use_fp16}
@@ -194,8 +193,7 @@ def _load_openvino(record, threads):
     if not file:
         raise PPClsError(f'{record.folder}: has neither inference.onnx nor inference.pdmodel, which OpenVINO reads; '
                          'export it again with --onnx')
-    if file.suffix == '.pdmodel':
-        check_program(file)
+    (check_program if file.suffix == '.pdmodel' else check_onnx)(file)
     _check_installed('openvino', 'openvino')
     import openvino
     settings = {

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUNTIME_VERSION', 'RUNTIME_INTEGRITY', 'RUNTIME_NAME', 'RUNTIME_FILES', 'SHAPE_OPS', 'ICON_SIZES', 'SCRIPTS',
            'SITE_FILES', 'HEAD', 'SOURCES', 'runtime_url', 'integrity', 'runtime_archive', 'runtime_files',
-           'level_table', 'page_geometry', 'network_record', 'icon', 'manifest', 'service_worker', 'site_index',
-           'write_web']
+           'level_table', 'page_geometry', 'network_record', 'icon', 'manifest', 'service_worker', 'is_site_file',
+           'site_index', 'write_web']
 
 # %% ../../nbs/07_deploy/06a_web.ipynb #da8c8c54
 import base64, hashlib, os, tarfile
@@ -160,6 +160,10 @@ HEAD = """<link rel="manifest" href="manifest.json">
 <meta name="theme-color" content="#2f6fc4">"""
 SOURCES = dict(script_src="'self' 'wasm-unsafe-eval'", worker_src="'self'", manifest_src="'self'")
 
+def is_site_file(path: Path) -> bool:
+    "Whether `path` is a file of a site of this kind, whose network is beside it."
+    return path.name in SITE_FILES and path.is_file() and (path.parent/'network.json').is_file()
+
 def site_index(record, title: str, size: int) -> str:
     "The page index.html of a site whose other files have `size` bytes."
     settings = dict(
@@ -188,7 +192,7 @@ def write_web(folder, out, title: str | None = None, runtime=None) -> dict:
     texts['NOTICE.txt'] = page_file('NOTICE.txt').replace('{version}', RUNTIME_VERSION)
     files |= {name: text.encode() for name, text in texts.items()} | {'network.onnx': network.read_bytes()}
     size = sum(map(len, files.values()))
-    with atomic_folder(out, lambda path: path.name in SITE_FILES and path.is_file(), 'a site') as new:
+    with atomic_folder(out, is_site_file, 'a site that ppcls web wrote') as new:
         for name, data in files.items():
             (new/name).write_bytes(data)
         write_text(new/'index.html', site_index(record, title, size))

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 import numpy as np
 from ..basics import PPClsError, first_few, write_csv, write_text
-from ..data.lists import is_listable, read_list
+from ..data.lists import is_listable, list_delimiter, read_list
 from .soft_labels import Shard, SoftLabels
 
 # %% ../../nbs/05_distill/02a_select.ipynb #83af4986
@@ -152,10 +152,11 @@ class Merged:
         parts = [f'{n:,} {what}' for what, n in left_out.items() if n]
         return f"{text}; left out: {', '.join(parts)}" if parts else text
 
-def _labelled(list_file, root) -> tuple:
+def _labelled(list_file, root, delimiters=()) -> tuple:
     """({absolute path: label}, number of repeated lines) of a list, in its order; PPClsError for an image with two
     labels."""
-    paths, labels = read_list(list_file, root, labelled=False)
+    delimiter = list_delimiter(list_file, delimiters)
+    paths, labels = read_list(list_file, root, labelled=False, delimiter=delimiter)
     out = {}
     for path, label in zip(map(os.path.abspath, paths), labels.tolist()):
         if out.setdefault(path, label) != label:
@@ -178,15 +179,19 @@ def _common_root(paths, root, list_file) -> Path:
                              'are relative to it')
     return Path(os.path.abspath(root))
 
-def write_merged_list(labelled_list, selection, out, labelled_root=None, root=None, pseudo: bool = False) -> Merged:
+def write_merged_list(labelled_list, selection, out, labelled_root=None, root=None, pseudo: bool = False,
+                      delimiters=()) -> Merged:
     """Write the list file `out`: the lines of `labelled_list`, then the images of `selection`, a `Selection` or rows
     (file, class, score), without a label.
 
-    Paths in `labelled_list` are relative to `labelled_root` (default: its folder); None: there is no such list.
+    Paths in `labelled_list` are relative to `labelled_root` (default: its folder), with one of `delimiters` or a space
+    before the labels; None: there is no such list. The new list has a space.
     `pseudo`: write the chosen class as a label; of several, that with the best score. Each image is listed once, with
     its own label if it has one. Paths are relative to `root` (default: the deepest folder that all are in). PPClsError:
     a bad line, an image with two labels, a selected one outside of `root`, nothing to write."""
-    labelled, repeated = _labelled(labelled_list, labelled_root) if labelled_list is not None else ({}, 0)
+    labelled, repeated = {}, 0
+    if labelled_list is not None:
+        labelled, repeated = _labelled(labelled_list, labelled_root, delimiters)
     best, already = {}, set()
     for file, c, score in getattr(selection, 'rows', selection):
         path = os.path.abspath(file)

@@ -310,19 +310,23 @@ def bounded_lines(file):
 
 class ListedFiles:
     """The images of a list file, as paths below `root` (default: the file's folder), read line by line; labels at the
-    end of lines are ignored. A line that names no file is a path that cannot be read, of at most `LONGEST` characters.
+    end of lines, after one of `delimiters` or a space, are ignored. A line that names no file is
+    a path that cannot be read, of at most `LONGEST` characters.
 
     PPClsError if there is no such file."""
     LONGEST = 5000
-    def __init__(self, list_file, root=None):
+    def __init__(self, list_file, root=None, delimiters=()):
         self.file, self.root = Path(list_file), str(root or Path(list_file).parent)
+        self.delimiters = [*delimiters, ' ']
         if not self.file.is_file():
             raise PPClsError(f'{self.file}: no such list file{missing_file(self.file)}')
 
     def __iter__(self):
         with io.TextIOWrapper(open_file(self.file), encoding='utf-8-sig', errors='surrogateescape') as f:
             for line in filter(None, map(str.strip, bounded_lines(f))):
-                relative, _, last = line.rpartition(' ')
+                parts = [line.rpartition(delimiter) for delimiter in self.delimiters]
+                relative = next((path.strip() for path, _, label in parts
+                                 if path and label.strip().removeprefix('-').isdecimal()), '')
                 path = os.path.join(self.root, line[:self.LONGEST])
-                labelled = relative and last.removeprefix('-').isdecimal() and not os.path.isfile(path)
-                yield os.path.join(self.root, relative.strip()[:self.LONGEST]) if labelled else path
+                labelled = relative and not os.path.isfile(path)
+                yield os.path.join(self.root, relative[:self.LONGEST]) if labelled else path

@@ -14,7 +14,7 @@ import numpy as np, paddle
 from paddle import inference, nn
 from ..basics import PPClsError
 from .formats.program_file import check_program
-from .network import evaluating
+from .network import Network, evaluating
 
 # %% ../../nbs/03_models/70_inference.ipynb #b27d7cd5
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
@@ -32,7 +32,10 @@ def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: 
     `inference.json` (up to Paddle 2.6 `inference.pdmodel`) and `inference.pdiparams`. Returns the path of the program.
 
     N is open; so are H and W where `image_shape` (C, H, W) has None. With `softmax` the outputs are probabilities.
-    Source: documents 5.1.2."""
+    PPClsError for images that are too small for the network. Source: documents 5.1.2."""
+    for layer in model.sublayers(include_self=True):
+        if isinstance(layer, Network) and None not in image_shape:
+            layer.require_size(*image_shape[1:])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _ignore_our_modules()

@@ -43,8 +43,13 @@ class Network(nn.Layer):
 
     def check_size(self, x):
         "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."
-        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.smallest:
-            name, (height, width) = getattr(self, 'name', type(self).__name__), x.shape[2:]
+        if paddle.in_dynamic_mode():
+            self.require_size(*x.shape[2:])
+
+    def require_size(self, height: int, width: int):
+        "Raise a `PPClsError` if images of `height` and `width` pixels are smaller than `smallest`."
+        if min(height, width) < self.smallest:
+            name = getattr(self, 'name', type(self).__name__)
             raise PPClsError(f'{name}: images of {height}×{width} pixels (height×width), expected at least '
                              f'{self.smallest}×{self.smallest}')
 

@@ -10,6 +10,7 @@ __all__ = ['WEIGHTS', 'COLUMN_TYPES', 'register_model', 'list_models', 'model_cl
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 import pandas as pd
+from fastcore.basics import patch
 from ..basics import PPClsError, fact_rows, suggest
 from ..data.imaug import presets
 from .layers import scale_lr
@@ -57,10 +58,14 @@ def set_lr_mult_list(model, mults):
 def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
     """The network `name` with random weights and `class_num` outputs; its attributes `name` and `class_num` are these.
 
-    `lr_mult_list`: see `set_lr_mult_list`; `kw`: further arguments of the family's class."""
+    `lr_mult_list`: see `set_lr_mult_list`; `kw`: further arguments of the family's class. A class that has renamed
+    arguments translates the old ones in `present_arguments(given, row of its table)`."""
     cls, args = model_class(name)
+    arguments = {**args, **kw}
+    if hasattr(cls, 'present_arguments'):
+        arguments = cls.present_arguments(arguments, args)
     try:
-        model = cls(class_num=class_num, **{**args, **kw})
+        model = cls(class_num=class_num, **arguments)
     except TypeError as e:
         raise PPClsError(f'{name}: {e}') from e
     model.name, model.class_num = name, class_num
@@ -78,7 +83,8 @@ class Weights:
     pixels, minus `mean`, divided by `std`. One source: `url`; `legacy_url` (an archive of 2020, used if there is no
     other); `package` (package, file inside, pip requirement), converted by `convert`; or a local `file`.
     `classifier`: the layer that depends on `class_num`, or a tuple of them. Published, or None: `top1`, `top5`
-    (fractions of ImageNet's validation images), `params_M`, `flops_G`. `about`: provenance of weights made here."""
+    (fractions of ImageNet's validation images), `params_M`, `flops_G`; `file_top1`, `file_top5`: those of the file at
+    `url`, where they are not what the documents print. `about`: provenance of weights made here."""
     tag: str
     arch: str
     url: str = None
@@ -96,12 +102,22 @@ class Weights:
     class_num: int = 1000
     top1: float = None
     top5: float = None
+    file_top1: float = None
+    file_top5: float = None
     params_M: float = None
     flops_G: float = None
     series: str = ''
     licence: str = 'Apache-2.0'
     origin: str = 'PaddleClas'
     about: dict = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        "Which published figures are of which weights, where there are two; else ''."
+        if self.file_top1 is None:
+            return ''
+        return (f'the documents print {self.top1:.4g} and {self.top5:.4g}; the file at url is the one that later lists '
+                f'give {self.file_top1:.4g} and {self.file_top5:.4g}')
 
     def eval_ops(self) -> list:
         "The operations of evaluation: an image file's bytes → float32 (3, crop_size, crop_size)."
@@ -113,6 +129,13 @@ class Weights:
         defaults = dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std)
         return presets.train_ops(**{**defaults, **kw})
 
+# %% ../../nbs/03_models/01_registry.ipynb #b49e7a55
+@patch(as_prop=True)
+def class_names(self: Weights) -> list | None:
+    "The names of the classes: ImageNet's 1,000 for weights from elsewhere that have as many; else None."
+    names = [row['name'] for row in fact_rows('imagenet_classes')]
+    return names if self.class_num == len(names) and self.origin != 'made here' else None
+
 # %% ../../nbs/03_models/01_registry.ipynb #127f61e8
 WEIGHTS = {}
 
@@ -120,7 +143,8 @@ def register_weights(*records: Weights):
     "Add `records` to `WEIGHTS`, {tag: record}."
     WEIGHTS.update({r.tag: r for r in records})
 
-COLUMN_TYPES = dict(top1=float, top5=float, params_M=float, flops_G=float, resize_short=int, crop_size=int,
+COLUMN_TYPES = dict(top1=float, top5=float, file_top1=float, file_top5=float,
+                    params_M=float, flops_G=float, resize_short=int, crop_size=int,
                     classifier=lambda text: tuple(text.split('|')) if '|' in text else text)
 
 def weights_from_row(row: dict) -> Weights:

@@ -123,26 +123,36 @@ def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
 # %% ../../nbs/03_models/60_zoo.ipynb #dcd7372c
 TEXT_COLUMNS = ('tag', 'arch', 'series', 'reason', 'interpolation', 'classifier', 'licence', 'url', 'legacy_url', 'cpu',
                 'paddle', 'date', 'through')
-TABLE_COLUMNS = ['tag', 'arch', 'series', 'size', 'top1', 'top5', 'params_M', 'published_params_M', 'params_off',
-                 'flops_G', 'published_flops_G', 'flops_off', 'reason', 'cpu_ms']
+TABLE_COLUMNS = ['tag', 'arch', 'series', 'size', 'top1', 'top5', 'reference_top1', 'reference_top5', 'params_M',
+                 'published_params_M', 'params_off', 'flops_G', 'published_flops_G', 'flops_off', 'reason', 'cpu_ms']
 
 def fact_table(name: str) -> pd.DataFrame:
-    "The package's table `facts/NAME.csv`, with numbers in all columns but `TEXT_COLUMNS`."
+    """The package's table `facts/NAME.csv`, with numbers in the columns that have nothing else (but those in
+    `TEXT_COLUMNS`)."""
+    def numbers(column):
+        try:
+            return pd.to_numeric(column)
+        except ValueError:      # words
+            return column
+
     t = pd.DataFrame(fact_rows(name))
-    return t.assign(**{c: pd.to_numeric(t[c]) for c in t if c not in TEXT_COLUMNS})
+    return t.assign(**{c: numbers(t[c]) for c in t if c not in TEXT_COLUMNS})
 
 def zoo_table() -> pd.DataFrame:
     """One row for each official set of weights.
 
-    Published: `top1`, `top5` (fractions), `published_params_M`, `published_flops_G`, and latencies in ms for a batch of
+    Published: `top1`, `top5` (fractions), `reference_top1`, `reference_top5` (what the paper or its authors' code
+    reached, by the documents), `published_params_M`, `published_flops_G`, and latencies in ms for a batch of
     1 (or `_b4`, `_b8`): `t4_ms`, `t4_fp16_ms`, `v100_ms`, `sd855_ms`; `sd855_MB`: size of the phone's file. Computed:
     `params_M` (10⁶), `flops_G` (10⁹, two for a multiply-accumulate, at `size` pixels), the relative differences of the
     published figures, `params_off` and `flops_off`, and the `reason`. Measured here: `cpu_ms`."""
     published = fact_table('weights').rename(
         columns=dict(crop_size='size', params_M='published_params_M', flops_G='published_flops_G'))
     columns = [c for c in TABLE_COLUMNS if c in published]
+    reference = fact_table('documents_networks').rename(columns={'network': 'tag'})
     latency, cpu = fact_table('latency'), fact_table('cpu_latency')[['arch', 'size', 'cpu_ms']]
     t = published[columns].merge(fact_table('costs'), 'left', ['arch', 'size'], validate='m:1')
+    t = t.merge(reference[['tag', 'reference_top1', 'reference_top5']], 'left', 'tag', validate='1:1')
     t = t.merge(latency, 'left', 'tag', validate='1:1').merge(cpu, 'left', ['arch', 'size'], validate='m:1')
     t['params_M'], t['flops_G'] = t.params/1e6, 2*t.macs/1e9
     t['params_off'], t['flops_off'] = t.published_params_M/t.params_M - 1, t.published_flops_G/t.flops_G - 1
@@ -152,7 +162,7 @@ def zoo_table() -> pd.DataFrame:
 # %% ../../nbs/03_models/60_zoo.ipynb #192a99ab
 DEFAULT_COLUMNS = ['tag', 'series', 'size', 'top1', 'params_M', 'flops_G', 't4_ms', 'sd855_ms', 'cpu_ms']
 
-def _is_accuracy(column: str) -> bool: return column in ('top1', 'top5')
+def _is_accuracy(column: str) -> bool: return column.endswith(('top1', 'top5'))
 
 def _apply_limits(table: pd.DataFrame, limits: dict) -> pd.DataFrame:
     """The rows of `table` within all `limits` (column → number): at least for `top1` and `top5`, at most for all

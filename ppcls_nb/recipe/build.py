@@ -16,6 +16,7 @@ import cv2, paddle
 from fastcore.basics import patch
 from omegaconf import OmegaConf
 from ..basics import PPClsError
+from ..gpu import require_gpu, use_deterministic_kernels
 from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
 from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, eval_ops, train_ops
@@ -29,6 +30,7 @@ from ..distill.stored import StoredTeacher, number_images, sharpen, stored_answe
 from ..models import create_model, list_pretrained, set_lr_mult, weights_info
 from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
+from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
 from ..train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 from ..train.callbacks.monitors import ScalarLogger, Timer
@@ -182,12 +184,14 @@ def teacher_of_recipe(conf, models: list) -> Teacher | None:
 
 # %% ../../nbs/08_recipe/02_build.ipynb #8075ef92
 def choose_device(conf):
-    """Set Paddle's device: a GPU where there is one, unless the recipe has `use_gpu: False`. If there are several
-    processes, this one joins them and gets its own GPU."""
+    """Set Paddle's device: the CPU if the recipe has `use_gpu: False`, else a GPU where there is one; `PPClsError` if
+    it has `use_gpu: True` and there is none. If there are several processes, this one joins them and gets its own
+    GPU."""
     if conf.use_gpu is False:
         paddle.set_device('cpu')
-    if conf.use_gpu and not paddle.device.get_device().startswith('gpu'):
-        print('use_gpu is True, but there is no GPU, or this Paddle does not support it: computing on the CPU')
+    if conf.use_gpu:
+        require_gpu()
+    use_deterministic_kernels()
     init_distributed()
 
 def build_models(conf):
@@ -203,6 +207,8 @@ def build_models(conf):
                          f"{conf.use_distillation}: distillation needs both 'TEACHER_distill_STUDENT' and "
                          "use_distillation: True")
     *teacher_sources, source = sources_of(conf)
+    for network, weights in zip([*teachers, name], [*teacher_sources, source]):
+        require_weights(weights_of_recipe(weights), network, conf.classes_num, conf.model_save_dir)
     paddle.seed(conf.seed)
     student = create_model(name, pretrained=weights_of_recipe(source), class_num=conf.classes_num,
                            **OmegaConf.to_container(conf.ARCHITECTURE.params))
@@ -351,7 +357,8 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
     optimizer = optimizer_of_recipe(conf, model, len(data.train))
     mix = build_mixing(conf)
     callbacks = standard_callbacks(run, OmegaConf.to_container(conf), bar=bar, save_interval=conf.save_interval,
-                                   checkpoints=conf.checkpoints, same=same_settings)
+                                   checkpoints=conf.checkpoints, same=same_settings,
+                                   print_interval=conf.print_interval)
     callbacks += callbacks_of_recipe(conf)
     callbacks += [callback for callback in (mix, teacher) if callback] + fix
     if teacher:

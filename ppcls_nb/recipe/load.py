@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..basics import FileError, PPClsError, ValueLoader, file_text, read_value, suggest
 from .schema import Config, OLD_NETWORKS, SECTIONS, check_functions, check_keys, check_names
-from .schema import modernize, value_at
+from .schema import value_at
+from .old_files import MOVED, modernize
 
 # %% ../../nbs/08_recipe/01_load.ipynb #f481f751
 def children(node) -> list:
@@ -259,6 +260,7 @@ def load_config(source, *overrides):
         raise PPClsError(f'{place(path)}: {message}') from None
 
     keys = modernize(keys, place)
+    places = {**{new: places[old] for old, new in MOVED.items() if old in places}, **places}
     check_keys(keys, fail)
     given = {key.split('.')[0] for group in changes for key in group if '.transforms' in key}
     follow_image_shape(keys, shape, given, fail)

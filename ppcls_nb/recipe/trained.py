@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['run_weights', 'run_of', 'weights_file', 'data_settings', 'names_to_keep', 'open_recipe', 'as_started',
-           'require_complete', 'trained_network', 'class_names', 'network_of_file', 'network_of_run', 'load_predictor',
-           'predict_files', 'set_device', 'listed_images', 'image_files']
+           'require_complete', 'trained_network', 'class_names', 'record_of_file', 'official_names', 'network_of_file',
+           'network_of_run', 'load_predictor', 'predict_files', 'set_device', 'run_delimiters', 'listed_images',
+           'image_files']
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #d8dc37f4
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import paddle
 from paddle.nn import functional as F
 from ..basics import PPClsError, first_few, suggest
+from ..gpu import require_gpu
 from ..data.folders import SUFFIXES, walk_images
 from ..data.imaug import eval_ops
 from ..data.lists import list_delimiter, list_entries, read_class_names, read_list
@@ -21,7 +23,8 @@ from ..data.resolve import resolve_data
 from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
 from ..models.network import classifier_names
-from ..models.weights import find_weights, read_arrays, weights_of_recipe
+from ..models.registry import Weights
+from ..models.weights import all_weights, find_weights, read_arrays, weights_home, weights_of_recipe
 from .build import build_models, build_transforms, record_of_recipe
 from .load import load_config
 from .schema import network_names
@@ -150,16 +153,37 @@ def class_names(conf, run=None, file=None) -> list | None:
     found = [read_class_names(folder/'classes.txt') for folder in folders]
     return next((names for names in found if names is not None), None)
 
+# %% ../../nbs/08_recipe/03_trained.ipynb #84a6bea5
+def record_of_file(file, network: str | None = None) -> Weights | None:
+    """The record of the weights (of `network`, if given) whose official file is called like `file`, an existing file or
+    folder, such as `ResNet50_vd_pretrained.pdparams`; also that of a file in `weights_home()`. None without one."""
+    def stem(name): return Path(name).name.removesuffix('.pdparams').removesuffix('.tar')
+
+    file = Path(file)
+    for tag, record in all_weights().items():
+        stems = {stem(url) for url in (record.url, record.legacy_url) if url}
+        if file.parent == weights_home():
+            stems.add(tag)
+        if stem(file) in stems and network in (None, record.arch):
+            return record
+    return None
+
+def official_names(file, network) -> list | None:
+    "The names of the classes of `network`, if its weights `file` is an official one, by its name; else None."
+    record = record_of_file(file, network.name)
+    return record.class_names if record and record.class_num == network.class_num else None
+
 # %% ../../nbs/08_recipe/03_trained.ipynb #e593c64a
 def network_of_file(name: str, weights: str):
-    "(network, operations) for a weights file without a run; its classifier gives the number of classes."
+    "(network, operations, class names or None) for a weights file without a run; its classifier tells the classes."
     if name not in list_models():
         raise PPClsError(suggest(name, list_models(), 'network'))
     classifier, *_ = classifier_names(create_model(name))
-    bias = read_arrays(find_weights(weights)).get(f'{classifier}.bias')
+    file = find_weights(weights)
+    bias = read_arrays(file).get(f'{classifier}.bias')
     model = create_model(name, pretrained=weights, class_num=1000 if bias is None else len(bias))
     operations = weights_info(name).eval_ops() if name in list_pretrained() else eval_ops()
-    return model, operations
+    return model, operations, official_names(file, model)
 
 def network_of_run(run: Path, file: Path):
     "(network, operations, recipe) of the weights `file` in the folder `run`."
@@ -172,7 +196,8 @@ def network_of_run(run: Path, file: Path):
 # %% ../../nbs/08_recipe/03_trained.ipynb #fa0bf2e4
 def load_predictor(model, weights=None, classes=None):
     """(network, operations, class names or None) for predictions. `model`: a run folder or weights in one, a tag of
-    official weights, or the name of a network, with its `weights` in a file; `classes`: a file with class names.
+    official weights, or the name of a network, with its `weights` in a file; `classes`: a file with class names
+    (default: the run's, or ImageNet's for official weights).
 
     PPClsError if there are no such weights, or they do not cover all tensors."""
     file = weights_file(weights or model)
@@ -183,18 +208,18 @@ def load_predictor(model, weights=None, classes=None):
             raise PPClsError(f'{file}: weights of {network.name}, by the run in their folder, not of {model}')
         return network, operations, class_names(conf, run, classes)
     if weights:
-        network, operations = network_of_file(model, str(weights))
+        network, operations, names = network_of_file(model, str(weights))
     elif model in list_pretrained():
         record = weights_info(model)
         network = create_model(record.arch, pretrained=model, class_num=record.class_num)
-        operations = record.eval_ops()
+        operations, names = record.eval_ops(), record.class_names
     else:
         tag = suggest(model, list_pretrained(), 'weights')
         raise PPClsError(f'{model}: no run folder, no weights in one, and as a tag: {tag}; for a file from elsewhere '
                          'give the network and the file, -m NAME -p FILE')
     require_complete(network)
     network.eval()
-    return network, operations, class_names(None, None, classes)
+    return network, operations, class_names(None, None, classes) or names
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #b4bbfa66
 def predict_files(model, operations, files, k: int = 5, batch_size: int = 32, num_workers: int = 0,
@@ -214,30 +239,40 @@ def set_device(use_gpu: bool | None):
     "Compute on the CPU (False), the GPU (True) or where Paddle does by default (None); PPClsError without a GPU."
     if use_gpu is False:
         paddle.set_device('cpu')
-    if use_gpu and not paddle.device.get_device().startswith('gpu'):
-        raise PPClsError(f'use_gpu: there is no GPU, or this Paddle ({paddle.__version__}) was built without GPU '
-                         'support; leave it out')
+    if use_gpu:
+        require_gpu()
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #aa1fcd8f
-def listed_images(list_file, root=None, failed: dict | None = None) -> list:
+def run_delimiters(model, weights=None) -> tuple:
+    "What is between path and label in the lists of the run that `model` or `weights` is of; () without a run."
+    file = weights_file(weights or model)
+    run = run_of(file) if file else None
+    if not run:
+        return ()
+    conf = load_config(run/'config.yaml')
+    return conf.TRAIN.delimiter, conf.VALID.delimiter
+
+def listed_images(list_file, root=None, failed: dict | None = None, delimiters=()) -> list:
     """The paths in a list file with a line 'path' or 'path label' for each image. Lines without an image are entered in
     `failed`, {'file:line': reason}; if it is None, or there is no other line, the first is a PPClsError."""
-    valid, invalid = list_entries(list_file, root, labelled=False)
+    delimiter = list_delimiter(list_file, delimiters)
+    valid, invalid = list_entries(list_file, root, labelled=False, delimiter=delimiter)
     if failed is None or not valid:
-        return read_list(list_file, root, labelled=False)[0]
+        return read_list(list_file, root, labelled=False, delimiter=delimiter)[0]
     failed.update({f'{list_file}:{n}': reason for n, _, reason in invalid})
     return [path for _, path, _ in valid]
 
-def image_files(sources, root=None, left_out: list | None = None, failed: dict | None = None) -> list:
+def image_files(sources, root=None, left_out: list | None = None, failed: dict | None = None, delimiters=()) -> list:
     """The paths of the images in `sources`: files, folders (with their subfolders, sorted), and list files (.txt) with
-    a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder).
+    a line 'path' or 'path label' for each image, relative to `root` (default: the list's folder); `delimiters` may be
+    between the two instead of a space.
 
     The other files of folders are added to `left_out`, lines of a list without an image to `failed`. PPClsError for a
     folder without images, and for such a line if `failed` is None."""
     files = []
     for source in map(Path, sources):
         if source.suffix.lower() == '.txt':
-            found = listed_images(source, root, failed)
+            found = listed_images(source, root, failed, delimiters)
         elif source.is_dir():
             names, others = walk_images(source)
             found = [source/name for name in names]

@@ -9,7 +9,7 @@ __all__ = ['NO_LOCKS', 'optimizer_state', 'load_optimizer_state', 'save_state', 
 import errno, os, socket, sys, warnings
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, atomic_path, write_errors
+from ..basics import PPClsError, atomic_path, with_a_name, write_errors
 from ..models.formats.paddle_file import append_checksum, read_paddle
 
 # %% ../../nbs/04_train/03_checkpoint.ipynb #60426d5e
@@ -108,7 +108,8 @@ class RunLock:
     """The exclusive right to write folder `run`, from the object's creation to its `release` or the end of the process;
     `PPClsError` that names the holder if another process has it. The lock file is `.NAME.lock` beside the folder."""
     def __init__(self, run):
-        self.path = Path(run).with_name(f'.{Path(run).name}.lock')
+        run = with_a_name(run)
+        self.path = run.with_name(f'.{run.name}.lock')
         with write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while not self._acquire():

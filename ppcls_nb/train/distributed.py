@@ -109,12 +109,12 @@ def _uneven():
 
 @patch
 def sync_loss(self: Distributed, t):
-    "Set `t.loss_float` to the mean loss of all processes' images, and `t.loss_weight` to this process's weight in it."
+    "Make `t.loss_float` the mean loss of all processes' images, and `t.loss_weight` to this process's weight in it."
     n = len(t.images)
     loss, images, group, ranks = all_sum([t.loss_float*n, n, n/t.loss_weight, 1])
     if ranks < t.ranks:
         raise _uneven()
-    t.loss_float, t.loss_weight = loss/images, n*t.ranks/group
+    t._loss_float, t.loss_weight = loss/images, n*t.ranks/group
 
 @patch
 def sync_counts(self: Distributed, t):

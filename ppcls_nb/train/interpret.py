@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..basics import PPClsError, atomic_path, file_bytes, write_json
+from ..basics import PPClsError, atomic_path, file_bytes, first_few, write_json
 from ..data.imaug.standard import DecodeImage
 from ..figures import drawable_names, plain_texts
 from .metrics import Evaluation, TopK
@@ -266,10 +266,14 @@ def save_figures(folder, figures: dict) -> list:
 @patch
 def save(self: Interpretation, folder) -> list:
     """Write report.json, classes.png, confusion.png and, with details, reliability.png and top_losses.png into
-    `folder`; returns their paths."""
+    `folder`; returns their paths. PPClsError where that would replace the figures of others."""
     folder = Path(folder)
     figures = {'classes': lambda: self.plot_classes().figure, 'confusion': lambda: self.plot_confusion().figure}
     if self.result.probs is not None: figures['reliability'] = lambda: self.plot_reliability().figure
     if self.result.losses is not None and self.paths: figures['top_losses'] = self.plot_top_losses
+    others = [f'{name}.png' for name in figures if (folder/f'{name}.png').exists()]
+    if others and not (folder/'report.json').is_file():
+        raise PPClsError(f'{folder}: holds {first_few(others)} and no report, which would replace them; name another '
+                         'folder')
     write_json(folder/'report.json', self.report(), indent=None)
     return [folder/'report.json', *save_figures(folder, figures)]

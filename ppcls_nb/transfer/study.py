@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from tqdm import tqdm
-from ..basics import PPClsError, atomic_path, suggest, write_json
+from ..basics import PPClsError, atomic_path, first_few, suggest, write_json
 from ..figures import plain_texts
 from ..train.checkpoint import RunLock
 from ..train.trainer import Callback
@@ -112,6 +112,13 @@ def _require_same(old: dict, new: dict, folder):
             key, a, b = f'{key}: {name}', a.get(name, 'not set'), b.get(name, 'not set')
         raise PPClsError(f'{folder}: holds another search: {key} is {a} there and {b} here; choose another folder')
 
+def _refuse_other_files(folder: Path):
+    "Raise a PPClsError if a new search in `folder` would replace files."
+    existing = [name for name in ('results.csv', 'results.json', 'search.png') if (folder/name).exists()]
+    if existing:
+        raise PPClsError(f'{folder}: holds {first_few(existing)} and no search, which would replace them; name another '
+                         'folder')
+
 def open_study(folder, space: Space, method: str, seed: int = 0, pruning=True, storage=None,
                settings: dict | None = None) -> optuna.Study:
     """The study in `folder`, created if it is not there; `settings`: everything else that must be equal for two trials
@@ -125,7 +132,9 @@ def open_study(folder, space: Space, method: str, seed: int = 0, pruning=True, s
     study = optuna.create_study(study_name=folder.name, storage=_storage(folder, storage, requeue), sampler=sampler,
                                 pruner=pruner, direction='maximize', load_if_exists=True)
     if 'search' in study.user_attrs: _require_same(study.user_attrs['search'], search, folder)
-    else: study.set_user_attr('search', search)
+    else:
+        _refuse_other_files(folder)
+        study.set_user_attr('search', search)
     return study
 
 # %% ../../nbs/06_transfer/02a_study.ipynb #5bee57d6

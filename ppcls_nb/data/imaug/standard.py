@@ -11,7 +11,7 @@ import cv2, numpy as np
 from fastcore.basics import BasicRepr, store_attr
 from PIL import Image, ImageOps
 from ...basics import PPClsError
-from ..image_format import MAX_PIXELS, image_header, uint16
+from ..image_format import MAX_PIXELS, image_header, require_pixels, uint16
 from ..transform import transform
 try:
     import simplejpeg
@@ -77,9 +77,8 @@ class DecodeImage(BasicRepr):
         "A rectangle of the image, (height, width, 3); `region(width, height)` returns its (x, y, width, height)."
         if isinstance(data, str):
             raise PPClsError("DecodeImage: expected bytes, got text; open the file with mode 'rb'")
-        w, h, at = image_header(data)
-        if w*h > self.max_pixels:
-            raise PPClsError(f'an image of {w} x {h} pixels, expected at most {self.max_pixels:,}')
+        w, h, at = header = image_header(data)
+        require_pixels(data, header, self.max_pixels)
         factor = self._reduction(min(w, h)) if at else 1
         box = img = None
         if simplejpeg and factor == 1 and _plain(data, at):
