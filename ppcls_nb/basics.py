@@ -134,8 +134,9 @@ def _open_regular(path, flags: int) -> int:
     return fd
 
 def open_file(path):
-    "The regular file `path`, open to read bytes. FileError for a pipe, socket or device, OSError if there is no file."
-    return open(path, 'rb', opener=_open_regular)
+    """The regular file `path`, open to read bytes. FileError for a pipe, socket or device, OSError if there is no file,
+    TypeError for a number, which `open` would take for a file that is open already."""
+    return open(os.fspath(path), 'rb', opener=_open_regular)
 
 # %% ../nbs/01_data/01_basics.ipynb #d6450b71
 MAX_BYTES = 1 << 30             # of a file that is read as a whole

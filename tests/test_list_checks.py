@@ -70,7 +70,7 @@ def test_every_problem_has_its_line(garden):
     problems = dict(zip(report.table.line, report.table.problem))
     assert problems[0] == 'no image of class 2'
     for line, problem in {2: 'no label', 3: 'not a whole number', 5: 'no such image', 6: 'out of range',
-                          7: 'listed already in line 1', 8: 'label 1, here with 0', 9: 'damaged'}.items():
+                          7: 'listed already in line 1', 8: 'label 1, here with 0', 9: 'without its end'}.items():
         assert problem in problems[line]
     assert {row[1] for row in report.level('warning')} == {0, 7}
     assert report.images == {str(file): 4}

@@ -242,7 +242,8 @@ def test_columns_do_not_move_and_late_ones_are_last(tmp_path):
 
 def test_a_path_below_a_file(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(OSError): trainer([History(), CSVLog(tmp_path/'file'/'x.csv')]).fit(1)
+    with pytest.raises(PPClsError, match='x.csv: cannot be written'):
+        trainer([History(), CSVLog(tmp_path/'file'/'x.csv')]).fit(1)
 
 
 def test_monitors_do_not_change_the_training(tensorboard, tmp_path):

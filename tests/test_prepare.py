@@ -102,7 +102,7 @@ def test_one_folder_of_lists_for_a_path(photos, tmp_path, monkeypatch):
 def test_images_that_cannot_be_decoded(photos, tmp_path):
     for path in photos.glob('jpg/*'):
         path.write_bytes(b'no image')
-    with pytest.raises(PPClsError, match='image_00001.jpg: not an image that OpenCV can decode'):
+    with pytest.raises(PPClsError, match='image_00001.jpg: not an image that can be decoded'):
         prepare_data(str(photos), tmp_path)
 
 

@@ -411,7 +411,7 @@ def test_an_unreadable_image_is_not_a_folder_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize('error, line', [
     (OSError(28, 'No space left on device', '/data/out'), 'ppcls: /data/out: No space left on device\n'),
-    (OSError(30, 'Read-only file system'), 'ppcls: [Errno 30] Read-only file system\n'),
+    (OSError(30, 'Read-only file system'), 'ppcls: Read-only file system\n'),
     (PermissionError(13, 'Permission denied', 'a\nb'), 'ppcls: a b: Permission denied\n')])
 def test_errors_of_the_system_are_one_line(monkeypatch, capsys, error, line):
     def fail(argv):

@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from networks import torch_bytes
-from ppcls_nb.basics import PPClsError, atomic_path, file_bytes, file_digest, with_a_name, write_json, write_text
+from ppcls_nb.basics import PPClsError, atomic_path, file_bytes, file_digest, file_text, open_file
+from ppcls_nb.basics import with_a_name, write_json, write_text
 from ppcls_nb.cli import main
 from ppcls_nb.cli.select import refuse_other_files
 from ppcls_nb.course import ledger, notebooks
@@ -203,6 +204,15 @@ def test_jpeg_2000_by_another_name_reaches_no_decoder(tmp_path, start):
     for name in ('image.jpg', 'photo.png', 'references.jpg'):
         with pytest.raises(PPClsError, match='expected a JPEG'):
             READERS[name](tmp_path/'photo.jpg')
+
+
+@pytest.mark.parametrize('read', [open_file, file_bytes, file_text])
+def test_a_number_is_not_a_file_that_is_open_already(read, tmp_path):
+    "open(3) reads and closes whatever the process has open as 3: a pipe to its parent, for example."
+    with open(tmp_path/'mine', 'wb') as mine:
+        with pytest.raises(TypeError):
+            read(mine.fileno())
+        mine.write(b'still open')
 
 
 @pytest.mark.parametrize('data', [

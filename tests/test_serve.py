@@ -252,7 +252,7 @@ def generator(rng, good, bombs):
         'methods': other_method,
         'huge': lambda: upload(bytes(one((MB + 1, 3*MB)))),
         'endless': lambda: endless(one((FORM, 'application/json')), one((1, 100_000)), 30),
-        'no HTTP': lambda: one((noise(rng), b'GET / HTTP/9.9\r\n\r\n', b'\x16\x03\x01' + noise(rng), b'SSH-2.0-x\r\n',
+        'no HTTP': lambda: one((noise(rng), b'GET /no HTTP/9.9\r\n\r\n', b'\x16\x03\x01' + noise(rng), b'SSH-2.0-x\r\n',
                                 b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', b'GET /\r\n\r\n', b'\r\n'*50)),
         'zip': lambda: upload_json(gzip.compress(b'{"image": "' + bytes(1 << 20)), Content_Encoding='gzip')}
 

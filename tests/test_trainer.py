@@ -253,7 +253,7 @@ def test_a_damaged_state_is_refused(tmp_path):
     trainer(standard(tmp_path/'run', config=dict(lr=.1))).fit(1)
     assert OmegaConf.load(tmp_path/'run'/'config.yaml').lr == .1
     (tmp_path/'run'/'last.pdstate').write_bytes(b'torn')
-    with pytest.raises(PPClsError, match='last.pdstate: not a readable checkpoint'):
+    with pytest.raises(PPClsError, match='last.pdstate: it is not a pickle, or a damaged one'):
         trainer(standard(tmp_path/'run')).fit(1)
 
 

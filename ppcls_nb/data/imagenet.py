@@ -42,6 +42,8 @@ def _extract_images(members, folder: Path, archive: str, desc: str | None = None
 
     `archive`: the name for errors; `desc`: the name at a progress bar, None for no bar."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for killed in folder.parent.glob(f'.{folder.name}.????????.part'):
+        shutil.rmtree(killed)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', suffix='.part', dir=folder.parent) as temporary:
         part = Path(temporary)/folder.name
         part.mkdir()
