@@ -204,7 +204,7 @@ def test_errors(root, tmp_path):
              (([train, tmp_path/'train.txt'], root, out), {}, 'have the same name'),
              ((tmp_path/'away.txt', root/'small', new), {}, 'away.txt:1: no such image'),
              ((tmp_path/'away.txt', root, new), {},
-              "away.txt: '../garden/small/1.jpg 0': expected a path relative to"),
+              "away.txt:1: '../garden/small/1.jpg 0': expected a path relative to"),
              ((tmp_path/'absolute.txt', root, new), {}, 'outside.png 1.: expected a path relative to'),
              ((tmp_path/'none.txt', root, new), {}, 'cannot be read'), (([], root, out), {}, 'no list files'),
              ((train, root, out), dict(quality=0), 'quality 0'))

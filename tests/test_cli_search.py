@@ -103,9 +103,9 @@ def test_a_space_that_cannot_be_searched(space, message, flowers, tmp_path):
 
 
 @pytest.mark.parametrize('argv, message', [
-    (['--trials', 0], '0 trials'),
+    (['--trials', 0], '--trials 0'),
     (['-o', 'validate=False'], 'validate: False'),
-    (['--workers', 0], '0 workers')])
+    (['--workers', 0], '--workers 0')])
 def test_numbers_that_cannot_be_searched(argv, message, flowers, tmp_path):
     code, _, err = ppcls('search', '-c', flowers.recipe, '--data', flowers.garden, '--output', tmp_path/'none', *argv)
     assert code == 2

@@ -145,7 +145,7 @@ def quantize(source, out, images=None, test=None, data_dir=None, method='minmax'
     worse, or if lines of a list name no image."""
     check_counts(count=count, batch_size=batch_size, qat=qat)
     check_counts(0, runs=runs)
-    check_number('--max-drop', max_drop)
+    check_number('--max-drop', max_drop, -100)
     if lr is not None:
         check_number('--lr', lr, above=True)
     failed = {}

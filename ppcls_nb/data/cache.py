@@ -213,7 +213,7 @@ def prepare_cache(lists, root, out, short: int = 384, quality: int = 95, lossles
     lines, bad_lines = _list_images(lists, root, () if delimiter is None else (check_delimiter(delimiter),))
     images = list(dict.fromkeys(rel for pairs in lines.values() for _, rel in pairs))
     settings = {'short': short, 'quality': quality, 'lossless': lossless}
-    report = CacheReport(out, bad=bad_lines)
+    report = CacheReport(out, bad=dict(bad_lines))
     done, journal = _open_journal(out, settings)
     with journal:
         _run(images, lambda rel: _prepare_one(rel, root, out, done, journal, settings),
