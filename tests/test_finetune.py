@@ -18,7 +18,7 @@ from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.models import build_model, create_model, list_pretrained, model_info, weights_info
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.weights import all_weights, weights_home
-from ppcls_nb.train import Callback, Data
+from ppcls_nb.train import Callback, Data, save_weights
 from ppcls_nb.transfer import finetune as lesson
 from ppcls_nb.transfer.finetune import (finetune, finetune_defaults, finetune_ops, gather_images,
                                         start_network)
@@ -281,3 +281,15 @@ def test_the_large_scale_weights_load_all_but_the_classifier(home):
     assert lesson.start_network('ResNet50_vd_10w', 102)[2] == 'ResNet50_vd_10w'
     with pytest.raises(PPClsError, match='these weights are for ResNet50_vd, not for ResNet50'):
         create_model('ResNet50', 'ResNet50_vd_10w')
+
+
+def test_a_network_with_official_weights_keeps_their_preprocessing(tmp_path, monkeypatch):
+    "The network itself, and its tag, are finetuned with the same record: mean, interpolation and size of the weights."
+    monkeypatch.setenv('PPCLS_HOME', str(tmp_path))
+    tag = 'EfficientNet_Lite0_imagenet'
+    save_weights(tmp_path/'weights'/f'{tag}.pdparams', create_model('EfficientNetLite0'))
+    _, record, found = start_network(tag, 4)
+    net = create_model('EfficientNetLite0', tag, 4)
+    assert start_network(net, 4)[1:] == (record, found)
+    assert (record.tag, found) == (tag, tag)
+    assert str(tmp_path/'weights') in str(net.load_report)

@@ -65,7 +65,7 @@ def read_arrays(path) -> dict:
 class LoadReport:
     """The result of loading weights into a network: the keys of its tensors by status (`matched`, `missing`, and
     `skipped_shape`: key → (shape in the file, shape in the network)), and the names in the file that it does not have
-    (`unexpected`; `ignored`: kind → names). `source`: what was loaded."""
+    (`unexpected`; `ignored`: kind → names). `source`: what was loaded, as it was named; `file`: where it was found."""
     source: str
     matched: list
     missing: list
@@ -73,6 +73,7 @@ class LoadReport:
     unexpected: list
     classifier: str | tuple = 'fc'
     ignored: dict = field(default_factory=dict)
+    file: str = ''
 
     @property
     def complete(self) -> bool:
@@ -89,7 +90,8 @@ class LoadReport:
 
     def __str__(self):
         total = len(self.matched) + len(self.missing) + len(self.skipped_shape)
-        parts = [f'{self.source}: {len(self.matched)} of {total} tensors matched']
+        shown = f'{self.source} ({self.file})' if self.file not in ('', self.source) else self.source
+        parts = [f'{shown}: {len(self.matched)} of {total} tensors matched']
         lists = {
             'skipped for shape': self.skipped_shape,
             'missing': self.missing,
@@ -378,8 +380,8 @@ def load_pretrained(model, source, record: Weights | None = None) -> LoadReport:
     new_names = any(key.endswith(('.weight', '.bias')) for key in state)
     if not new_names and (has_old_names(name) or path.is_dir() or is_archive(path)):
         state, ignored = rename_old(name, own.keys(), state, classifier_names(model), str(source))
-    shown = str(source) if str(path) == str(source) else f'{source} ({path})'
-    model.load_report = load_arrays(model, state, shown, ignored)
+    model.load_report = load_arrays(model, state, str(source), ignored)
+    model.load_report.file = str(path)
     return model.load_report
 
 # %% ../../nbs/03_models/02_weights.ipynb #9b9e4e97
