@@ -643,7 +643,7 @@ def test_wrong_seeds_are_refused(write, tmp_path, capsys):
     def refused(*args):
         assert main([*map(str, args), '-o', str(tmp_path/'out')]) == 2
         return capsys.readouterr().err.strip()
-    assert refused(course, '--seeds', 0) == 'ppcls-run: seeds is 0: expected the number of seeds to run, 1 or more'
+    assert refused(course, '--seeds', 0) == 'ppcls-run: --seeds 0: expected a whole number of 1 or more'
     assert "unknown parameter 'seed'" in refused(plain, '--seeds', 2)
     assert 'parameter output: several seeds would all write there' in refused(course, '--seeds', 2, '-p', 'output=x')
     assert "seed is 'many': expected a whole number" in refused(course, '--seeds', 2, '-p', 'seed=many')

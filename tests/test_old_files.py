@@ -68,7 +68,7 @@ FILES = {
         ARCHITECTURE=dict(name='ResNet18_vd'), use_amp=True, use_pure_fp16=False, multi_precision=False,
         scale_loss=128., use_dynamic_loss_scaleing=True, data_format='NCHW'),
     'pure half precision': old_recipe(
-        ARCHITECTURE=dict(name='ResNet18'), is_distributed=True, use_dali=True, use_gpu=True, data_format='NHWC',
+        ARCHITECTURE=dict(name='ResNet18'), is_distributed=True, use_dali=True, data_format='NHWC',
         image_channel=4, image_shape=[4, 224, 224], normalize=dict(output_fp16=True, channel_num=4),
         AMP=dict(scale_loss=128., use_dynamic_loss_scaling=True, use_pure_fp16=True)),
     'finetuning': old_recipe(
