@@ -169,7 +169,8 @@ def test_states_are_read_back_and_damaged_ones_refused(tmp_path):
     np.testing.assert_array_equal(saved['model']['0.weight'], net[0].weight.numpy())
     whole = (tmp_path/'last.pdstate').read_bytes()
     (tmp_path/'torn.pdstate').write_bytes(whole[:len(whole)//2])
-    with pytest.raises(PPClsError, match='torn.pdstate: it is truncated or damaged'): load_state(tmp_path/'torn.pdstate')
+    with pytest.raises(PPClsError, match='torn.pdstate: it is truncated or damaged'):
+        load_state(tmp_path/'torn.pdstate')
     with pytest.raises(PPClsError, match='none.pdstate: no such checkpoint'): load_state(tmp_path/'none.pdstate')
 
 
