@@ -130,3 +130,11 @@ def test_numbers_of_the_course(tmp_path, capsys, argv):
     assert notebooks.main([str(tmp_path), *argv.split()]) == 2
     err = capsys.readouterr().err
     assert err.startswith('ppcls-run: ') and err.count('\n') == 1 and argv.split()[0] in err
+
+
+@pytest.mark.parametrize('name, value', [
+    ('LEARNING_RATE.params.lr', '.nan'), ('OPTIMIZER.regularizer.factor', '.inf'), ('ls_epsilon', '.nan'),
+    ('ema_decay', '-.inf'), ('OPTIMIZER.params.momentum', '.nan')])
+def test_numbers_of_a_recipe_are_finite(name, value):
+    with pytest.raises(PPClsError, match=f'{name} is {value.replace(".", "")}, expected a finite number'):
+        load_config('quick_start/ResNet50_vd', [f'{name}={value}'])

@@ -7,10 +7,11 @@ __all__ = ['MACHINE', 'PRETRAINED_HELP', 'LEAKAGE_HELP', 'FIX_HELP', 'SECTIONS',
            'RegularizerConf', 'OptimizerConf', 'ArchitectureConf', 'ReaderConf', 'AMPConf', 'ClipConf',
            'EarlyStoppingConf', 'Config', 'section_class', 'declared_keys', 'keys_that_may_change', 'default_text',
            'key_table', 'without_keys', 'same_settings', 'check_type', 'check_keys', 'value_at', 'network_names',
-           'check_function', 'check_functions', 'check_networks', 'check_operations', 'check_values',
+           'check_function', 'check_functions', 'check_networks', 'check_operations', 'check_finite', 'check_values',
            'check_delimiters', 'check_names']
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #cc61e1ac
+import math
 from copy import deepcopy
 from dataclasses import MISSING as NO_DEFAULT, dataclass, field, fields, is_dataclass
 from inspect import signature
@@ -316,8 +317,17 @@ def check_operations(keys: dict, fail):
                     fail((section, part, str(n)), f'{section}.{part}: {item}: {e}')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #7017437e
+def check_finite(keys, fail, path=()):
+    "Call `fail(path, message)` for the first number in `keys`, at any depth, that is not finite."
+    for name, value in keys.items() if isinstance(keys, dict) else enumerate(keys):
+        if isinstance(value, (dict, list, tuple)):
+            check_finite(value, fail, (*path, str(name)))
+        elif isinstance(value, float) and not math.isfinite(value):
+            fail((*path, str(name)), f"{'.'.join((*path, str(name)))} is {value}, expected a finite number")
+
 def check_values(keys: dict, fail):
-    "Call `fail(path, message)` for the first value below its minimum or not among its choices."
+    "Call `fail(path, message)` for the first value that is not finite, below its minimum or not among its choices."
+    check_finite(keys, fail)
     for name, declared in declared_keys().items():
         path = tuple(name.split('.'))
         value, minimum, choices = value_at(keys, *path), declared.metadata['minimum'], declared.metadata['choices']
