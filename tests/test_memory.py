@@ -71,3 +71,15 @@ def test_the_network_is_left_as_it_was(training):
 def test_one_image_is_too_few():
     with pytest.raises(PPClsError, match='memory: 1 images, expected 2 or more'):
         map_bytes(create_model('ResNet18'), paddle.rand([1, 3, 32, 32]))
+
+
+def test_each_layer_keeps_its_mode():
+    "A batch norm that a finetuning keeps in evaluation mode is still in it after the measurement."
+    net = create_model('MobileNetV1_x0_25', class_num=3)
+    net.train()
+    norm = next(layer for layer in net.sublayers() if isinstance(layer, nn.BatchNorm2D))
+    norm.eval()
+    modes = [layer.training for layer in net.sublayers(include_self=True)]
+    map_bytes(net, paddle.rand([2, 3, 32, 32]))
+    assert [layer.training for layer in net.sublayers(include_self=True)] == modes
+    assert not norm.training

@@ -147,8 +147,7 @@ class Course:
 # %% ../../nbs/10_course/03_notebooks.ipynb #2a7be93d
 def seed_folders(output, seeds: int, first: int = 0) -> list:
     "The output folders of `seeds` runs: `output` for the seed `first`, `output`/seed-N for each further seed N."
-    if seeds < 1:
-        raise PPClsError(f'seeds is {seeds}: expected the number of seeds to run, 1 or more')
+    check_number('seeds', seeds, 1, whole=True)
     return [Path(output), *(Path(output)/f'seed-{first + n}' for n in range(1, seeds))]
 
 def seed_courses(course: Course, seeds: int) -> dict:

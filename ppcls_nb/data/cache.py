@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 from ..basics import PPClsError, file_bytes, file_text, first_few, write_text
-from .lists import check_delimiter, list_delimiter, list_entries, list_lines, read_list
+from .lists import check_delimiter, list_lines, usable_rows
 from .loader import map_ahead
 from .imaug.standard import DecodeImage
 
@@ -103,11 +103,8 @@ def _list_images(lists, root: Path, delimiters=()) -> tuple:
     image. PPClsError for a list with no others, an absolute path or one with `..`."""
     found, bad = {}, {}
     for file in lists:
-        delimiter = list_delimiter(file, delimiters)
-        valid, invalid = list_entries(file, root, labelled=False, delimiter=delimiter)
-        if not valid:
-            read_list(file, root, labelled=False, delimiter=delimiter)      # raises, for the first line
-        bad |= {f'{file}:{n}': reason for n, _, reason in invalid}
+        valid, reasons = usable_rows(file, root, delimiters)
+        bad |= reasons
         lines, found[file] = dict(list_lines(file)), []
         for n, path, _ in valid:
             rel = str(Path(path[len(os.path.join(root, '')):]))

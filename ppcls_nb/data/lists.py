@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST_LABEL', 'is_invisible', 'visible', 'describe_invisible', 'plain_name', 'plain_stem', 'ExistingFiles',
            'missing_reason', 'check_delimiter', 'label_number', 'label_reason', 'parse_line', 'decode_list',
-           'missing_file', 'list_lines', 'list_entries', 'read_list', 'list_delimiter', 'list_rows', 'is_listable',
-           'list_text', 'write_list', 'write_lists', 'read_class_names', 'class_names_text']
+           'missing_file', 'list_lines', 'list_entries', 'read_list', 'list_delimiter', 'list_rows', 'usable_rows',
+           'is_listable', 'list_text', 'write_list', 'write_lists', 'read_class_names', 'class_names_text']
 
 # %% ../../nbs/01_data/01a_lists.ipynb #2acfd7c3
 import codecs, os, re
@@ -245,6 +245,16 @@ def list_rows(list_file, delimiters=()) -> list:
     delimiter = list_delimiter(list_file, delimiters)
     rows = [(n, line.rpartition(delimiter)) for n, line in list_lines(list_file)]
     return [(n, path.strip(), label.strip()) for n, (path, _, label) in rows]
+
+# %% ../../nbs/01_data/01a_lists.ipynb #c2f7a613
+def usable_rows(list_file, root=None, delimiters=()) -> tuple:
+    """The lines of a list that name an image, [(number, path, label), …] with -1 for no label, and {'file:line':
+    reason} of the others; `delimiters` as for `list_delimiter`. PPClsError, as of `read_list`, if all are bad."""
+    delimiter = list_delimiter(list_file, delimiters)
+    valid, invalid = list_entries(list_file, root, labelled=False, delimiter=delimiter)
+    if not valid:
+        read_list(list_file, root, labelled=False, delimiter=delimiter)
+    return valid, {f'{list_file}:{n}': reason for n, _, reason in invalid}
 
 # %% ../../nbs/01_data/01a_lists.ipynb #f4228caa
 def is_listable(path: str) -> bool:

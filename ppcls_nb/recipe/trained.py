@@ -18,7 +18,7 @@ from ..basics import PPClsError, first_few, suggest
 from ..gpu import require_gpu
 from ..data.folders import SUFFIXES, walk_images
 from ..data.imaug import eval_ops
-from ..data.lists import list_delimiter, list_entries, read_class_names, read_list
+from ..data.lists import list_delimiter, read_class_names, read_list, usable_rows
 from ..data.resolve import resolve_data
 from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
@@ -255,11 +255,10 @@ def run_delimiters(model, weights=None) -> tuple:
 def listed_images(list_file, root=None, failed: dict | None = None, delimiters=()) -> list:
     """The paths in a list file with a line 'path' or 'path label' for each image. Lines without an image are entered in
     `failed`, {'file:line': reason}; if it is None, or there is no other line, the first is a PPClsError."""
-    delimiter = list_delimiter(list_file, delimiters)
-    valid, invalid = list_entries(list_file, root, labelled=False, delimiter=delimiter)
-    if failed is None or not valid:
-        return read_list(list_file, root, labelled=False, delimiter=delimiter)[0]
-    failed.update({f'{list_file}:{n}': reason for n, _, reason in invalid})
+    if failed is None:
+        return read_list(list_file, root, labelled=False, delimiter=list_delimiter(list_file, delimiters))[0]
+    valid, bad = usable_rows(list_file, root, delimiters)
+    failed.update(bad)
     return [path for _, path, _ in valid]
 
 def image_files(sources, root=None, left_out: list | None = None, failed: dict | None = None, delimiters=()) -> list:

@@ -8,6 +8,7 @@ __all__ = ['KEPT_BY', 'allocated', 'map_bytes', 'tensor_bytes', 'training_memory
 # %% ../../nbs/04_train/05e_memory.ipynb #982ceba9
 import paddle
 from ..basics import PPClsError
+from ..models.network import evaluating
 from .callbacks.optimization import EMA
 from .trainer import Trainer
 
@@ -25,18 +26,17 @@ def map_bytes(model, images) -> float:
     if len(images) < 2:
         raise PPClsError(f'memory: {len(images)} images, expected 2 or more to measure the difference')
     averages = [(tensor, tensor.clone()) for tensor in model.state_dict().values() if tensor.stop_gradient]
-    training, small, large = model.training, len(images)//2, len(images)
-    model.train()
-    kept = []
-    for count in (small, large, small, large):      # the first two also allocate what stays
-        batch = images[:count].clone()
-        before = allocated()
-        output = model(batch)
-        kept.append(allocated() - before)
-        del output, batch
+    small, large, kept = len(images)//2, len(images), []
+    with evaluating(model):                             # keeps the mode of each layer
+        model.train()
+        for count in (small, large, small, large):      # the first two also allocate what stays
+            batch = images[:count].clone()
+            before = allocated()
+            output = model(batch)
+            kept.append(allocated() - before)
+            del output, batch
     for tensor, value in averages:
         tensor.set_value(value)
-    model.train() if training else model.eval()
     return (kept[3] - kept[2])/(large - small)
 
 # %% ../../nbs/04_train/05e_memory.ipynb #6db308f7
