@@ -2,7 +2,7 @@
 import io, os, pickle, struct
 from collections import OrderedDict
 
-from official import FACTS
+from official import ALL
 from ppcls_nb.models import list_models, model_info
 from ppcls_nb.models.formats.old_names import old_names
 from ppcls_nb.models.formats.static_file import DTYPES
@@ -18,7 +18,7 @@ def small(name):
 
 def smallest():
     "The sorted names of the smallest network of each family."
-    largest_first = sorted(NAMES, key=lambda n: -FACTS.get(n, {}).get('total', 0))
+    largest_first = sorted(NAMES, key=lambda n: -ALL.get(n, {}).get('total', 0))
     return sorted({model_info(n)['family']: n for n in largest_first}.values())
 
 

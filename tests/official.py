@@ -1,16 +1,22 @@
-"What is known of the official networks: tests/facts/networks.json.gz, unpacked, and its rule for golden outputs."
+"""What is known of the official networks: those of the documents of June 2020 (tests/facts/networks.json.gz), later ones
+(tests/facts/later/, made by tools/make_golden.py), and the rule of their golden outputs."""
 import gzip, hashlib, json
 from pathlib import Path
 
 import numpy as np, paddle
 
 FACTS = json.loads(gzip.decompress((Path(__file__).parent/'facts'/'networks.json.gz').read_bytes()))['networks']
+LATER = {
+    name: facts
+    for file in sorted((Path(__file__).parent/'facts'/'later').glob('*.json.gz'))
+    for name, facts in json.loads(gzip.decompress(file.read_bytes())).items()}
+ALL = FACTS | LATER
 
 
 def official_state(name):
     "Key → shape, in order."
     out = {}
-    for entry in FACTS[name]['state']:
+    for entry in ALL[name]['state']:
         key, shape = entry.rsplit(' ', 1)
         shape = tuple(map(int, shape.split('x')))
         for leaf in ('weight', 'bias', '_mean', '_variance') if key.endswith('.*') else [None]:
@@ -31,7 +37,9 @@ def filled(key, shape, gain):
 
 def fill(model, gain):
     "Fill `model` by the rule and put it into evaluation mode."
-    for key, p in model.state_dict().items(): p.set_value(filled(key, tuple(p.shape), gain))
+    for key, p in model.state_dict().items():
+        if 'float' in str(p.dtype):
+            p.set_value(filled(key, tuple(p.shape), gain))
     model.eval()
 
 

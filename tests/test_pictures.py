@@ -259,9 +259,9 @@ def test_a_map_without_anything_for_the_class_is_zero():
 
 def smallest():
     "The network with the fewest weights of each family."
-    from official import FACTS
+    from official import ALL
     names = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
-    largest_first = sorted(names, key=lambda n: -FACTS.get(n, {}).get('total', 0))
+    largest_first = sorted(names, key=lambda n: -ALL.get(n, {}).get('total', 0))
     return sorted({model_info(n)['family']: n for n in largest_first}.values())
 
 

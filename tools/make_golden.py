@@ -1,0 +1,72 @@
+"""Writes what is known of networks of the released package paddleclas: keys and shapes of their checkpoints and golden
+outputs, by the rule of tests/facts/networks.json.gz. Needs an environment of its own, since its requirements are old:
+pip install paddlepaddle==3.3.1 paddleclas==2.6.0.
+
+python tools/make_golden.py -o tests/facts/later/pp_lcnet.json.gz --size 64 PPLCNet_x0_25 PPLCNet_x1_0
+"""
+import argparse, gzip, importlib, json, sys, types
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np, paddle
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
+from official import golden_output
+
+
+def released_networks():
+    "The module of paddleclas that holds its networks; the package's own __init__ would want its whole requirements."
+    root = Path(find_spec('paddleclas').submodule_search_locations[0])
+    for name in ('paddleclas', 'paddleclas.ppcls', 'paddleclas.ppcls.arch', 'ppcls', 'ppcls.arch'):
+        module = types.ModuleType(name)
+        module.__path__ = [str(root.joinpath(*name.replace('paddleclas.', '').replace('paddleclas', '').split('.')))]
+        sys.modules[name] = module
+    networks = importlib.import_module('paddleclas.ppcls.arch.backbone')
+    importlib.import_module('paddleclas.ppcls.utils.logger').init_logger()
+    return networks
+
+
+def packed_state(state):
+    "'key 3x4' for each array of numbers that are learned or kept; the four of a batch norm as one, 'name.* 4'."
+    kept = {key: value for key, value in state.items() if 'float' in str(value.dtype)}
+    entries = []
+    for key, value in kept.items():
+        name, _, leaf = key.rpartition('.')
+        norm = f'{name}._mean' in kept
+        if norm and leaf == 'weight':
+            entries.append(f'{name}.* {value.shape[0]}')
+        elif not norm:
+            entries.append(f"{key} {'x'.join(map(str, value.shape))}")
+    return entries
+
+
+def described(network, gain, size):
+    "The facts of one network."
+    state = network.state_dict()
+    out = golden_output(network, gain, size)
+    rounded = lambda values: [float(f'{v:.7g}') for v in np.asarray(values).ravel()]
+    return {
+        'trainable': sum(int(np.prod(p.shape)) for p in network.parameters() if not p.stop_gradient),
+        'total': sum(int(np.prod(v.shape)) for v in state.values() if 'float' in str(v.dtype)),
+        'state': packed_state(state),
+        'golden': {'S': size, 'gain': gain, 'logits': [rounded(row) for row in out[:, :16]],
+                   'mean': rounded(out.mean(1)), 'std': rounded(out.std(1)), 'argmax': out.argmax(1).tolist()},
+        'golden_source': 'paddleclas 2.6.0'}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='+')
+    parser.add_argument('-o', '--out', type=Path, required=True)
+    parser.add_argument('--size', type=int, default=64, help='height and width of the images (default 64)')
+    parser.add_argument('--gain', type=float, default=2.0, help='of the rule; smaller where rounding shows (default 2)')
+    a = parser.parse_args()
+    networks = released_networks()
+    facts = json.loads(gzip.decompress(a.out.read_bytes())) if a.out.exists() else {}
+    for name in a.names:
+        facts[name] = described(getattr(networks, name)(), a.gain, a.size)
+        print(name, facts[name]['total'], facts[name]['golden']['std'], flush=True)
+    a.out.write_bytes(gzip.compress(json.dumps(facts, separators=(',', ':')).encode(), mtime=0))
+
+
+if __name__ == '__main__': main()
