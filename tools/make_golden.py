@@ -8,7 +8,7 @@ import argparse, gzip, importlib, json, sys, types
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np, paddle
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 from official import golden_output
