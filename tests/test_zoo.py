@@ -9,7 +9,7 @@ import gc, math
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 
-from networks import NAMES, computed, every_block, small, smallest
+from networks import ALL_NETWORKS, NAMES, OTHER_BLOCKS, computed, every_block, small, smallest
 from official import ALL, FACTS, golden_output, official_state
 from ppcls_nb.basics import fact_rows
 from ppcls_nb.models import build_model, create_model, model_info, weights_info
@@ -106,8 +106,9 @@ def test_any_task_learns(name):
     with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', sharded(every_block()))
+@pytest.mark.parametrize('name', sharded(NAMES if ALL_NETWORKS else OTHER_BLOCKS))
 def test_exported_network_gives_the_same_outputs(name, tmp_path):
+    "Of the smallest of each family: test_deploy.py, with every engine."
     model, (h, w) = build_model(name, class_num=5), small(name)
     model.eval()
     x = paddle.rand([2, 3, h, w])
