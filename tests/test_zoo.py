@@ -137,9 +137,15 @@ def test_features_of_the_smallest_of_each_family(name):
     assert len(maps) == len(net.strides) >= 3
     sum(m.mean() for m in maps).backward()
     assert not [k for k, p in net.named_parameters() if is_weight(p) and p.grad is None]
-    picked = create_model(name, features_only=True, out_indices=[1, -1])
+
+
+@pytest.mark.parametrize('name', ['MobileNetV3_small_x0_35', 'ResNet18_vd', 'SqueezeNet1_1'])
+def test_stages_are_picked(name):
+    net, picked = (create_model(name, features_only=True, out_indices=indices) for indices in (None, [1, -1]))
     assert picked.channels == [net.channels[1], net.channels[-1]]
     assert picked.strides == [net.strides[1], net.strides[-1]]
+    x = paddle.randn([1, 3, 64, 64])
+    assert [m.shape[1] for m in picked(x)] == picked.channels
 
 
 def test_golden_check_notices_a_wrong_network():
