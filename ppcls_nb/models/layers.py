@@ -157,11 +157,13 @@ class ScaleShift(nn.Layer):
     Both learn at `rate` times the learning rate."""
     def __init__(self, rate: float = 0.01):
         super().__init__()
-        self.scale, self.bias = [self.create_parameter([1], default_initializer=nn.initializer.Constant(value))
-                                 for value in (1., 0.)]
-        for p in self.parameters():
-            p.own_rate = rate
-        scale_lr(self.parameters(), 1.)
+        attr = paddle.ParamAttr(learning_rate=rate)
+        self.scale, self.bias = [
+            self.create_parameter([1], attr=attr, default_initializer=nn.initializer.Constant(value))
+            for value in (1., 0.)]
+        if paddle.in_dynamic_mode():
+            for p in self.parameters():
+                p.own_rate = rate
 
     def forward(self, x):
         if paddle.in_dynamic_mode() and x.place.is_cpu_place() and x.dtype == paddle.float32:

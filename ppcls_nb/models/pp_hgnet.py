@@ -13,7 +13,6 @@ from paddle.nn.initializer import KaimingNormal
 from .layers import ConvBN, conv2d, relu_
 from .network import Network
 from .registry import register_model
-from .small_conv import in_cnhw
 
 # %% ../../nbs/03_models/34b_pp_hgnet.ipynb #2c5d445a
 class EffectiveSE(nn.Layer):
@@ -31,7 +30,7 @@ def chain_maps(layers, x):
     maps = [x]
     for layer in layers:
         maps.append(layer(maps[-1]))
-    return paddle.concat(maps, 0 if in_cnhw() else 1)
+    return paddle.concat(maps, 1)
 
 # %% ../../nbs/03_models/34b_pp_hgnet.ipynb #7cc678af
 class HGBlock(nn.Layer):
@@ -104,3 +103,7 @@ class PPHGNet(Network):
     def logits(self, x):
         x = relu_(self.last_conv(F.adaptive_avg_pool2d(x, 1)))
         return self.fc(self.dropout(x.flatten(1)))
+
+    def lr_stages(self) -> list:
+        "The layers of the five multipliers of `lr_mult_list`: the first convolutions, then the four stages."
+        return [[self.stem], *([stage] for stage in self.stages)]

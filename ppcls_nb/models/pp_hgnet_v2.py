@@ -14,7 +14,6 @@ from .layers import ConvBN, ScaleShift, conv2d, relu_
 from .network import Network
 from .pp_hgnet import chain_maps, hg_stage
 from .registry import register_model
-from .small_conv import in_cnhw
 
 # %% ../../nbs/03_models/34c_pp_hgnet_v2.ipynb #adcaf019
 class HGLayer(ConvBN):
@@ -65,7 +64,7 @@ class Stem(nn.Layer):
     def forward(self, x):
         x = self.stem1(x)
         both = [F.max_pool2d(x, 2, 1, padding='SAME'), self.stem2b(self.stem2a(x))]
-        return self.stem4(self.stem3(paddle.concat(both, 0 if in_cnhw() else 1)))
+        return self.stem4(self.stem3(paddle.concat(both, 1)))
 
 # %% ../../nbs/03_models/34c_pp_hgnet_v2.ipynb #e2a19de9
 def variant(stem: tuple, widths: tuple, layers: int, blocks: tuple = (1, 1, 3, 1), lab: bool = False) -> dict:

@@ -15,8 +15,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/34_pp_lcnet.ipynb #0cdd4f21
 class DepthwiseSeparable(nn.Layer):
-    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)): k×k in each channel alone, squeeze and excitation if
-    `se`, then 1×1 across channels."""
+    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)): k×k in each channel alone, squeeze and excitation
+    if `se`, then 1×1 across channels."""
     def __init__(self, in_c: int, out_c: int, k: int, stride: int, se: bool = False):
         super().__init__()
         self.dw_conv = ConvBN(in_c, in_c, k, stride, in_c, 'hardswish', decay=False)

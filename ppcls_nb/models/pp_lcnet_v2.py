@@ -17,7 +17,8 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/34a_pp_lcnet_v2.ipynb #e0fb5c7e
 class DepthwiseSeparable(nn.Layer):
-    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)): k×k in each channel alone, then 1×1 across channels.
+    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)): k×k in each channel alone, then 1×1 across
+    channels.
 
     `bias`: the first convolution has a bias instead of batch norm; `se`: squeeze and excitation; `split`: two 1×1
     layers, through out_c/2 channels; `skip`: add the input where shapes agree. `branches`: see
@@ -60,7 +61,7 @@ class RepDepthwiseSeparable(DepthwiseSeparable):
         super().__init__(in_c, out_c, k, stride, bias=True, branches=branches, **options)
         self.shape = in_c, out_c, k, stride
         for p in self.dw_conv.parameters():
-            p.stop_gradient = True
+            p.trainable = False
 
     def depthwise(self, x): return paddle.add_n([branch(x) for branch in self.dw_conv_list])
 
@@ -130,3 +131,7 @@ class PPLCNetV2(Network):
     def logits(self, x):
         x = relu_(self.last_conv(F.adaptive_avg_pool2d(x, 1)))
         return self.fc(self.dropout(x.flatten(1)))
+
+    def lr_stages(self) -> list:
+        "The layers of the five multipliers of `lr_mult_list`: the first two layers, then the four stages."
+        return [[self.stem], *([stage] for stage in self.stages)]
