@@ -99,8 +99,8 @@ def resize_positions(positions, grid: tuple, new_grid: tuple, extra: int = 0):
     if tuple(grid) == tuple(new_grid):
         return positions
     if min(new_grid) < 1:
-        raise PPClsError(f'position embeddings: {new_grid[0]}×{new_grid[1]} patches; export the network for images of a '
-                         'fixed height and width')
+        raise PPClsError(f'position embeddings: {new_grid[0]}×{new_grid[1]} patches; export the network for images of '
+                         'a fixed height and width')
     maps = positions[:, extra:].transpose([0, 2, 1]).reshape([1, positions.shape[-1], *grid])
     maps = F.interpolate(maps, list(new_grid), mode='bicubic')
     return paddle.concat([positions[:, :extra], maps.flatten(2).transpose([0, 2, 1])], 1)
