@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Attend', 'linear', 'split_heads', 'merge_heads', 'Attention', 'MLP', 'TransformerBlock', 'resize_positions',
-           'pad_to_multiple']
+           'pad_map', 'pad_to_multiple']
 
 # %% ../../nbs/03_models/36c_attention.ipynb #b873601c
 import paddle
@@ -108,9 +108,19 @@ def resize_positions(positions, grid: tuple, new_grid: tuple, extra: int = 0):
     return paddle.concat([positions[:, :extra], maps.flatten(2).transpose([0, 2, 1])], 1)
 
 # %% ../../nbs/03_models/36c_attention.ipynb #9577564b
+def pad_map(x, below: int, right: int, axis: int = 2):
+    """x with `below` rows and `right` columns of zeros; `axis`: that of the rows, the next one is that of the columns.
+
+    All axes are listed: converted to ONNX, the shorter form with four numbers reads uninitialized memory."""
+    if not below and not right:
+        return x
+    paddings = [0]*2*x.ndim
+    paddings[2*axis + 1], paddings[2*axis + 3] = below, right
+    return F.pad(x, paddings)
+
 def pad_to_multiple(x, multiple: int):
     "Images x (N, C, H, W) with zeros below and at the right, so that height and width are multiples of `multiple`."
     h, w = x.shape[2:]
     if min(h, w) < 1:
         raise PPClsError('networks with attention are exported for images of one size; expected a height and a width')
-    return F.pad(x, [0, -w % multiple, 0, -h % multiple]) if h % multiple or w % multiple else x
+    return pad_map(x, -h % multiple, -w % multiple)

@@ -11,9 +11,8 @@ __all__ = ['SMALL', 'LARGE', 'VARIANTS', 'to_windows', 'from_windows', 'axis_shi
 from functools import lru_cache
 import numpy as np, paddle
 from paddle import nn
-from paddle.nn import functional as F
-from .attention import (Attend, MLP, TransformerBlock, linear, merge_heads, pad_to_multiple,
-                                       split_heads)
+from .attention import (Attend, MLP, TransformerBlock, linear, merge_heads, pad_map,
+                                       pad_to_multiple, split_heads)
 from .network import Network
 from .registry import register_model
 from .small_conv import Conv2D
@@ -94,9 +93,7 @@ class WindowAttention(nn.Layer):
 
     def forward(self, x):
         (h, w), window = x.shape[1:3], self.window
-        below, right = -h % window, -w % window
-        if below or right:
-            x = F.pad(x, [0, right, 0, below], data_format='NHWC')
+        x = pad_map(x, -h % window, -w % window, axis=1)
         shifts = [axis_shift(size, window) for size in x.shape[1:3]] if self.shifted else [0, 0]
         if any(shifts):
             x = paddle.roll(x, [-s for s in shifts], axis=[1, 2])
@@ -108,15 +105,13 @@ class WindowAttention(nn.Layer):
         x = from_windows(x, window, *padded)
         if any(shifts):
             x = paddle.roll(x, shifts, axis=[1, 2])
-        return x[:, :h, :w] if below or right else x
+        return x[:, :h, :w] if tuple(padded) != (h, w) else x
 
 # %% ../../nbs/03_models/37b_swin.ipynb #812d4fd5
 def join_neighbours(x):
     "Maps (N, H, W, C) → (N, ceil(H/2), ceil(W/2), 4·C): 2 × 2 patches are one, in the order of columns."
-    h, w, c = x.shape[1:]
-    if h % 2 or w % 2:
-        x = F.pad(x, [0, w % 2, 0, h % 2], data_format='NHWC')
-    h, w = (h + 1)//2, (w + 1)//2
+    x = pad_map(x, x.shape[1] % 2, x.shape[2] % 2, axis=1)
+    (h, w), c = [size//2 for size in x.shape[1:3]], x.shape[3]
     return x.reshape([0, h, 2, w, 2, c]).transpose([0, 1, 3, 4, 2, 5]).reshape([0, h, w, 4*c])
 
 class PatchMerging(nn.Layer):

@@ -36,7 +36,8 @@ def check_stage(model, stage: int = None) -> int:
         found = f'{name} has {count} stages, 0 to {count - 1} (strides {model.strides})'
         raise PPClsError(f'Grad-CAM: {found}; there is no stage {stage!r}')
     if stage % count > last:
-        raise PPClsError(f'Grad-CAM: the logits of {name} do not depend on the maps of stage {stage}; expected 0 to {last}')
+        found = f'the logits of {name} do not depend on the maps of stage {stage % count}'
+        raise PPClsError(f'Grad-CAM: {found}; expected 0 to {last}')
     return stage % count
 
 def recorded_maps(model: Network, x, stage: int) -> tuple:
