@@ -162,6 +162,8 @@ class SwinTransformer(Network):
     and width of a window in patches; `size`: pixels of the images in the training, for the record: any size is
     accepted. Probabilities in training: `depth_drop` of the last block, with less for the earlier ones; `dropout`."""
     classifier, post_norm = 'head', False
+    # what official files have besides the weights
+    constants = 'relative_position_index', 'attn_mask'
 
     def __init__(self, dim: int, depths: list, heads: list, window: int = 7, size: int = 224, class_num: int = 1000,
                  in_channels: int = 3, dropout: float = 0., depth_drop: float = 0.1):
