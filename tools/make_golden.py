@@ -74,7 +74,7 @@ def main():
     parser.add_argument('-o', '--out', type=Path, required=True)
     parser.add_argument('--size', type=int, default=64, help='height and width of the images (default 64)')
     parser.add_argument('--gain', type=float, default=2.0, help='of the rule; smaller where rounding shows (default 2)')
-    parser.add_argument('--keys-only', action='store_true', help='no outputs: for networks too large to compute in tests')
+    parser.add_argument('--keys-only', action='store_true', help='no outputs: for networks too large for tests')
     parser.add_argument('--release', default='2.6.0', help='of paddleclas, for the record (default 2.6.0)')
     a = parser.parse_args()
     networks = released_networks()

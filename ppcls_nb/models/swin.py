@@ -32,7 +32,7 @@ def from_windows(x, window: int, h: int, w: int):
 
 # %% ../../nbs/03_models/37b_swin.ipynb #3c130688
 def axis_shift(size: int, window: int) -> int:
-    "By how many patches the windows are shifted along an axis of `size` patches: half a window, 0 if there is only one."
+    "The shift of windows along an axis of `size` patches, in patches: half a window, 0 if there is only one window."
     return window//2 if size > window else 0
 
 @lru_cache(maxsize=256)

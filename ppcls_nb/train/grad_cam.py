@@ -94,7 +94,8 @@ def grad_cam(model, images, classes=None, stage: int = None) -> np.ndarray:
     """Heat maps of `images` (N, C, H, W) float32 for their classes: (N, H, W) float32, 1 at each image's maximum.
 
     `model`: a `Network`; `classes`: None (the predicted ones), a number for all, or one for each image; `stage`: the
-    stage of the maps (None: the last one that the logits depend on). Where no region contributes to the class, the map is 0. The model is not changed.
+    stage of the maps (None: the last one that the logits depend on). Where no region contributes to the class, the map
+    is 0. The model is not changed.
     Raises `PPClsError` for a model without stages, and for a stage or class that does not exist.
     Source: Selvaraju et al. 2017 (arXiv:1610.02391)."""
     maps, weights, _ = map_weights(model, images, classes, stage)
