@@ -126,7 +126,8 @@ def test_latencies():
     assert (latency.drop(columns='tag').min() > 0).all()
     assert latency.t4_ms.notna().sum() == 127
     assert latency.sd855_ms.notna().sum() == 37
-    assert set(zip(cpu.arch, cpu['size'])) == set(pairs())
+    documents = {(r['arch'], int(r['crop_size'])) for r in fact_rows('weights')}
+    assert documents <= set(zip(cpu.arch, cpu['size'])) <= set(pairs())
     assert (cpu.cpu_ms > 0).all()
     # a time means nothing without these
     assert cpu[['runs', 'threads', 'through', 'paddle', 'date', 'cpu']].notna().all().all()
