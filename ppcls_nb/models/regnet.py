@@ -20,8 +20,8 @@ def block_widths(w_0: int, w_a: float, w_m: float, depth: int) -> list:
     return (8*np.round(w_0*w_m**steps/8)).astype(int).tolist()
 
 def stage_table(widths: list, group_width: int) -> list:
-    """[(width, number of blocks)] of the stages, from the widths of the blocks, which do not decrease. A width becomes a
-    multiple of `group_width`, unless it is smaller."""
+    """[(width, number of blocks)] of the stages, from the widths of the blocks. A stage's width becomes a multiple of
+    `group_width`, unless it is smaller."""
     table = []
     for width in sorted(set(widths)):
         group = min(group_width, width)
