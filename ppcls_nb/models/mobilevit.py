@@ -102,8 +102,9 @@ VARIANTS = dict(
 class MobileViT(Network):
     """MobileViT (https://arxiv.org/abs/2110.02178): (N, in_channels, H, W) → logits (N, class_num).
 
-    `widths`: channels of the first layer, of the five blocks that widen and before the classifier; `dims`: numbers a pixel in the
-    transformers of the last three stages; `expand`: of the inverted residuals; `drop`: probability of dropout."""
+    `widths`: channels of the first layer, of the five blocks that widen and before the classifier; `dims`: numbers a
+    pixel in the transformers of the last three stages; `expand`: of the inverted residuals; `drop`: probability of
+    dropout."""
     classifier, head = 'linear', ('conv1x1', 'dropout', 'linear')
 
     def __init__(self, widths, dims, expand: int = 4, drop: float = 0.1, class_num: int = 1000, in_channels: int = 3):

@@ -100,7 +100,8 @@ EXPLANATIONS = {
                               'the figure of ResNet18_vd',
     ('ShuffleNetV2_x2_0', 'flops'): SHUFFLE_WIDTH,
     ('ShuffleNetV2_x2_0', 'params'): SHUFFLE_WIDTH,
-    ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs'}
+    ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs',
+    ('RegNetX_4GF', 'flops'): 'twice the round number of its name'}
 
 def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
     "Why the published figures of the weights `tag` differ from their `costs`; '' if they do not."
