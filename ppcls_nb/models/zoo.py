@@ -103,6 +103,7 @@ EXPLANATIONS = {
     ('ShuffleNetV2_x2_0', 'flops'): SHUFFLE_WIDTH,
     ('ShuffleNetV2_x2_0', 'params'): SHUFFLE_WIDTH,
     ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs',
+    ('RegNetX_4GF', 'flops'): 'twice the round number of its name',
     **{(name, 'params'): 'those of the form for deployment' for name in ('PPLCNetV2_base', 'PPLCNetV2_base_ssld')}}
 
 def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
