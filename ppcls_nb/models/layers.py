@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'get_act', 'make_divisible', 'conv2d', 'BatchNorm2D', 'batch_norm', 'relu_', 'ConvBN', 'SqueezeExcite',
-           'drop_path', 'is_weight', 'count_weights', 'scale_lr']
+           'drop_path', 'channel_axis', 'is_weight', 'count_weights', 'scale_lr']
 
 # %% ../../nbs/03_models/00a_layers.ipynb #9de18eb4
 from functools import partial
@@ -16,7 +16,8 @@ from ..basics import PPClsError, suggest
 from .small_conv import Conv2D, in_cnhw
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d7660857
-ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid)
+ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid, gelu=F.gelu,
+                   leaky_relu=F.leaky_relu)
 
 def get_act(name: str = None):
     "The function of an activation's `name`, or None for None; an unknown name is a `PPClsError`."
@@ -102,6 +103,11 @@ def drop_path(x, prob: float, training: bool):
     keep = 1 - prob
     shape = [1, x.shape[1], 1, 1] if in_cnhw() else [x.shape[0], 1, 1, 1]
     return x*(paddle.floor(paddle.rand(shape) + keep)/keep)
+
+# %% ../../nbs/03_models/00a_layers.ipynb #5b0e7a32
+def channel_axis() -> int:
+    "The axis of the channels in the current layout: 1, or 0 in (C, N, H, W)."
+    return 0 if in_cnhw() else 1
 
 # %% ../../nbs/03_models/00a_layers.ipynb #65a6370b
 def is_weight(p) -> bool:
