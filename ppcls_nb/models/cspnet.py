@@ -8,9 +8,10 @@ __all__ = ['DEPTHS', 'conv_bn', 'DarkBlock', 'CrossStage', 'CSPNet']
 # %% ../../nbs/03_models/35b_cspnet.ipynb #4b3cdf27
 import paddle
 from paddle import nn
-from .layers import ConvBN, channel_axis
+from .layers import ConvBN
 from .network import Network, maps_at
 from .registry import register_model
+from .small_conv import channel_axis
 
 # %% ../../nbs/03_models/35b_cspnet.ipynb #defb12ec
 def conv_bn(in_c: int, out_c: int, k: int, stride: int = 1) -> ConvBN:

@@ -11,10 +11,10 @@ import paddle
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import KaimingNormal, Uniform
-from .layers import ConvBN, channel_axis, make_divisible
+from .layers import ConvBN, make_divisible
 from .network import Network, maps_at
 from .registry import register_model
-from .small_conv import in_cnhw
+from .small_conv import channel_axis, in_cnhw
 
 # %% ../../nbs/03_models/35_ghostnet.ipynb #90596fcc
 NAMES = ('_conv', '_batch_norm')

@@ -9,9 +9,10 @@ __all__ = ['SMALL', 'MEDIUM', 'VARIANTS', 'split_channels', 'MixedConv', 'MixedC
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
-from .layers import ConvBN, batch_norm, channel_axis, conv2d, get_act, make_divisible, relu_
+from .layers import ConvBN, batch_norm, conv2d, get_act, make_divisible, relu_
 from .network import Network, maps_at
 from .registry import register_model
+from .small_conv import channel_axis
 
 # %% ../../nbs/03_models/35a_mixnet.ipynb #0d6f6aa5
 def split_channels(c: int, n: int) -> list:

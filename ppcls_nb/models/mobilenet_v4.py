@@ -9,10 +9,9 @@ __all__ = ['conv', 'fused', 'uib', 'mqa', 'KINDS', 'SMALL', 'MEDIUM', 'LARGE_STA
 
 # %% ../../nbs/03_models/34d_mobilenet_v4.ipynb #3f1021d8
 from collections import namedtuple
-import paddle
 from paddle import nn
 from paddle.nn import functional as F
-from .layers import ConvBN, batch_norm, conv2d, drop_path
+from .layers import ConvBN, MatMul, batch_norm, conv2d, drop_path
 from .network import Network, maps_at
 from .registry import register_model
 
@@ -75,7 +74,7 @@ class MultiQueryAttention(nn.Layer):
         if stride > 1:
             self.key_down_proj, self.value_down_proj = (conv_bn(c, c, 3, stride, c) for _ in range(2))
         self.key_proj, self.value_proj, self.proj = conv2d(c, dim, 1), conv2d(c, dim, 1), conv2d(heads*dim, c, 1)
-        self.layer_scale = LayerScale(c)
+        self.scores, self.mix, self.layer_scale = MatMul(), MatMul(), LayerScale(c)
 
     def forward(self, x):
         n, _, h, w = x.shape
@@ -84,8 +83,8 @@ class MultiQueryAttention(nn.Layer):
         queries = self.query_proj(y).reshape([n, self.heads, self.dim, h*w]).transpose([0, 1, 3, 2])
         keys = self.key_proj(keys).flatten(2).unsqueeze(1)                          # (N, 1, dim, keys)
         values = self.value_proj(values).flatten(2).transpose([0, 2, 1]).unsqueeze(1)
-        weights = F.softmax(queries*(self.heads*self.dim)**-0.5 @ keys)            # (N, heads, H·W, keys)
-        y = (weights @ values).transpose([0, 1, 3, 2]).reshape([n, self.heads*self.dim, h, w])
+        weights = F.softmax(self.scores(queries*(self.heads*self.dim)**-0.5, keys))    # (N, heads, H·W, keys)
+        y = self.mix(weights, values).transpose([0, 1, 3, 2]).reshape([n, self.heads*self.dim, h, w])
         return x + drop_path(self.layer_scale(self.proj(y)), self.drop, self.training)
 
 # %% ../../nbs/03_models/34d_mobilenet_v4.ipynb #067a54a9

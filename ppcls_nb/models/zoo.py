@@ -41,7 +41,7 @@ def network_costs(name: str, size: int, **kw) -> dict:
     with without_computing():
         model = build_model(name, **kw)
         t, params = flops_table(model, size), sum(math.prod(p.shape) for p in model.parameters() if p.trainable)
-    kernel, once = t.c_out*t.macs//t.outputs, ~t.layer.duplicated()
+    kernel, once = t.c_out*t.macs//t.outputs, ~t.layer.duplicated() & (t.weights > 0)
     overcount = lambda column: int((column - column//t.groups).sum())
     macs = int(t.macs.sum())
     return dict(
