@@ -20,7 +20,7 @@ from . import (alexnet, vgg, googlenet, inception_v4, resnet, resnet_vd, resnext
                              se_resnet_vd, se_resnext, res2net, densenet, dpn, xception, xception_deeplab, squeezenet,
                              darknet, mobilenet_v1, mobilenet_v2, mobilenet_v3, shufflenet_v2, efficientnet, hrnet,
                              acnet, pp_lcnet, pp_lcnet_v2, pp_hgnet, pp_hgnet_v2, mobilenet_v4, ghostnet, mixnet,
-                             cspnet, repvgg)
+                             cspnet, repvgg, resnest, regnet, convnext, mobilevit)
 from .lr_mult import lr_table, set_lr_mult
 
 _all_ = [

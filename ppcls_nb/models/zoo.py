@@ -103,6 +103,7 @@ EXPLANATIONS = {
     ('ShuffleNetV2_x2_0', 'flops'): SHUFFLE_WIDTH,
     ('ShuffleNetV2_x2_0', 'params'): SHUFFLE_WIDTH,
     ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs',
+    ('RegNetX_4GF', 'flops'): 'twice the round number of its name',
     ('CSPDarkNet53', 'flops'): 'for images of 224 pixels',
     **{(f'MobileNetV4_hybrid_{size}', 'flops'): 'without the products of attention' for size in ('medium', 'large')},
     **{(f'MixNet_{size}', 'params'): 'running averages of batch norm counted' for size in 'SML'},
@@ -123,7 +124,7 @@ def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
     reasons, labels = [], dict(flops='FLOPs', params='parameters')
     for what, other in (('flops', 'params'), ('params', 'flops')):
         for reason in found[what]:
-            unique = reason in (LINEAR_ONCE, WITH_NORMS, WITHOUT_BIASES) or reason in found[other]
+            unique = reason in (LINEAR_ONCE, WITH_NORMS, NORMS_TWICE, WITHOUT_BIASES) or reason in found[other]
             reasons.append(reason if unique else f'{reason} ({labels[what]})')
     return '; '.join(dict.fromkeys(reasons))
 
