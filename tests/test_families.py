@@ -3,6 +3,7 @@ import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 from paddle.nn import functional as F
 
+from official import ALL, fill
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.models import build_model
 from ppcls_nb.models.acnet import AsymmetricConv, fuse_acnet
@@ -10,6 +11,7 @@ from ppcls_nb.models.efficientnet import Features, block_names, layer_pads
 from ppcls_nb.models.layers import count_weights, is_weight
 from ppcls_nb.models.network import FeatureNet, branched_layers, deploy_form
 from ppcls_nb.models.pp_lcnet_v2 import RepDepthwiseSeparable
+from ppcls_nb.models.repvgg import fuse_repvgg
 from ppcls_nb.models.se_resnet_vd import ChannelGate
 
 
@@ -159,3 +161,18 @@ def test_a_fused_convolution_that_does_not_learn_before_learns_after():
     block(paddle.randn([2, 4, 6, 6])).sum().backward()
     optimizer.step()
     np.testing.assert_array_equal(block.dw_conv.weight, before)
+
+
+@pytest.mark.parametrize('name', ['RepVGG_A0', 'RepVGG_B1g4'])
+def test_the_deployed_repvgg_gives_the_released_outputs(name):
+    g = ALL[name]['golden']
+    net = build_model(name)
+    fill(net, g['gain'])
+    fused, reference = fuse_repvgg(net), np.array(g['logits'])
+    x = np.random.Generator(np.random.PCG64(0)).standard_normal((2, 3, g['S'], g['S'])).astype('float32')
+    with paddle.no_grad():
+        out = fused(paddle.to_tensor(x)).numpy()
+    assert np.linalg.norm(out[:, :16] - reference) < 1e-4*np.linalg.norm(reference)
+    target = build_model(f'{name}_deploy')
+    assert fused.name == target.name
+    assert {k: v.shape for k, v in fused.state_dict().items()} == {k: v.shape for k, v in target.state_dict().items()}

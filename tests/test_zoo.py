@@ -21,6 +21,8 @@ from ppcls_nb.models.zoo import network_costs, without_computing
 OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy',      # no official checkpoint with today's names
         # not PaddleClas's; their weights: test_models.py
         'EfficientNetLite0', 'EfficientNetLite1', 'EfficientNetLite2'}
+# deployed, without weights of their own
+OURS |= {name for name in NAMES if name.startswith('RepVGG') and name.endswith('_deploy')}
 COSTS = fact_rows('costs')
 
 
@@ -39,7 +41,8 @@ def free_memory():
 def record(model, method, results):
     "Append to the list `results` whatever this method of `model` returns."
     whole = getattr(model, method)
-    setattr(model, method, lambda x: results.append(whole(x)) or results[-1])
+    # not setattr: a sublayer may have this name
+    model.__dict__[method] = lambda x: results.append(whole(x)) or results[-1]
 
 
 def main_output(y): return y[0] if isinstance(y, (list, tuple)) else y

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np, paddle
+from paddle.utils import unique_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 from official import golden_output
@@ -87,7 +88,9 @@ def main():
     networks = released_networks()
     facts = json.loads(gzip.decompress(a.out.read_bytes())) if a.out.exists() else {}
     for name in a.names:
-        facts[name] = described(getattr(networks, name)(), a.gain, a.size, a.release, a.keys_only)
+        with unique_name.guard():          # some networks name their parameters
+            network = getattr(networks, name)()
+        facts[name] = described(network, a.gain, a.size, a.release, a.keys_only)
         print(name, facts[name]['total'], facts[name].get('golden', {}).get('std'), flush=True)
     a.out.write_bytes(gzip.compress(json.dumps(facts, separators=(',', ':')).encode(), mtime=0))
 

@@ -17,7 +17,8 @@ from ..basics import PPClsError, suggest
 from .small_conv import Conv2D, in_cnhw
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d7660857
-ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid)
+ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid, gelu=F.gelu,
+                   leaky_relu=F.leaky_relu)
 
 def get_act(name: str = None):
     "The function of an activation's `name`, or None for None; an unknown name is a `PPClsError`."

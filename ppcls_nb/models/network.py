@@ -37,7 +37,8 @@ class Network(nn.Layer):
 
     A family sets `channels` (of each stage's output; an attribute of the instance) and, where they differ from the
     defaults: `strides` (pixels of the image for one pixel of the output), `classifier` (name of the sublayer whose
-    shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage),
+    shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage,
+    `a.b` for `b` in the sublayer `a`),
     `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike),
     `smallest` (height and width of the smallest image) and `cam_stage` (the last stage that the logits are computed
     from). A smaller image is a `PPClsError`."""
@@ -109,8 +110,12 @@ class FeatureNet(nn.Layer):
                                  f'{body.strides})')
         if not indices:
             raise PPClsError(f'out_indices: no stage of {name} is selected; expected at least one')
-        for layer in body.head:
-            delattr(body, layer)
+        for path in body.head:
+            *above, layer = path.split('.')
+            parent = body
+            for part in above:
+                parent = parent._sub_layers[part]
+            delattr(parent, layer)
         self.body, self.out_indices = body, [i % count for i in indices]
         self.channels = [body.channels[i] for i in self.out_indices]
         self.strides = [body.strides[i] for i in self.out_indices]

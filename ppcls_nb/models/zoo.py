@@ -104,7 +104,12 @@ EXPLANATIONS = {
     ('ShuffleNetV2_x2_0', 'params'): SHUFFLE_WIDTH,
     ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs',
     ('RegNetX_4GF', 'flops'): 'twice the round number of its name',
-    **{(name, 'params'): 'those of the form for deployment' for name in ('PPLCNetV2_base', 'PPLCNetV2_base_ssld')}}
+    **{(name, 'params'): 'those of the form for deployment' for name in ('PPLCNetV2_base', 'PPLCNetV2_base_ssld')},
+    ('CSPDarkNet53', 'flops'): 'for images of 224 pixels',
+    **{(f'MobileNetV4_hybrid_{size}', 'flops'): 'without the products of attention' for size in ('medium', 'large')},
+    **{(f'MixNet_{size}', 'params'): 'running averages of batch norm counted' for size in 'SML'},
+    **{(f'RepVGG_{name}', what): 'those of the form for deployment' for what in ('flops', 'params')
+       for name in ('A0', 'A1', 'A2', 'B0', 'B1', 'B1g2', 'B1g4', 'B2', 'B2g4', 'B3g4')}}
 
 def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
     "Why the published figures of the weights `tag` differ from their `costs`; '' if they do not."
@@ -120,7 +125,7 @@ def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
     reasons, labels = [], dict(flops='FLOPs', params='parameters')
     for what, other in (('flops', 'params'), ('params', 'flops')):
         for reason in found[what]:
-            unique = reason in (LINEAR_ONCE, WITH_NORMS, WITHOUT_BIASES) or reason in found[other]
+            unique = reason in (LINEAR_ONCE, WITH_NORMS, NORMS_TWICE, WITHOUT_BIASES) or reason in found[other]
             reasons.append(reason if unique else f'{reason} ({labels[what]})')
     return '; '.join(dict.fromkeys(reasons))
 
