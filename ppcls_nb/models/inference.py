@@ -14,7 +14,7 @@ import numpy as np, paddle
 from paddle import inference, nn
 from ..basics import PPClsError
 from .formats.program_file import check_program
-from .network import Network, deploy_form, evaluating
+from .network import Network, deploy_form, evaluating, short_call_stacks
 
 # %% ../../nbs/03_models/70_inference.ipynb #b27d7cd5
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
@@ -43,7 +43,7 @@ def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: 
     spec = [paddle.static.InputSpec([None, *image_shape], 'float32', 'image')]
     with tempfile.TemporaryDirectory(dir=folder) as tmp, evaluating(model):
         network = nn.Sequential(model, nn.Softmax()) if softmax else model
-        with evaluating(network):
+        with evaluating(network), short_call_stacks():
             paddle.jit.save(network, f'{tmp}/inference', spec)
         for file in Path(tmp).iterdir():
             os.replace(file, folder/file.name)

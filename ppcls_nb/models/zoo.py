@@ -16,6 +16,7 @@ import paddle, pandas as pd
 from ..basics import PPClsError, fact_rows, suggest
 from . import build_model
 from .flops import flops_table
+from .network import short_call_stacks
 
 # %% ../../nbs/03_models/60_zoo.ipynb #02c21d99
 @contextmanager
@@ -25,7 +26,7 @@ def without_computing():
     paddle.enable_static()
     program = paddle.static.Program
     try:
-        with paddle.static.program_guard(program(), program()), paddle.utils.unique_name.guard():
+        with paddle.static.program_guard(program(), program()), paddle.utils.unique_name.guard(), short_call_stacks():
             yield
     finally:
         paddle.disable_static()
