@@ -291,8 +291,11 @@ class ResolvedWeights(NamedTuple):
     record: Weights | None
 
 def _foreign(state: dict, path: Path, network: str | None, source) -> Foreign | None:
-    "What the arrays `state` of the file `path` are, if they are of torchvision or timm; see `identify`."
+    """What the arrays `state` of the file `path` are, if they are of torchvision or timm (see `identify`). Paddle's own
+    kinds of files are only asked where the user names a library: some names are the same in both."""
     library, _ = split_source(source)
+    if not library and path.suffix not in ('.safetensors', *TORCH_SUFFIXES):
+        return None
     config = torch_config(path) if library == 'timm' or str(source).startswith('hf:') else None
     return identify(state, path, network, library, config, str(source))
 
