@@ -19,7 +19,7 @@ LITE = [f'efficientnet_lite{n}' for n in range(3)]
 NETWORKS = dict(
     torchvision=[*BLOCKS, 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small', *EFFICIENTNET],
     timm=[
-        *BLOCKS, 'resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d', 'resnet200d', 'resnext101_32x4d',
+        *BLOCKS, 'resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d', 'resnext101_32x4d',
         'resnext101_32x16d', 'resnext50d_32x4d', 'mobilenetv2_100', 'mobilenetv3_large_100', 'mobilenetv3_small_100',
         'tf_mobilenetv3_large_100', 'tf_mobilenetv3_small_100', *EFFICIENTNET, *LITE,
         *(f'tf_{name}' for name in (*EFFICIENTNET, *LITE))])

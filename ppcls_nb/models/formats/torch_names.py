@@ -142,7 +142,7 @@ TORCHVISION = {
     **known('efficientnet_b{}', 'EfficientNetB{}', (5, 6, 7), EFFICIENT_TORCHVISION, dict(padding=None, eps=1e-3))}
 TIMM = {
     **SHARED, **known('resnet{}d', 'ResNet{}_vd', (18, 34), RESNET_D, BASIC),
-    **known('resnet{}d', 'ResNet{}_vd', (50, 101, 152, 200), RESNET_D),
+    **known('resnet{}d', 'ResNet{}_vd', (50, 101, 152), RESNET_D),
     **known('resnext101_{}', 'ResNeXt101_{}', ('32x4d',), RESNEXT),
     **known('resnext50d_{}', 'ResNeXt50_vd_{}', ('32x4d',), RESNEXT_D),
     **known('resnext101_{}', 'ResNeXt101_{}_wsl', ('32x16d',), RESNEXT_WSL),
