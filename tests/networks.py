@@ -29,10 +29,20 @@ OTHER_BLOCKS = [
     'ShuffleNetV2_swish']
 
 
+ALL_NETWORKS = os.environ.get('PPCLS_ALL_NETWORKS') == '1'
+
+
 def every_block():
     """The sorted names of networks that have every kind of block between them; with PPCLS_ALL_NETWORKS=1 in the
     environment, all networks."""
-    return NAMES if os.environ.get('PPCLS_ALL_NETWORKS') == '1' else sorted([*smallest(), *OTHER_BLOCKS])
+    return NAMES if ALL_NETWORKS else sorted([*smallest(), *OTHER_BLOCKS])
+
+
+def computed():
+    """The names of the networks whose official outputs are compared: the smallest of each family and those of up to 100
+    million numbers; with PPCLS_ALL_NETWORKS=1 all."""
+    known = {name for name in ALL if 'golden' in ALL[name]}
+    return {name for name in known if ALL_NETWORKS or ALL[name]['total'] < 100e6} | set(smallest())
 
 
 def old_state(model):

@@ -61,7 +61,7 @@ def choose_algorithm(kind: str, k: int, stride: int, pad, n: int, h: int, w: int
                          'larger images')
     row, depthwise = plan_row(kind, k, stride), kind == 'depthwise'
     cost = h*w*oh*ow/min(n, 32) if depthwise else oh*ow
-    if cost <= row['matrix_to']:
+    if cost <= row['matrix_to'] or depthwise and k == stride == 1 and not top + bottom + left + right:
         algorithm = 'matrix'
     elif depthwise and n*h*w >= row['filter_from']:
         algorithm = 'filter'
