@@ -1,5 +1,5 @@
 "What several test files need of networks and weights: their names, image sizes, and old formats of their files."
-import io, os, pickle, struct
+import io, os, pickle, struct, zipfile
 from collections import OrderedDict
 
 from official import ALL
@@ -112,3 +112,15 @@ def torch_bytes(state):
     for a in state.values():
         f.write(struct.pack('<q', a.size) + a.ravel('K').tobytes())
     return f.getvalue()
+
+
+def torch_zip(path, state, content=lambda tensors: tensors):
+    """Write float32 arrays {name: array} as a PyTorch file of the format since 1.6; `content` makes what is saved of
+    the tensors."""
+    pickled = io.BytesIO()
+    _TorchPickler(pickled, 2).dump(content({k: _Tensor(a, str(i)) for i, (k, a) in enumerate(state.items())}))
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('net/data.pkl', pickled.getvalue())
+        archive.writestr('net/byteorder', 'little')
+        for i, a in enumerate(state.values()):
+            archive.writestr(f'net/data/{i}', a.ravel('K').tobytes())

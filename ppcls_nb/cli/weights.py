@@ -10,7 +10,7 @@ from dataclasses import fields
 from ..basics import PPClsError, suggest
 from . import BOOL, command, option, print_facts
 from ..models import list_models, list_pretrained, model_info, weights_info
-from ..models.weights import download_weights
+from ..models.weights import download_weights, torch_record
 from ..models.formats.old_names import to_old_names
 from ..models.formats.static_file import write_static
 from ..recipe.trained import load_predictor
@@ -41,11 +41,12 @@ def list_names(pattern='*', pretrained=False):
     print(*names, sep='\n')
 
 # %% ../../nbs/09_cli/01_weights.ipynb #d2608741
-@command('info', option('name', metavar='NAME', help='a network or weights'))
+@command('info', option('name', metavar='NAME', help='a network, weights, or a file or hf:REPOSITORY of timm'))
 def info(name):
     "Facts about a network and its weights, or about one set of weights: preprocessing, source, published accuracy."
     networks, tags = list_models(), list_pretrained()
-    if name not in networks and name not in tags:
+    record = weights_info(name) if name in tags else torch_record(name)
+    if name not in networks and not record:
         raise PPClsError(suggest(name, {*networks, *tags}, 'network or weights'))
     if name in networks:
         facts = model_info(name)
@@ -54,8 +55,7 @@ def info(name):
             'family': f"{facts['family']} ({facts['module']})",
             'arguments': ', '.join(f'{key}={value}' for key, value in facts['args'].items()),
             'has weights': facts['weights']})
-    if name in tags:
-        record = weights_info(name)
+    if record:
         titles = {'tag': 'weights', 'arch': 'of network'}
         print_facts({
             titles.get(field.name, field.name): getattr(record, field.name)

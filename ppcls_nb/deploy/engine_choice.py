@@ -15,7 +15,7 @@ import paddle
 from ..basics import PPClsError, write_json
 from .export import Exported
 from ..models.inference import default_threads
-from ..models.weights import weights_home
+from ..models.formats.downloads import weights_home
 
 # %% ../../nbs/07_deploy/00a_engine_choice.ipynb #b1d66eb7
 def processor_name() -> str:

@@ -18,7 +18,7 @@ from ..data.imaug import CropImage, DecodeImage, ResizeImage
 from ..data.transform import transform
 from .export import atomic_folder, read_export
 from .page import TITLE, about_network, page_document, page_file
-from ..models.weights import is_offline, weights_home
+from ..models.formats.downloads import is_offline, weights_home
 
 # %% ../../nbs/07_deploy/06a_web.ipynb #f1892a94
 RUNTIME_VERSION = '1.30.0'

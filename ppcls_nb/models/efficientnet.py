@@ -187,8 +187,9 @@ class EfficientNet(Network):
     `act`: 'swish', or 'relu6' for Lite. `padding`: None (symmetric), 'SAME' (as in TensorFlow) or a number of pixels:
     what 'SAME' is for images of that size, whatever comes (B0 to B7). `dropout` before the classifier and
     `drop_connect`, the stochastic depth of the last block, act in training only; `bn_momentum` of the running averages,
-    smaller for short trainings. `width` and `depth` multiply channels and blocks, but not the stem, the 1,280 channels
-    of the head and the blocks of the first and last stage where `fix_head_stem` (Lite). `se`: squeeze and excitation.
+    smaller for short trainings; `eps` of the batch norms. `width` and `depth` multiply channels and blocks, but not the
+    stem, the 1,280 channels of the head and the blocks of the first and last stage where `fix_head_stem` (Lite). `se`:
+    squeeze and excitation.
     The arguments of recipe files of 2020 are accepted, too (see `present_arguments`)."""
     classifier, head = '_fc', ('_conv', '_drop', '_fc')
     cnhw = True
@@ -196,7 +197,7 @@ class EfficientNet(Network):
 
     def __init__(self, act: str = 'swish', padding=None, class_num: int = 1000, in_channels: int = 3,
                  dropout: float = 0.2, drop_connect: float = 0.2, bn_momentum: float = 0.99, width: float = 1.,
-                 depth: float = 1., se: bool = False, fix_head_stem: bool = False):
+                 depth: float = 1., se: bool = False, fix_head_stem: bool = False, eps: float = 1e-3):
         super().__init__()
         self._ef = Features(in_channels, act, padding, drop_connect, width, depth, se, fix_head_stem)
         last = 1280 if fix_head_stem else make_divisible(1280*width)
@@ -205,7 +206,7 @@ class EfficientNet(Network):
         self._drop = nn.Dropout(dropout)
         self._fc = nn.Linear(last, class_num)
         for layer in self.sublayers():
-            if isinstance(layer, nn.BatchNorm2D): layer._momentum = bn_momentum
+            if isinstance(layer, nn.BatchNorm2D): layer._momentum, layer._epsilon = bn_momentum, eps
 
     def features(self, x): return self._ef(x)
 

@@ -93,10 +93,13 @@ def folded(conv, bn) -> tuple:
 
 # %% ../../nbs/03_models/00a_layers.ipynb #9ea77b47
 class SqueezeExcite(nn.Layer):
-    "Squeeze and excitation: multiply the `c` channels of (N, c, H, W) by factors computed from their means."
-    def __init__(self, c: int, reduction: int = 4, gate=partial(F.hardsigmoid, slope=0.2, offset=0.5)):
+    """Squeeze and excitation: multiply the `c` channels of (N, c, H, W) by factors computed from their means, with
+    `squeezed` hidden channels (default: c // reduction)."""
+    def __init__(self, c: int, reduction: int = 4, gate=partial(F.hardsigmoid, slope=0.2, offset=0.5),
+                 squeezed: int | None = None):
         super().__init__()
-        self.conv1, self.conv2 = conv2d(c, c//reduction, 1, bias=True), conv2d(c//reduction, c, 1, bias=True)
+        hidden = squeezed or c//reduction
+        self.conv1, self.conv2 = conv2d(c, hidden, 1, bias=True), conv2d(hidden, c, 1, bias=True)
         self.gate = gate
 
     def forward(self, x):

@@ -13,18 +13,19 @@ from .registry import register_model
 
 # %% ../../nbs/03_models/28_mobilenet_v2.ipynb #10a0e449
 class InvertedResidual(nn.Layer):
-    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)) through expand·in_c channels; the input is added
-    where the shapes agree."""
+    """(N, in_c, H, W) → (N, out_c, ceil(H/stride), ceil(W/stride)) through expand·in_c channels (`expand` 0: in_c, by
+    no layer of their own); the input is added where the shapes agree."""
     def __init__(self, in_c: int, out_c: int, stride: int, expand: int):
         super().__init__()
-        mid_c, names = in_c*expand, ('_conv', '_batch_norm')
-        self.skip = stride == 1 and in_c == out_c
-        self._expand_conv = ConvBN(in_c, mid_c, 1, act='relu6', names=names)
+        mid_c, names = in_c*max(expand, 1), ('_conv', '_batch_norm')
+        self.skip, self.expand = stride == 1 and in_c == out_c, expand
+        if expand: self._expand_conv = ConvBN(in_c, mid_c, 1, act='relu6', names=names)
         self._bottleneck_conv = ConvBN(mid_c, mid_c, 3, stride, mid_c, 'relu6', names=names)
         self._linear_conv = ConvBN(mid_c, out_c, 1, names=names)
 
     def forward(self, x):
-        y = self._linear_conv(self._bottleneck_conv(self._expand_conv(x)))
+        y = self._expand_conv(x) if self.expand else x
+        y = self._linear_conv(self._bottleneck_conv(y))
         return x + y if self.skip else y
 
 # %% ../../nbs/03_models/28_mobilenet_v2.ipynb #d62db95b
@@ -38,16 +39,19 @@ VARIANTS = {
 @register_model(VARIANTS)
 class MobileNetV2(Network):
     """MobileNetV2 (https://arxiv.org/abs/1801.04381): (N, in_channels, H, W) → logits (N, class_num). `scale`
-    multiplies the widths."""
+    multiplies the widths; `expand_first`: whether the first block, which expands to as many channels as it gets, has a
+    layer for that (as in the documents, but not in PyTorch)."""
     classifier, head = 'out', ('conv9', 'out')
     cnhw = True
 
-    def __init__(self, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3):
+    def __init__(self, scale: float = 1.0, class_num: int = 1000, in_channels: int = 3, expand_first: bool = True):
         super().__init__()
         in_c, names = int(32*scale), ('_conv', '_batch_norm')
         self.conv1 = ConvBN(in_channels, in_c, 3, 2, act='relu6', names=names)
         for i, (expand, c, n, stride) in enumerate(STAGES, 2):
             blocks = []
+            if i == 2 and not expand_first:
+                expand = 0
             for j in range(n):
                 blocks.append((f'conv{i}_{j + 1}' if j else '_first_block',
                                InvertedResidual(in_c, int(c*scale), 1 if j else stride, expand)))

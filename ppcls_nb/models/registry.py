@@ -56,7 +56,8 @@ def set_lr_mult_list(model, mults):
 
 # %% ../../nbs/03_models/01_registry.ipynb #6d9f490b
 def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
-    """The network `name` with random weights and `class_num` outputs; its attributes `name` and `class_num` are these.
+    """The network `name` with random weights and `class_num` outputs; its attributes `name`, `class_num` and
+    `arguments` (of its class) are these.
 
     `lr_mult_list`: see `set_lr_mult_list`; `kw`: further arguments of the family's class. A class that has renamed
     arguments translates the old ones in `present_arguments(given, row of its table)`."""
@@ -68,7 +69,7 @@ def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
         model = cls(class_num=class_num, **arguments)
     except TypeError as e:
         raise PPClsError(f'{name}: {e}') from e
-    model.name, model.class_num = name, class_num
+    model.name, model.class_num, model.arguments = name, class_num, arguments
     if lr_mult_list is not None:
         set_lr_mult_list(model, lr_mult_list)
     return model

@@ -58,18 +58,20 @@ class ResNet(Network):
 
     `depths`: blocks a stage; `expansion`: 4 for bottlenecks; `deep_stem`: a stem of three 3×3 convolutions (vc);
     `old_names`: keys as in the checkpoints of 2020; `conv`: the layer in place of each convolution, called like
-    `ConvBN`. A subclass may set another `block`."""
+    `ConvBN`; `project_first`: whether the first shortcut has a convolution even where the channels agree (ResNet18 and
+    34 of the documents, but not of PyTorch). A subclass may set another `block`."""
     block = Block
 
     def __init__(self, depths, expansion: int = 1, deep_stem: bool = False, old_names: bool = False, conv=ConvBN,
-                 class_num: int = 1000, in_channels: int = 3):
+                 class_num: int = 1000, in_channels: int = 3, project_first: bool = True):
         super().__init__()
         if old_names: conv, self.classifier, self.head = partial(conv, names=('_conv', '_batch_norm')), 'out', ('out',)
         stem, blocks, in_c = stem_layers(in_channels, deep_stem, conv), [], 64
         self.channels, self.counts = tuple(64*2**s*expansion for s in range(len(depths))), (len(stem), *depths)
         for s, depth in enumerate(depths):
             for i in range(depth):
-                blocks.append(self.block(in_c, 64*2**s, 2 if s and not i else 1, expansion, not i, conv))
+                project = not i and (project_first or in_c != self.channels[s])
+                blocks.append(self.block(in_c, 64*2**s, 2 if s and not i else 1, expansion, project, conv))
                 in_c = self.channels[s]
         if old_names:
             names = ([f'conv1_{i + 1}' for i in range(len(stem))] +

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NEAR_DUPLICATES_LIMIT', 'use_data', 'network_names_of', 'sources_of', 'record_of_recipe', 'warn_of_interpolation',
-           'build_transforms', 'local_batch_size', 'build_loader', 'build_data', 'of_each_teacher', 'build_teacher',
-           'teacher_of_recipe', 'choose_device', 'build_models', 'store_answers', 'leakage_of_recipe',
-           'warn_of_leakage', 'build_mixing', 'optimizer_of_recipe', 'amp_of_recipe', 'callbacks_of_recipe', 'CONFIGS',
-           'Config', 'find_config', 'list_configs', 'load_config', 'require', 'Trainer']
+           'build_transforms', 'with_settings_of_weights', 'local_batch_size', 'build_loader', 'build_data',
+           'of_each_teacher', 'build_teacher', 'teacher_of_recipe', 'choose_device', 'build_models', 'store_answers',
+           'leakage_of_recipe', 'warn_of_leakage', 'build_mixing', 'optimizer_of_recipe', 'amp_of_recipe',
+           'callbacks_of_recipe', 'CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config', 'require',
+           'Trainer']
 
 # %% ../../nbs/08_recipe/02_build.ipynb #25b38dba
 import tempfile
@@ -19,7 +20,7 @@ from ..basics import PPClsError
 from ..gpu import require_gpu, use_deterministic_kernels
 from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
-from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, eval_ops, train_ops
+from ..data.imaug import CropImage, ResizeImage, build_mix, build_ops, describe_ops, eval_ops, train_ops
 from ..data.imaug.presets import interpolation_number
 from ..data.lists import list_delimiter
 from ..data.loader import make_loader
@@ -28,7 +29,7 @@ from ..distill.fix import Fix
 from ..distill.ssld import Teacher
 from ..distill.stored import StoredTeacher, number_images, sharpen, stored_answers
 from ..models import create_model, list_pretrained, set_lr_mult, weights_info
-from ..models.weights import weights_of_recipe
+from ..models.weights import may_be_foreign, torch_record, weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
 from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
@@ -76,9 +77,11 @@ def sources_of(conf) -> list:
     return given + [None]*(networks - len(given))
 
 def record_of_recipe(conf):
-    "The record of the official weights that the (student) network starts from, or None."
-    tag = weights_of_recipe(sources_of(conf)[-1])
-    return weights_info(tag) if isinstance(tag, str) and tag in list_pretrained() else None
+    "The record of the weights that the (student) network starts from: official, of torchvision or of timm; or None."
+    source = weights_of_recipe(sources_of(conf)[-1])
+    if not source or source in list_pretrained():
+        return weights_info(source) if source else None
+    return torch_record(source, network_names_of(conf)[1] or None)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #039afac1
 def warn_of_interpolation(operations: list, record, part: str):
@@ -110,6 +113,21 @@ def build_transforms(reader, conf, train: bool) -> list:
         return eval_ops(width, **style)
     return [ResizeImage((width, height)) if isinstance(op, ResizeImage) else op
             for op in eval_ops(min(height, width), **style) if not isinstance(op, CropImage)]
+
+# %% ../../nbs/08_recipe/02_build.ipynb #bf038236
+def with_settings_of_weights(conf):
+    """The recipe `conf`; if its network starts from weights of torchvision or timm, a copy that lists the arguments and
+    the operations that these need, where it has none of its own."""
+    source = sources_of(conf)[-1]
+    record = record_of_recipe(conf) if source and may_be_foreign(source) else None
+    if not record:
+        return conf
+    conf = conf.copy()
+    conf.ARCHITECTURE.params = {**record.args, **conf.ARCHITECTURE.params}
+    for reader, train in ((conf.TRAIN, True), (conf.VALID, False)):
+        if not reader.transforms:
+            reader.transforms = describe_ops(build_transforms(reader, conf, train))
+    return conf
 
 # %% ../../nbs/08_recipe/02_build.ipynb #17bb4a34
 def local_batch_size(batch_size: int, exact: bool = True) -> int:
@@ -346,6 +364,7 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
     if conf.checkpoints and run is None:
         raise PPClsError('checkpoints: starting from a state needs a run folder to write to; expected '
                          'from_config(conf, run=FOLDER)')
+    conf = with_settings_of_weights(conf)
     data = build_data(conf)
     model, teachers = build_models(conf)
     teacher = teacher_of_recipe(conf, teachers)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['run_weights', 'run_of', 'weights_file', 'data_settings', 'names_to_keep', 'open_recipe', 'as_started',
-           'require_complete', 'trained_network', 'class_names', 'record_of_file', 'official_names', 'network_of_file',
-           'network_of_run', 'load_predictor', 'predict_files', 'set_device', 'run_delimiters', 'listed_images',
-           'image_files']
+           'require_complete', 'trained_network', 'class_names', 'record_of_file', 'official_names',
+           'network_of_record', 'network_of_file', 'network_of_run', 'load_predictor', 'predict_files', 'set_device',
+           'run_delimiters', 'listed_images', 'image_files']
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #d8dc37f4
 import sys
@@ -24,7 +24,9 @@ from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
 from ..models.network import classifier_names
 from ..models.registry import Weights
-from ..models.weights import all_weights, find_weights, read_arrays, weights_home, weights_of_recipe
+from ..models.formats.any_file import read_arrays
+from ..models.formats.downloads import weights_home
+from ..models.weights import all_weights, find_weights, may_be_foreign, torch_record, weights_of_recipe
 from .build import build_models, build_transforms, record_of_recipe
 from .load import load_config
 from .schema import network_names
@@ -100,10 +102,12 @@ def open_recipe(source, override=(), data=None, run=None, **more):
 # %% ../../nbs/08_recipe/03_trained.ipynb #9399f055
 def as_started(conf, run=None):
     """A copy of the recipe `conf` with the `pretrained_model` that the run in the folder `run` started from (None: no
-    run), for `build_loader` and `build_transforms`."""
+    run), for `build_loader` and `build_transforms`. What weights of torchvision or timm need is in the recipe of the
+    run (`with_settings_of_weights`), so these are not named."""
     conf = conf.copy()
     if run:
-        conf.pretrained_model = load_config(Path(run)/'config.yaml').pretrained_model
+        source = load_config(Path(run)/'config.yaml').pretrained_model
+        conf.pretrained_model = '' if isinstance(source, str) and may_be_foreign(source) else source
     return conf
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #5a417889
@@ -174,10 +178,18 @@ def official_names(file, network) -> list | None:
     return record.class_names if record and record.class_num == network.class_num else None
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #e593c64a
+def network_of_record(record: Weights, weights: str):
+    "(network, operations, class names or None) for `weights` with a `record`."
+    model = create_model(record.arch, pretrained=weights, class_num=record.class_num)
+    return model, record.eval_ops(), record.class_names
+
 def network_of_file(name: str, weights: str):
     "(network, operations, class names or None) for a weights file without a run; its classifier tells the classes."
     if name not in list_models():
         raise PPClsError(suggest(name, list_models(), 'network'))
+    record = torch_record(weights, name)
+    if record:
+        return network_of_record(record, weights)
     classifier, *_ = classifier_names(create_model(name))
     file = find_weights(weights)
     bias = read_arrays(file).get(f'{classifier}.bias')
@@ -196,7 +208,8 @@ def network_of_run(run: Path, file: Path):
 # %% ../../nbs/08_recipe/03_trained.ipynb #fa0bf2e4
 def load_predictor(model, weights=None, classes=None):
     """(network, operations, class names or None) for predictions. `model`: a run folder or weights in one, a tag of
-    official weights, or the name of a network, with its `weights` in a file; `classes`: a file with class names
+    official weights, weights of torchvision or timm whose network is known (`hf:REPOSITORY`), or the name of a network,
+    with its `weights` in a file; `classes`: a file with class names
     (default: the run's, or ImageNet's for official weights).
 
     PPClsError if there are no such weights, or they do not cover all tensors."""
@@ -209,10 +222,11 @@ def load_predictor(model, weights=None, classes=None):
         return network, operations, class_names(conf, run, classes)
     if weights:
         network, operations, names = network_of_file(model, str(weights))
-    elif model in list_pretrained():
-        record = weights_info(model)
-        network = create_model(record.arch, pretrained=model, class_num=record.class_num)
-        operations, names = record.eval_ops(), record.class_names
+    elif model in list_pretrained() or may_be_foreign(model):
+        record = weights_info(model) if model in list_pretrained() else torch_record(model)
+        if record is None:
+            raise PPClsError(f'{model}: these weights do not name their network; give both, -m NAME -p FILE')
+        network, operations, names = network_of_record(record, model)
     else:
         tag = suggest(model, list_pretrained(), 'weights')
         raise PPClsError(f'{model}: no run folder, no weights in one, and as a tag: {tag}; for a file from elsewhere '

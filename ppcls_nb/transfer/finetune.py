@@ -27,7 +27,7 @@ from ..data.resolve import resolve_data
 from ..models import Weights, create_model, list_models, set_lr_mult, set_lr_mult_list
 from ..models.layers import BatchNorm2D, count_weights, is_weight
 from ..models.network import classifier_names
-from ..models.weights import all_weights
+from ..models.weights import all_weights, torch_record
 from ..train.callbacks.run_folder import RUN_FILES
 from ..train import (CELoss, Callback, Data, RunFolder, Trainer, build_optimizer, build_schedule,
                             standard_callbacks)
@@ -205,6 +205,9 @@ def finetune_ops(record: Weights, size: int | None = None, lower_scale: float = 
 def _weights_of(name: str, pretrained, known: dict):
     "(network's name, its weights: a tag, anything else that `create_model` takes, or None) for a name or tag."
     if name not in list_models():
+        record = torch_record(name)
+        if record:
+            return record.arch, name
         if name not in known:
             raise PPClsError(suggest(name, {*list_models(), *known}, 'network or weights'))
         if pretrained is not None:
@@ -245,7 +248,8 @@ def start_network(model, class_num: int, pretrained=None, seed: int = 0) -> tupl
     report = getattr(net, 'load_report', None)
     if report and not report.body_complete:
         raise PPClsError(f'the weights cover only a part of {name}, the rest would stay random; {report}')
-    return net, known.get(str(source)) or Weights('', name), source and str(source)
+    record = known.get(str(source)) or (torch_record(source, name) if source else None)
+    return net, record or Weights('', name), source and str(source)
 
 # %% ../../nbs/06_transfer/00_finetune.ipynb #c87770db
 def recipe_of(net, record: Weights, tag, plan: dict, seed: int = 0, images: FinetuneData | None = None, run=None,
