@@ -141,7 +141,6 @@ def test_bce_of_a_mixed_label():
 
 def test_new_operations_are_described_and_built_again():
     config = [{'TrivialAugment': {'num_magnitude_bins': 11}}, {'AugMix': {'mixture_width': 2}},
-              {'RandAugment': {'prob': 0.5, 'magnitude_std': 0.5}},
               {'RandomErasing': {'mode': 'pixel', 'use_log_aspect': True, 'attempt': 10}},
               {'RandCropImage': {'size': 64, 'progressive': [[2, 32]]}}]
     described = describe_ops(build_ops(config))
@@ -159,7 +158,7 @@ ALL = {
     'ARCHITECTURE.name': 'EfficientNetB0_small', 'ARCHITECTURE.params': {'drop_path_rate': 0.3}, 'epochs': 4,
     'OPTIMIZER': {'function': 'AdamW', 'regularizer': {'function': 'L2', 'factor': 0.05}, 'layer_decay': 0.8},
     'LEARNING_RATE': {'function': 'Cosine', 'params': {'lr': 0.002, 'warmup_steps': 7, 'warmup_start_lr': 1e-4,
-                                                       'eta_min': 1e-5}},
+                                                       'end_lr': 1e-5}},
     'TRAIN.batch_size': 8, 'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.aug_repeats': 3, 'use_mix': True,
     'TRAIN.mix': [{'MixupOperator': {'alpha': 0.8}}, {'CutmixOperator': {'alpha': 1.0}}], 'bce_loss': True,
     'bce_target_thresh': 0.2, 'ls_epsilon': 0.1, 'use_ema': True, 'grad_checkpointing': True, 'image_shape': [3, 32, 32],

@@ -6,13 +6,12 @@
 __all__ = ['checkpoint_blocks', 'set_grad_checkpointing']
 
 # %% ../../nbs/03_models/41_grad_checkpointing.ipynb #03dd13e1
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 import paddle
 from paddle.distributed.fleet.utils import recompute
 from paddle import nn
 from ..basics import PPClsError
-from .layers import BatchNorm2D
 from .lr_mult import layer_groups
 from .small_conv import cnhw_layout, in_cnhw
 
@@ -32,6 +31,20 @@ def checkpoint_blocks(model) -> list:
     return blocks
 
 # %% ../../nbs/03_models/41_grad_checkpointing.ipynb #4f3cee18
+@contextmanager
+def copied_statistics(layer):
+    """Inside the `with`, every batch norm of `layer` updates copies of its running statistics; they cannot be put back
+    instead, since the backward pass refuses tensors that were changed."""
+    norms = [l for l in layer.sublayers(include_self=True) if isinstance(l, nn.layer.norm._BatchNormBase)]
+    places = [(l._parameters if name in l._parameters else l._buffers, name)
+              for l in norms for name in ('_mean', '_variance')]
+    originals = [place[name] for place, name in places]
+    try:
+        for (place, name), tensor in zip(places, originals): place[name] = tensor.detach().clone()
+        yield
+    finally:
+        for (place, name), tensor in zip(places, originals): place[name] = tensor
+
 class Twice:
     "Calls `forward` of `layer`; every call but the first leaves the running statistics of batch norm as they were."
     def __init__(self, layer):
@@ -40,15 +53,10 @@ class Twice:
     def __call__(self, *inputs):
         self.calls += 1
         with cnhw_layout() if self.cnhw else nullcontext():
-            if self.calls == 1:
+            with nullcontext() if self.calls == 1 else copied_statistics(self.layer):
                 return type(self.layer).forward(self.layer, *inputs)
-            norms = [l for l in self.layer.sublayers(include_self=True) if isinstance(l, nn.layer.norm._BatchNormBase)]
-            before = [(statistic, statistic.clone()) for l in norms for statistic in (l._mean, l._variance)]
-            output = type(self.layer).forward(self.layer, *inputs)
-            with paddle.no_grad():
-                for statistic, value in before: paddle.assign(value, statistic)
-            return output
 
+# %% ../../nbs/03_models/41_grad_checkpointing.ipynb #538c24b2
 def checkpointed_forward(layer, *inputs):
     """`layer(*inputs)`, computed again in the backward pass; only once where nothing is differentiated, and where an
     input is not a tensor or none of them has a gradient, since Paddle would then lose those of the weights."""

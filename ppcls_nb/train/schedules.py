@@ -36,26 +36,26 @@ def warmup_length(epochs, steps_per_epoch, warmup_epoch, warmup_steps=None) -> i
               'run')
     return total//2
 
-def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_steps=None, start=0.) -> LRScheduler:
-    """A linear warm-up from `start` of `warmup_epoch` epochs or `warmup_steps` steps (see `warmup_length`), followed by
+def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, start_lr=0., warmup_steps=None) -> LRScheduler:
+    """A linear warm-up from `start_lr` of `warmup_epoch` epochs or `warmup_steps` steps (see `warmup_length`), followed by
     `decay(steps, before)`: `steps` are those left after the warm-up, `before` is its length in steps. Raises
     `PPClsError` for a wrong warm-up."""
-    if not 0 <= start <= lr:
-        raise PPClsError(f'LEARNING_RATE.params.warmup_start_lr is {start}; expected a number from 0 to lr, {lr:g}')
+    if not 0 <= start_lr <= lr:
+        raise PPClsError(f'LEARNING_RATE.params.warmup_start_lr is {start_lr}; expected a number from 0 to lr, {lr:g}')
     warm = warmup_length(epochs, steps_per_epoch, warmup_epoch, warmup_steps)
     schedule = decay(max(1, round(epochs*steps_per_epoch)) - warm, warm)
-    return LinearWarmup(schedule, warm, float(start), lr) if warm else schedule
+    return LinearWarmup(schedule, warm, float(start_lr), lr) if warm else schedule
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #45cc4e19
-def Cosine(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 0, warmup_steps: int | None = None,
-           warmup_start_lr: float = 0., eta_min: float = 0.) -> LRScheduler:
-    """From `lr` to `eta_min` along a half cosine over `epochs * steps_per_epoch` steps, of which the first
+def Cosine(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 0, end_lr: float = 0.,
+           warmup_start_lr: float = 0., warmup_steps: int | None = None) -> LRScheduler:
+    """From `lr` to `end_lr` along a half cosine over `epochs * steps_per_epoch` steps, of which the first
     `warmup_epoch` epochs, or the first `warmup_steps` steps, are a linear warm-up from `warmup_start_lr` (documents
     2.2.2). Raises `PPClsError` for a wrong value."""
-    if not 0 <= eta_min <= lr:
-        raise PPClsError(f'LEARNING_RATE.params.eta_min is {eta_min}; expected a number from 0 to lr, {lr:g}')
-    decay = lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps, eta_min=float(eta_min))
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_steps, warmup_start_lr)
+    if not 0 <= end_lr <= lr:
+        raise PPClsError(f'LEARNING_RATE.params.end_lr is {end_lr}; expected a number from 0 to lr, {lr:g}')
+    decay = lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps, eta_min=float(end_lr))
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr, warmup_steps)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #a97741ed
 def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 5, decay_epochs=None,

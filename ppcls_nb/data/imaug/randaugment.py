@@ -20,19 +20,12 @@ class RandAugment(PixelPolicy):
     """`num_layers` random operations of `RAND_OPS`, equally likely and with replacement, each at `magnitude` (0 to 10)
     tenths of its range; uint8 (height, width, 3).
 
-    Each operation is applied with probability `prob`, and its magnitude is a normal number around `magnitude` with the
-    standard deviation `magnitude_std`, limited to 0 … 10. `fillcolor`: the colour of pixels from outside the image.
-    Cubuk et al. 2019, arXiv:1909.13719."""
-    def __init__(self, num_layers: int = 2, magnitude: float = 5, fillcolor=GREY, prob: float = 1.,
-                 magnitude_std: float = 0.):
+    `fillcolor`: the colour of pixels from outside the image. Cubuk et al. 2019, arXiv:1909.13719."""
+    def __init__(self, num_layers: int = 2, magnitude: float = 5, fillcolor=GREY):
         if not isinstance(num_layers, int) or num_layers < 1:
             raise PPClsError(f'RandAugment: num_layers {num_layers}, expected a whole number of 1 or more')
         if not isinstance(magnitude, (int, float)) or not 0 <= magnitude <= 10:
             raise PPClsError(f'RandAugment: magnitude {magnitude}, expected a number from 0 to 10')
-        if not (all(isinstance(x, (int, float)) for x in (prob, magnitude_std)) and 0 <= prob <= 1 and
-                0 <= magnitude_std < math.inf):
-            raise PPClsError(f'RandAugment: prob {prob}, magnitude_std {magnitude_std}; expected 0 ≤ prob ≤ 1 and 0 or '
-                             'more')
         fillcolor = check_fillcolor(fillcolor, 'RandAugment')
         store_attr()
         self._ops = [(name, *op_magnitude(name, magnitude/10, signed=True)) for name in RAND_OPS]
@@ -41,10 +34,6 @@ class RandAugment(PixelPolicy):
         steps = []
         for choice, side in zip(numbers[::2], numbers[1::2]):
             name, base, offset = self._ops[int(choice*len(self._ops))]
-            if self.prob < 1 and rng.random() >= self.prob: continue
-            if self.magnitude_std:
-                magnitude = min(10, max(0, rng.normal(self.magnitude, self.magnitude_std)))
-                base, offset = op_magnitude(name, magnitude/10, signed=True)
             if name != 'identity':
                 steps.append((name, base + math.copysign(offset, side - .5) if offset else base))
         return steps
