@@ -32,8 +32,8 @@ from .distributed import Distributed, init_distributed
 
 _all_ = [
     'BCELoss', 'CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr',
-    'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state', 'save_weights',
-    'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'NaNMonitor', 'History', 'Progress', 'RunFolder',
+    'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state',
+    'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'NaNMonitor', 'History', 'Progress', 'RunFolder',
     'standard_callbacks', 'AMP', 'GradientAccumulation', 'GradientClip', 'EMA', 'EarlyStopping', 'CSVLog',
     'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference',
     'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam',
