@@ -1,5 +1,5 @@
-"""What is known of the official networks: those of the documents of June 2020 (tests/facts/networks.json.gz), later ones
-(tests/facts/later/, made by tools/make_golden.py), and the rule of their golden outputs."""
+"""What is known of the official networks: those of the documents of June 2020 (tests/facts/networks.json.gz), later
+ones (tests/facts/later/, made by tools/make_golden.py), and the rule of their golden outputs."""
 import gzip, hashlib, json
 from pathlib import Path
 
