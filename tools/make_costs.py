@@ -15,7 +15,7 @@ FILE = Path(ppcls_nb.__file__).parent/'facts'/'costs.csv'
 
 def pairs():
     "(network, size) of all official weights, each once."
-    rows = fact_rows('weights') + fact_rows('weights_later')
+    rows = fact_rows('weights')
     return list(dict.fromkeys((r['arch'], int(r['crop_size'])) for r in rows))
 
 

@@ -38,10 +38,9 @@ class Network(nn.Layer):
     A family sets `channels` (of each stage's output; an attribute of the instance) and, where they differ from the
     defaults: `strides` (pixels of the image for one pixel of the output), `classifier` (name of the sublayer whose
     shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage,
-    `a.b` for `b` in the sublayer `a`),
-    `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike),
-    `smallest` (height and width of the smallest image) and `cam_stage` (the last stage that the logits are computed
-    from). A smaller image is a `PPClsError`."""
+    `a.b` for `b` in the sublayer `a`), `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS`
+    treats axes N and C alike), `smallest` (height and width of the smallest image) and `cam_stage` (the last stage that
+    the logits are computed from). A smaller image is a `PPClsError`."""
     classifier, head, strides, channels, cnhw, smallest = 'fc', ('fc',), (4, 8, 16, 32), (), False, 1
     cam_stage = -1
 

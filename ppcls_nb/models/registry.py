@@ -175,7 +175,7 @@ def weights_from_row(row: dict) -> Weights:
     "The record of a row {column: text} of `facts/weights.csv`; several values in a column are separated by `|`."
     return Weights(**{k: COLUMN_TYPES.get(k, str)(text) for k, text in row.items() if text is not None})
 
-register_weights(*map(weights_from_row, fact_rows('weights') + fact_rows('weights_later')))
+register_weights(*map(weights_from_row, fact_rows('weights')))
 
 # %% ../../nbs/03_models/01_registry.ipynb #dff52563
 register_weights(
