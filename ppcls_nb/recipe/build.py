@@ -6,8 +6,9 @@
 __all__ = ['NEAR_DUPLICATES_LIMIT', 'use_data', 'network_names_of', 'sources_of', 'record_of_recipe', 'warn_of_interpolation',
            'build_transforms', 'local_batch_size', 'build_loader', 'build_data', 'of_each_teacher', 'build_teacher',
            'teacher_of_recipe', 'choose_device', 'build_models', 'store_answers', 'leakage_of_recipe',
-           'warn_of_leakage', 'build_mixing', 'optimizer_of_recipe', 'amp_of_recipe', 'callbacks_of_recipe', 'CONFIGS',
-           'Config', 'find_config', 'list_configs', 'load_config', 'require', 'Trainer']
+           'warn_of_leakage', 'build_mixing', 'named_parameters', 'optimizer_of_recipe', 'amp_of_recipe',
+           'callbacks_of_recipe', 'CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config', 'require',
+           'Trainer']
 
 # %% ../../nbs/08_recipe/02_build.ipynb #25b38dba
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import cv2, paddle
 from fastcore.basics import patch
 from omegaconf import OmegaConf
-from ..basics import PPClsError
+from ..basics import PPClsError, first_few
 from ..gpu import require_gpu, use_deterministic_kernels
 from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
@@ -132,8 +133,12 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
                           class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter)
     rank, ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     remainder = len(dataset) % reader.batch_size
+    drop_last = train and (reader.drop_last or 0 < remainder < ranks)
+    if drop_last and remainder == len(dataset):
+        raise PPClsError(f'{part}.drop_last: {len(dataset)} images are no batch of {reader.batch_size}; expected a '
+                         'smaller batch_size, or drop_last: False')
     return make_loader(dataset, local_batch_size(reader.batch_size, train), shuffle=train,
-                       drop_last=train and 0 < remainder < ranks, num_workers=reader.num_workers,
+                       drop_last=drop_last, num_workers=reader.num_workers,
                        seed=conf.seed + reader.shuffle_seed, rank=rank, ranks=ranks, skip_bad=reader.skip_bad)
 
 def build_data(conf) -> Data:
@@ -285,6 +290,15 @@ def build_mixing(conf) -> Mix | None:
     return Mix(build_mix(OmegaConf.to_container(conf.TRAIN.mix)), conf.classes_num, conf.ls_epsilon)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #eb4e1d9a
+def named_parameters(model, parts) -> set:
+    """Paddle's names of the parameters of `model` whose names contain one of `parts`. A line names parts that
+    none of them contains."""
+    found = {part: [p.name for name, p in model.named_parameters() if part in name] for part in parts}
+    unused = [part for part, names in found.items() if not names]
+    if unused:
+        print(f'no_weight_decay_names: no parameter of {model.name} has {first_few(unused)} in its name')
+    return {name for names in found.values() for name in names}
+
 def optimizer_of_recipe(conf, model, batches: int):
     """The optimizer of a recipe, with its schedule, for `model` and `batches` training batches in an epoch. If the
     recipe has a number of steps, it is only compared with that of the run."""
@@ -300,7 +314,8 @@ def optimizer_of_recipe(conf, model, batches: int):
     schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, steps, **params)
     optimizer = conf.OPTIMIZER
     return build_optimizer(optimizer.function, model.parameters(), schedule, optimizer.regularizer,
-                           conf.no_weight_decay, **optimizer.params)
+                           conf.no_weight_decay, without_decay=named_parameters(model, conf.no_weight_decay_names),
+                           **optimizer.params)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #49ff67ae
 def amp_of_recipe(conf) -> AMP | None:

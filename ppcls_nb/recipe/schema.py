@@ -88,6 +88,7 @@ class ReaderConf:
     transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of "
                                 "the official weights, or the standard ones at `image_shape`")
     mix: list[Any] | None = key(None, 'operations that mix training batches; with `use_mix: True`')
+    drop_last: bool = key(False, 'leave out a last batch with fewer images; only in TRAIN')
     skip_bad: bool = key(False, 'leave damaged images out, with a warning, instead of stopping at the first')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #ab05d450
@@ -160,6 +161,8 @@ class Config:
     lr_scaling: int | None = key(None, 'batch size that `lr` was chosen for; it is scaled to that of this run',
                                  minimum=1)
     no_weight_decay: bool = key(False, 'no weight decay for biases and normalization')
+    no_weight_decay_names: list[str] = key([], 'parts of the names of further parameters without weight decay, such '
+                                           'as `pos_embed`')
     accumulate: int = key(1, 'batches in an optimizer step', minimum=1)
     clip: ClipConf | None = key(None, 'gradient clipping: `norm` or `value`')
     early_stopping: EarlyStoppingConf | None = key(None, 'stop early: `patience`, `min_delta`')

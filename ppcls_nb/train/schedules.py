@@ -14,8 +14,8 @@ from paddle.optimizer.lr import PiecewiseDecay, PolynomialDecay, StepDecay
 from ..basics import PPClsError, suggest
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #112f73e4
-def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay) -> LRScheduler:
-    """A linear warm-up of `warmup_epoch` epochs, followed by `decay(steps, before)`: `steps` are those left after the
+def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, start_lr=0.) -> LRScheduler:
+    """A linear warm-up of `warmup_epoch` epochs from `start_lr`, followed by `decay(steps, before)`: `steps` are those left after the
     warm-up, `before` is its length in steps. Raises `PPClsError` for a negative warm-up."""
     if warmup_epoch < 0:
         raise PPClsError(f'LEARNING_RATE.params.warmup_epoch is {warmup_epoch}; expected 0 or more epochs')
@@ -27,14 +27,15 @@ def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay) -> LRScheduler
                   'it is shortened to half of the run')
         warm = total//2
     schedule = decay(total - warm, warm)
-    return LinearWarmup(schedule, warm, 0., lr) if warm else schedule
+    return LinearWarmup(schedule, warm, float(start_lr), lr) if warm else schedule
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #45cc4e19
-def Cosine(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 0) -> LRScheduler:
-    """From `lr` to 0 along a half cosine over `epochs * steps_per_epoch` steps, of which the first `warmup_epoch`
-    epochs are a linear warm-up (documents 2.2.2)."""
-    decay = lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps)
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay)
+def Cosine(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 0, end_lr: float = 0.,
+           warmup_start_lr: float = 0.) -> LRScheduler:
+    """From `lr` to `end_lr` along a half cosine over `epochs * steps_per_epoch` steps, of which the first
+    `warmup_epoch` epochs are a linear warm-up from `warmup_start_lr` (documents 2.2.2)."""
+    decay = lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps, eta_min=float(end_lr))
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #a97741ed
 def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 5, decay_epochs=None,
@@ -47,27 +48,34 @@ def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: flo
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #54f32e63
 def Piecewise(lr: float, epochs: int, steps_per_epoch: int, decay_epochs=(30, 60, 90), gamma: float = 0.1,
-              warmup_epoch: float = 0) -> LRScheduler:
-    """`lr`, multiplied by `gamma` at each epoch of `decay_epochs`, counted from the start of the run (documents 2.2.2).
-    Raises `PPClsError` unless `decay_epochs` increase."""
+              warmup_epoch: float = 0, values=None, warmup_start_lr: float = 0.) -> LRScheduler:
+    """`lr`, multiplied by `gamma` at each epoch of `decay_epochs`, counted from the start of the run (documents 2.2.2);
+    or the learning rates `values`, one more than `decay_epochs`, of which the first is `lr`. Raises `PPClsError` unless
+    `decay_epochs` increase, and for another number of values."""
     ends = [float(e) for e in decay_epochs]
     if ends != sorted(set(ends)):
         raise PPClsError(f'LEARNING_RATE.params.decay_epochs is {list(decay_epochs)}; expected increasing epochs, '
                          'such as [30, 60, 90]')
-    values = [lr*gamma**i for i in range(len(ends) + 1)]
+    if values is None:
+        values = [lr*gamma**i for i in range(len(ends) + 1)]
+    if len(values) != len(ends) + 1 or values[0] != lr:
+        raise PPClsError(f'LEARNING_RATE.params.values is {list(values)}; expected {len(ends) + 1} learning rates, the '
+                         f'first of them lr, {lr}')
+    values = [float(value) for value in values]
     decay = lambda _, before: PiecewiseDecay([round(e*steps_per_epoch) - before for e in ends], values)
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay)
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #9eb8a024
 def Polynomial(lr: float, epochs: int, steps_per_epoch: int, power: float = 2., end_lr: float = 0.,
-               warmup_epoch: float = 0) -> LRScheduler:
+               warmup_epoch: float = 0, warmup_start_lr: float = 0.) -> LRScheduler:
     "From `lr` to `end_lr` in proportion to the remaining fraction of the run, raised to `power`."
     decay = lambda steps, _: PolynomialDecay(float(lr), steps, float(end_lr), float(power))
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay)
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr)
 
-def Linear(lr: float, epochs: int, steps_per_epoch: int, end_lr: float = 0., warmup_epoch: float = 0) -> LRScheduler:
+def Linear(lr: float, epochs: int, steps_per_epoch: int, end_lr: float = 0., warmup_epoch: float = 0,
+           warmup_start_lr: float = 0.) -> LRScheduler:
     "From `lr` to `end_lr` in a straight line."
-    return Polynomial(lr, epochs, steps_per_epoch, 1., end_lr, warmup_epoch)
+    return Polynomial(lr, epochs, steps_per_epoch, 1., end_lr, warmup_epoch, warmup_start_lr)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #f1bc7e73
 def Exponential(lr: float, epochs: int, steps_per_epoch: int, decay_rate: float = 0.97, decay_epochs: float = 2.4,
@@ -102,7 +110,7 @@ def build_schedule(function: str, epochs: int, steps_per_epoch: int, **params) -
         if name not in valid:
             raise PPClsError(f"LEARNING_RATE.params of {function}: {suggest(name, valid, 'parameter')}")
     for name, value in params.items():
-        if name != 'decay_epochs' and not isinstance(value, Real):
+        if name not in ('decay_epochs', 'values') and not isinstance(value, Real):
             raise PPClsError(f'LEARNING_RATE.params.{name} is {value!r}; expected a number')
     if 'lr' not in params:
         raise PPClsError(f'LEARNING_RATE.params of {function}: lr, the initial learning rate, is missing')

@@ -23,11 +23,14 @@ class Mixing(BasicRepr):
     """Base class of operations that mix each image of a batch with another one of it: a subclass defines
     `blend(images, order, lam, rng)`, which returns new images and the weight of the first label.
 
-    `alpha` > 0: the parameter of Beta(alpha, alpha), from which lam is drawn. The input is not changed; `rng` (None: a
-    new one) is the only source of randomness."""
-    def __init__(self, alpha: float = 0.2):
+    `alpha` > 0: the parameter of Beta(alpha, alpha), from which lam is drawn. `prob`: the fraction of the batches that
+    a `Mix` gives to this operation (None: an equal part of what the others leave). The input is not changed; `rng`
+    (None: a new one) is the only source of randomness."""
+    def __init__(self, alpha: float = 0.2, prob: float | None = None):
         if not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
             raise PPClsError(f'{type(self).__name__}: alpha {alpha}, expected a number above 0, such as 0.2')
+        if prob is not None and not (isinstance(prob, (int, float)) and 0 <= prob <= 1):
+            raise PPClsError(f'{type(self).__name__}: prob {prob}, expected a number from 0 to 1')
         store_attr()
 
     def blend(self, images, order, lam, rng):
