@@ -38,8 +38,11 @@ class Network(nn.Layer):
     defaults: `strides` (pixels of the image for one pixel of the output), `classifier` (name of the sublayer whose
     shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage),
     `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike) and
-    `smallest` (height and width of the smallest image). A smaller image is a `PPClsError`."""
+    `smallest` (height and width of the smallest image). A smaller image is a `PPClsError`.
+
+    `threshold`: None, or for several labels an image the probability from which a class is one of them."""
     classifier, head, strides, channels, cnhw, smallest = 'fc', ('fc',), (4, 8, 16, 32), (), False, 1
+    threshold = None
 
     def check_size(self, x):
         "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."

@@ -33,7 +33,7 @@ from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
 from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
-from ..train import CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
+from ..train import BCELoss, CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
 from ..train.callbacks.monitors import ScalarLogger, Timer
 from ..train.callbacks.optimization import EMA, EarlyStopping, GradientAccumulation, GradientClip
 from ..train.callbacks.precision import AMP
@@ -130,7 +130,8 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
     part = 'TRAIN' if train else 'VALID'
     require(conf, f'{part}.data_dir', f'{part}.file_list')
     dataset = ListDataset(reader.data_dir, reader.file_list, build_transforms(reader, conf, train),
-                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter)
+                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter,
+                          multilabel=conf.multilabel)
     rank, ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     remainder = len(dataset) % reader.batch_size
     drop_last = train and (reader.drop_last or 0 < remainder < ranks)
@@ -207,6 +208,11 @@ def build_models(conf):
     require(conf, 'ARCHITECTURE.name')
     choose_device(conf)
     teachers, name = network_names(conf.ARCHITECTURE.name)
+    if conf.multilabel and not 0 < conf.threshold < 1:
+        raise PPClsError(f'threshold is {conf.threshold}; expected a probability between 0 and 1')
+    if conf.multilabel and conf.use_distillation:
+        raise PPClsError('multilabel with use_distillation: a distillation learns the probabilities of one label; '
+                         'expected only one of the two')
     if bool(teachers) != bool(conf.use_distillation):
         raise PPClsError(f"ARCHITECTURE.name is '{conf.ARCHITECTURE.name}' and use_distillation is "
                          f"{conf.use_distillation}: distillation needs both 'TEACHER_distill_STUDENT' and "
@@ -217,6 +223,7 @@ def build_models(conf):
     paddle.seed(conf.seed)
     student = create_model(name, pretrained=weights_of_recipe(source), class_num=conf.classes_num,
                            **OmegaConf.to_container(conf.ARCHITECTURE.params))
+    student.threshold = conf.threshold if conf.multilabel else None
     if conf.ARCHITECTURE.lr_mult:
         set_lr_mult(student, dict(conf.ARCHITECTURE.lr_mult))
     params = of_each_teacher(conf, 'teacher_params')
@@ -378,6 +385,8 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
     callbacks += [callback for callback in (mix, teacher) if callback] + fix
     if teacher:
         loss = JSDivLoss(**conf.distill)
+    elif conf.multilabel:
+        loss = BCELoss(conf.ls_epsilon)
     else:
         loss = mix.loss if mix else CELoss(conf.ls_epsilon)
     topk = 1, min(conf.topk, conf.classes_num)

@@ -146,6 +146,8 @@ class Config:
     topk: int = key(5, 'the k of the second accuracy, beside top-1', minimum=1)
     image_shape: list[int] = key([3, 224, 224], 'channels, height, width')
     ls_epsilon: float | None = key(None, 'fraction of the label that is spread over all classes; negative is off')
+    multilabel: bool = key(False, 'several labels an image: lists with `path 0,1,0`, binary cross entropy, mAP')
+    threshold: float = key(0.5, 'with `multilabel`: the probability from which a class is one of the labels')
     use_mix: bool = key(False, 'mix batches by the operations of `TRAIN.mix`: both or neither')
     use_distillation: bool = key(False, 'train with a teacher; the training images need no labels')
     distill: dict[str, Any] = key({}, 'arguments of `JSDivLoss`: `kind`, `temperature`')
