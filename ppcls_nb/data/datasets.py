@@ -45,7 +45,8 @@ class ImageDataset(paddle.io.Dataset):
     `transforms`, label as int64); without transforms the result is the bytes of the file.
 
     `transforms`: operations `op(img, rng)`, applied in order by `transform` with one generator seeded by (`seed`,
-    epoch, i); of an operation with a method `at`, `op.at(epoch)` is used. `class_num`: default the largest label + 1.
+    epoch, i); of an operation with a method `at`, `op.at(epoch)` is used. `ds[epoch, i, copy]`, copy 1, 2, …, is the
+    same image with other random numbers (repeated augmentation). `class_num`: default the largest label + 1.
     `BadImage` for a file that cannot be read or decoded, PPClsError for any other exception in an operation."""
     def __init__(self, paths, labels, transforms=(), class_num: int | None = None, seed: int = 0, name: str = 'images'):
         super().__init__()
@@ -64,11 +65,11 @@ class ImageDataset(paddle.io.Dataset):
 
     def sample(self, index, out=None):
         "`ds[index]`; the image may be written into the array `out` (see `transform`)."
-        epoch, i = index if isinstance(index, tuple) else (0, index)
+        epoch, i, *copy = index if isinstance(index, tuple) else (0, index)
         if not 0 <= i < len(self):
             raise IndexError(f'{i} of {len(self)}')
         path = self.paths[i]
-        rng = np.random.default_rng([self.seed, epoch, i])
+        rng = np.random.default_rng([self.seed, epoch, i, *copy])
         try:
             return transform(file_bytes(path), self.ops(epoch), rng, out), self.labels[i]
         except Exception as e:
@@ -111,8 +112,8 @@ class Subset(paddle.io.Dataset):
 
     def sample(self, index, out=None):
         "`subset[index]`; the image may be written into the array `out`."
-        epoch, i = index if isinstance(index, tuple) else (0, index)
-        return self.ds.sample((epoch, self.indices[i].item()), out)
+        epoch, i, *copy = index if isinstance(index, tuple) else (0, index)
+        return self.ds.sample((epoch, self.indices[i].item(), *copy), out)
 
 def subset(ds, indices) -> Subset:
     "The samples `indices` of the dataset `ds`; PPClsError for indices outside of it."

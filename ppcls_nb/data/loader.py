@@ -18,11 +18,17 @@ class EpochSampler(paddle.io.BatchSampler):
     """Batches of the indices of `dataset_len` samples, as lists of (epoch, index).
 
     `shuffle`: in an order drawn from (`seed`, epoch); `drop_last`: without a smaller last batch. `rank`, `ranks`: this
-    process and the number of processes; each large batch of `batch_size`·`ranks` samples is divided among them."""
+    process and the number of processes; each large batch of `batch_size`·`ranks` samples is divided among them.
+    `repeats`: copies of each sample of the order, one after the other, as (epoch, index, copy) from the second on; an
+    epoch still has `dataset_len` samples, the first ones (repeated augmentation, arXiv 1902.05509)."""
     def __init__(self, dataset_len: int, batch_size: int, shuffle: bool = False, drop_last: bool = False, seed: int = 0,
-                 rank: int = 0, ranks: int = 1):
+                 rank: int = 0, ranks: int = 1, repeats: int = 1):
         if batch_size < 1:
             raise PPClsError(f'batch_size {batch_size}: expected 1 or more')
+        if not (isinstance(repeats, int) and repeats >= 1):
+            raise PPClsError(f'aug_repeats is {repeats}; expected a whole number of copies of an image, 1 or more')
+        if repeats > 1 and not shuffle:
+            raise PPClsError(f'aug_repeats is {repeats} without shuffle: the last samples would never be used')
         if not 0 <= rank < ranks:
             raise PPClsError(f'rank {rank} of {ranks}: expected 0…{ranks - 1}')
         self.dataset_len = dataset_len
@@ -31,7 +37,7 @@ class EpochSampler(paddle.io.BatchSampler):
         self.drop_last = drop_last
         self.seed = seed
         self.epoch = 0
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.repeats = rank, ranks, repeats
 
     def set_epoch(self, epoch: int):
         "Set the epoch of the next iteration."
@@ -46,8 +52,13 @@ class EpochSampler(paddle.io.BatchSampler):
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         for b in range(len(self)):
-            large_batch = order[b*step:(b+1)*step]
-            yield [(epoch, i) for i in np.array_split(large_batch, self.ranks)[self.rank].tolist()]
+            own = np.array_split(np.arange(b*step, min((b+1)*step, len(order))), self.ranks)[self.rank]
+            yield [self.index(epoch, order, n) for n in own.tolist()]
+
+    def index(self, epoch: int, order, n: int) -> tuple:
+        "The index of sample number `n` of an epoch whose images have this `order`."
+        i, copy = order[n // self.repeats].item(), n % self.repeats
+        return (epoch, i, copy) if copy else (epoch, i)
 
 # %% ../../nbs/01_data/07_loader.ipynb #eeebd271
 def map_ahead(f, items, n: int):
@@ -132,10 +143,10 @@ class Loader:
 
 # %% ../../nbs/01_data/07_loader.ipynb #120c65e5
 def make_loader(dataset, batch_size: int, shuffle: bool = False, drop_last: bool = False, num_workers: int = 0,
-                seed: int = 0, rank: int = 0, ranks: int = 1, skip_bad: bool = False) -> Loader:
+                seed: int = 0, rank: int = 0, ranks: int = 1, skip_bad: bool = False, repeats: int = 1) -> Loader:
     """A `Loader` with an `EpochSampler` for a dataset that is indexed by (epoch, index); arguments as for these two.
 
     The batches depend on the dataset, `seed` and the epoch (`loader.set_epoch(e)`), but not on `num_workers`; those of
     all ranks together do not depend on the number of ranks."""
-    sampler = EpochSampler(len(dataset), batch_size, shuffle, drop_last, seed, rank, ranks)
+    sampler = EpochSampler(len(dataset), batch_size, shuffle, drop_last, seed, rank, ranks, repeats)
     return Loader(dataset, sampler, num_workers, skip_bad)

@@ -147,9 +147,9 @@ VARIANTS.update({
     for name, (width, depth, _, dropout) in LITE.items()})
 
 # %% ../../nbs/03_models/31_efficientnet.ipynb #de129f62
-RENAMED_ARGUMENTS = dict(drop_connect_rate='drop_connect', dropout_rate='dropout', width_coefficient='width',
-                         depth_coefficient='depth', batch_norm_momentum='bn_momentum', fix_head_stem='fix_head_stem',
-                         use_se='se')
+RENAMED_ARGUMENTS = dict(drop_connect_rate='drop_connect', drop_path_rate='drop_connect', dropout_rate='dropout',
+                         width_coefficient='width', depth_coefficient='depth', batch_norm_momentum='bn_momentum',
+                         fix_head_stem='fix_head_stem', use_se='se')
 
 def padding_of(padding_type: str, own):
     "The `padding` for the `padding_type` of a file of 2020; `own`: that of the network's table."

@@ -11,14 +11,16 @@ from itertools import accumulate
 from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
-from .layers import ConvBN, relu_
+from .layers import ConvBN, drop_path, relu_
 from .network import Network
 from .registry import register_model
 
 # %% ../../nbs/03_models/14_resnet.ipynb #c9afe237
 class Block(nn.Layer):
     """(N, in_c, H, W) → (N, c·expansion, ceil(H/stride), ceil(W/stride)); `project` puts a 1×1 convolution into the
-    shortcut, `conv` is called like `ConvBN`."""
+    shortcut, `conv` is called like `ConvBN`. `drop`: the probability of stochastic depth."""
+    drop = 0.
+
     def __init__(self, in_c: int, c: int, stride: int = 1, expansion: int = 1, project: bool = False, conv=ConvBN):
         super().__init__()
         self.stride, self.expansion, self.project = stride, expansion, project
@@ -35,7 +37,7 @@ class Block(nn.Layer):
     def forward(self, x):
         y = self.conv1(self.conv0(x))
         if self.expansion > 1: y = self.conv2(y)
-        return relu_(self.shortcut(x) + y)
+        return relu_(self.shortcut(x) + drop_path(y, self.drop, self.training))
 
 # %% ../../nbs/03_models/14_resnet.ipynb #732ec14b
 def stem_layers(in_channels: int, deep: bool, conv=ConvBN) -> list:

@@ -11,14 +11,16 @@ from paddle import nn, ParamAttr
 from paddle.nn import functional as F
 from paddle.nn.initializer import Uniform
 from ..basics import PPClsError
-from .layers import ConvBN, relu_
+from .layers import ConvBN, drop_path, relu_
 from .network import Network
 from .registry import register_model
 
 # %% ../../nbs/03_models/16_resnext.ipynb #3f2303db
 class Residual(nn.Layer):
     """relu(main(x) + short(x)) with `main` and `short` {name: layer}, applied one after the other; with an empty
-    `short`, x is added unchanged."""
+    `short`, x is added unchanged. `drop`: the probability of stochastic depth."""
+    drop = 0.
+
     def __init__(self, main: dict, short: dict):
         super().__init__()
         for name, layer in {**main, **short}.items(): self.add_sublayer(name, layer)
@@ -29,7 +31,7 @@ class Residual(nn.Layer):
         return x
 
     def forward(self, x):
-        y = self.main(x)
+        y = drop_path(self.main(x), self.drop, self.training)
         for name in self.short_names: x = self._sub_layers[name](x)
         return relu_(x + y)
 

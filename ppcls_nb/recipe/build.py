@@ -6,9 +6,9 @@
 __all__ = ['NEAR_DUPLICATES_LIMIT', 'use_data', 'network_names_of', 'sources_of', 'record_of_recipe', 'warn_of_interpolation',
            'build_transforms', 'local_batch_size', 'build_loader', 'build_data', 'of_each_teacher', 'build_teacher',
            'teacher_of_recipe', 'choose_device', 'build_models', 'store_answers', 'leakage_of_recipe',
-           'warn_of_leakage', 'build_mixing', 'named_parameters', 'optimizer_of_recipe', 'amp_of_recipe',
-           'callbacks_of_recipe', 'CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config', 'require',
-           'Trainer']
+           'warn_of_leakage', 'build_mixing', 'loss_of_recipe', 'named_parameters', 'optimizer_of_recipe',
+           'amp_of_recipe', 'callbacks_of_recipe', 'CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config',
+           'require', 'Trainer']
 
 # %% ../../nbs/08_recipe/02_build.ipynb #25b38dba
 import tempfile
@@ -29,6 +29,7 @@ from ..distill.fix import Fix
 from ..distill.ssld import Teacher
 from ..distill.stored import StoredTeacher, number_images, sharpen, stored_answers
 from ..models import create_model, list_pretrained, set_lr_mult, weights_info
+from ..models import set_grad_checkpointing, set_layer_decay
 from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
 from .runs import require_weights
@@ -128,6 +129,8 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
 
     Each of several processes gets its part; a last training batch with fewer images than processes is left out."""
     part = 'TRAIN' if train else 'VALID'
+    if reader.aug_repeats > 1 and not train:
+        raise PPClsError('VALID.aug_repeats: images are repeated in training only; move it to TRAIN.aug_repeats')
     require(conf, f'{part}.data_dir', f'{part}.file_list')
     dataset = ListDataset(reader.data_dir, reader.file_list, build_transforms(reader, conf, train),
                           class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter,
@@ -140,7 +143,8 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
                          'smaller batch_size, or drop_last: False')
     return make_loader(dataset, local_batch_size(reader.batch_size, train), shuffle=train,
                        drop_last=drop_last, num_workers=reader.num_workers,
-                       seed=conf.seed + reader.shuffle_seed, rank=rank, ranks=ranks, skip_bad=reader.skip_bad)
+                       seed=conf.seed + reader.shuffle_seed, rank=rank, ranks=ranks, skip_bad=reader.skip_bad,
+                       repeats=reader.aug_repeats if train else 1)
 
 def build_data(conf) -> Data:
     "The training and validation loaders of a recipe; for a distillation, images without labels may be listed."
@@ -226,6 +230,10 @@ def build_models(conf):
     student.threshold = conf.threshold if conf.multilabel else None
     if conf.ARCHITECTURE.lr_mult:
         set_lr_mult(student, dict(conf.ARCHITECTURE.lr_mult))
+    if conf.OPTIMIZER.layer_decay is not None:
+        set_layer_decay(student, conf.OPTIMIZER.layer_decay)
+    if conf.grad_checkpointing:
+        set_grad_checkpointing(student)
     params = of_each_teacher(conf, 'teacher_params')
     return student, [build_teacher(conf, *settings) for settings in zip(teachers, teacher_sources, params)]
 
@@ -295,6 +303,19 @@ def build_mixing(conf) -> Mix | None:
     if not conf.use_mix:
         return None
     return Mix(build_mix(OmegaConf.to_container(conf.TRAIN.mix)), conf.classes_num, conf.ls_epsilon)
+
+# %% ../../nbs/08_recipe/02_build.ipynb #12f83a8d
+def loss_of_recipe(conf):
+    """The loss of a recipe: `JSDivLoss` in a distillation, `BCELoss` with `bce_loss` or `multilabel`, else `CELoss`. PPClsError for keys
+    that exclude each other."""
+    if conf.bce_target_thresh is not None and not conf.bce_loss:
+        raise PPClsError('bce_target_thresh without bce_loss has no effect: write bce_loss: True, too, or remove it')
+    if not (conf.bce_loss or conf.multilabel):
+        return JSDivLoss(**conf.distill) if conf.use_distillation else CELoss(conf.ls_epsilon)
+    if conf.use_distillation:
+        raise PPClsError('bce_loss with use_distillation: the loss of a distillation compares with the teacher; remove '
+                         'bce_loss')
+    return BCELoss(conf.ls_epsilon, conf.bce_target_thresh)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #eb4e1d9a
 def named_parameters(model, parts) -> set:
@@ -383,11 +404,5 @@ def from_config(cls: Trainer, conf, run=None, bar: bool = True):
                                    print_interval=conf.print_interval)
     callbacks += callbacks_of_recipe(conf)
     callbacks += [callback for callback in (mix, teacher) if callback] + fix
-    if teacher:
-        loss = JSDivLoss(**conf.distill)
-    elif conf.multilabel:
-        loss = BCELoss(conf.ls_epsilon)
-    else:
-        loss = mix.loss if mix else CELoss(conf.ls_epsilon)
     topk = 1, min(conf.topk, conf.classes_num)
-    return cls(model, data, loss, optimizer, callbacks, conf.seed, topk, conf.valid_interval)
+    return cls(model, data, loss_of_recipe(conf), optimizer, callbacks, conf.seed, topk, conf.valid_interval)

@@ -27,9 +27,9 @@ def is_later(keys: dict) -> bool:
     return any(section in keys for section in LATER_SECTIONS)
 
 class Translation:
-    """The keys of a file of PaddleClas 2.x, `old`, which are taken out one by one, and the `new` ones; `origin`: the path
-    of a new key → that of the old one; `notes`: {dotted key: why it has no effect}. `place(path)` says where a key is
-    written."""
+    """The keys of a file of PaddleClas 2.x, `old`, which are taken out one by one, and the `new` ones; `origin`: the
+    path of a new key → that of the old one; `notes`: {dotted key: why it has no effect}. `place(path)` says where a key
+    is written."""
     def __init__(self, keys: dict, place):
         self.old, self.new, self.origin, self.notes, self.place = deepcopy(keys), {}, {}, {}, place
 
@@ -123,7 +123,7 @@ def translate_arch(t: Translation):
         t.move(('Arch', key), f'ARCHITECTURE.params.{key}')
 
 # %% ../../nbs/08_recipe/00b_later_files.ipynb #a5025dfe
-LATER_LOSSES = 'CELoss', 'MixCELoss', 'GoogLeNetLoss', 'MultiLabelLoss'
+LATER_LOSSES = 'CELoss', 'MixCELoss', 'GoogLeNetLoss', 'BCELoss', 'MultiLabelLoss'
 SINGLE_METRICS = 'TopkAcc', 'Topk', 'GoogLeNetTopkAcc'
 SEVERAL_METRICS = 'AccuracyScore', 'HammingDistance', 'MultiLabelMAP', 'ATTRMetric'
 
@@ -145,13 +145,19 @@ def translate_loss(t: Translation):
             epsilon = arguments.pop('epsilon', None)
             if arguments.pop('weight', 1) != 1 and part == 'Train':
                 t.refuse((*path, name), 'a weight other than 1 has no counterpart here')
+            share = arguments.pop('target_threshold', None) if name == 'BCELoss' else None
             wrong = [key for key, value in arguments.items() if value]
             if wrong:
                 t.refuse((*path, name), f'{wrong[0]} has no counterpart here')
             if name == 'MultiLabelLoss':
                 t.put('multilabel', True, *path)
-            if epsilon is not None and part == 'Train':
-                t.put('ls_epsilon', epsilon, *path)
+            if part == 'Eval':
+                continue
+            if name == 'BCELoss':
+                t.put('bce_loss', True, *path)
+            for key, value in (('ls_epsilon', epsilon), ('bce_target_thresh', share)):
+                if value is not None:
+                    t.put(key, value, *path)
 
 def translate_metric(t: Translation):
     "The section `Metric`."
@@ -163,7 +169,8 @@ def translate_metric(t: Translation):
             if name in SEVERAL_METRICS:
                 t.notes[f'Metric.{part}.{name}'] = 'of several labels, mAP, precision, recall and F1 are reported'
             elif name not in SINGLE_METRICS or not set(ks[:-1]) <= {1}:
-                t.refuse((*path, name), f"{arguments or ''} has no counterpart here, expected TopkAcc with topk: [1, k]")
+                t.refuse((*path, name), f"{arguments or ''} has no counterpart here, expected TopkAcc with topk: [1, "
+                                        'k]')
             elif part == 'Eval':
                 t.put('topk', ks[-1], *path)
 
@@ -304,6 +311,9 @@ def translate_data(t: Translation):
             if size is not None:
                 processes = paddle.distributed.get_world_size() if type(size) is int else 1
                 t.put(f'{part}.batch_size', size*processes, *path, *below)
+        if part == 'TRAIN' and value_at(t.old, *path, 'sampler', 'name') == 'RepeatedAugSampler':
+            t.take(*path, 'sampler', 'name')
+            t.put('TRAIN.aug_repeats', t.take(*path, 'sampler', 'num_repeats') or 3, *path, 'sampler', 'name')
         t.expect((*path, 'sampler', 'name'), 'DistributedBatchSampler', 'BatchSampler')
         t.expect((*path, 'sampler', 'shuffle'), part == 'TRAIN')
         if t.take(*path, 'sampler', 'drop_last'):
@@ -319,7 +329,8 @@ def translate_data(t: Translation):
 # %% ../../nbs/08_recipe/00b_later_files.ipynb #bfdc7202
 WITHOUT_EFFECT = {
     ('Infer',): 'ppcls infer and export have their own options', ('Global', 'save_inference_dir'): 'ppcls export --out',
-    ('Global', 'to_static'): 'it changes the speed', ('Global', 'use_dali'): "images are decoded by this package's loader",
+    ('Global', 'to_static'): 'it changes the speed',
+    ('Global', 'use_dali'): "images are decoded by this package's loader",
     ('Global', 'image_channel'): '3 channels are used', ('Global', 'log_ranks'): 'the first process prints',
     **{('DataLoader', part, 'loader', 'use_shared_memory'): 'the loader has threads' for part in ('Train', 'Eval')}}
 
@@ -345,8 +356,8 @@ def what_is_left(keys, path=()) -> list:
 
 def translate(keys: dict, place=lambda path: 'recipe') -> tuple[dict, dict]:
     """({our keys}, {path of a new key: path of the old one}) of a file of PaddleClas 2.x, which may have keys of ours
-    beside its own; those count. Keys without an effect are named in a line. PPClsError, with `place(path)`, for a key or
-    value that has no counterpart."""
+    beside its own; those count. Keys without an effect are named in a line. PPClsError, with `place(path)`, for a key
+    or value that has no counterpart."""
     own = {key: value for key, value in keys.items() if key not in (*LATER_SECTIONS, 'AMP')}
     t = Translation({key: value for key, value in keys.items() if key not in own}, place)
     for function in (translate_global, translate_arch, translate_loss, translate_metric, translate_optimizer,

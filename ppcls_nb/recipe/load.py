@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONFIGS', 'children', 'collect_places', 'parse_yaml', 'place_of', 'list_configs', 'find_config', 'describes_the_same',
-           'merge', 'read_text', 'find_base', 'read_recipe', 'pairs', 'index_of', 'assign', 'width_height', 'resized',
-           'follow_image_shape', 'changed_operations', 'apply_overrides', 'read_later', 'refuse_later_overrides',
-           'rename_old_networks', 'load_config', 'require']
+           'merge', 'read_text', 'find_base', 'read_recipe', 'pairs', 'index_of', 'assign', 'width_height',
+           'scaled_pair', 'resized', 'follow_image_shape', 'changed_operations', 'apply_overrides', 'read_later',
+           'refuse_later_overrides', 'rename_old_networks', 'load_config', 'require']
 
 # %% ../../nbs/08_recipe/01_load.ipynb #d6ed9bf3
 import re
@@ -193,11 +193,20 @@ def width_height(size) -> tuple:
     "An operation's size, an int or (width, height), as (width, height)."
     return (size, size) if isinstance(size, int) else tuple(size)
 
+def scaled_pair(pair, scale: float):
+    "A pair [epochs, size] of `progressive` with the size times `scale`; anything else as it is."
+    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)):
+        return pair
+    return [pair[0], max(1, round(pair[1]*scale))]
+
 def resized(name: str, settings: dict, old: tuple, new: tuple) -> dict:
     "The settings of the operation `name` with sizes for images of `old` (width, height) replaced by those for `new`."
     settings = dict(settings or {})
     if 'size' in settings and width_height(settings['size']) == old:
         settings['size'] = new[0] if new[0] == new[1] else list(new)
+        scale = min(new)/min(old)
+        if isinstance(settings.get('progressive'), list):
+            settings['progressive'] = [scaled_pair(pair, scale) for pair in settings['progressive']]
     elif name == 'ResizeImage' and 'resize_short' in settings and new[0] == new[1]:
         settings['resize_short'] = round(settings['resize_short']*min(new)/min(old))
     elif name == 'ResizeImage' and 'resize_short' in settings:

@@ -57,6 +57,7 @@ class RegularizerConf:
 class OptimizerConf(FunctionConf):
     "An optimizer with its weight decay."
     regularizer: RegularizerConf | None = key(None, 'weight decay: `function` and `factor`')
+    layer_decay: float | None = key(None, 'learning rate of a layer over that of the layer above it (AdamW: 0.65…0.9)')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #5d6adf25
 @dataclass
@@ -85,6 +86,7 @@ class ReaderConf:
                          may_change=('search',))
     data_dir: str = key(MISSING, 'folder that the paths are relative to', may_change=('search',))
     shuffle_seed: int = key(0, 'added to `seed` for the order of the images')
+    aug_repeats: int = key(1, 'differently augmented copies of an image in a batch, in training', minimum=1)
     transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of "
                                 "the official weights, or the standard ones at `image_shape`")
     mix: list[Any] | None = key(None, 'operations that mix training batches; with `use_mix: True`')
@@ -149,6 +151,9 @@ class Config:
     multilabel: bool = key(False, 'several labels an image: lists with `path 0,1,0`, binary cross entropy, mAP')
     threshold: float = key(0.5, 'with `multilabel`: the probability from which a class is one of the labels')
     use_mix: bool = key(False, 'mix batches by the operations of `TRAIN.mix`: both or neither')
+    bce_loss: bool = key(False, 'binary cross entropy, a yes or no for each class, instead of cross entropy')
+    bce_target_thresh: float | None = key(None, 'with `bce_loss`: the share of a mixed label above which it counts as '
+                                          'yes; none: the share itself is the target')
     use_distillation: bool = key(False, 'train with a teacher; the training images need no labels')
     distill: dict[str, Any] = key({}, 'arguments of `JSDivLoss`: `kind`, `temperature`')
     # YAML reads off as False
@@ -159,6 +164,7 @@ class Config:
     use_fp16: bool | None = key(None, 'mixed precision')
     use_gpu: bool | None = key(None, 'False: compute on the CPU; True: on a GPU, or not at all; empty: on a GPU if any',
                                may_change=MACHINE)
+    grad_checkpointing: bool = key(False, 'compute blocks twice to use less memory (one process)', may_change=MACHINE)
     use_sync_bn: bool = key(False, 'batch statistics over all processes (GPUs only)')
     lr_scaling: int | None = key(None, 'batch size that `lr` was chosen for; it is scaled to that of this run',
                                  minimum=1)

@@ -14,28 +14,48 @@ from paddle.optimizer.lr import PiecewiseDecay, PolynomialDecay, StepDecay
 from ..basics import PPClsError, suggest
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #112f73e4
-def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, start_lr=0.) -> LRScheduler:
-    """A linear warm-up of `warmup_epoch` epochs from `start_lr`, followed by `decay(steps, before)`: `steps` are those left after the
-    warm-up, `before` is its length in steps. Raises `PPClsError` for a negative warm-up."""
+def warmup_length(epochs, steps_per_epoch, warmup_epoch, warmup_steps=None) -> int:
+    """The steps of a warm-up of `warmup_epoch` epochs or of `warmup_steps` steps, at most half of the run. Raises
+    `PPClsError` for a negative one and for both."""
     if warmup_epoch < 0:
         raise PPClsError(f'LEARNING_RATE.params.warmup_epoch is {warmup_epoch}; expected 0 or more epochs')
+    if warmup_steps is not None and (warmup_steps < 0 or warmup_steps != int(warmup_steps)):
+        raise PPClsError(f'LEARNING_RATE.params.warmup_steps is {warmup_steps}; expected a whole number of steps, 0 or '
+                         'more')
+    if warmup_epoch and warmup_steps is not None:
+        raise PPClsError(f'LEARNING_RATE.params: warmup_epoch {warmup_epoch} and warmup_steps {warmup_steps}; expected '
+                         'only one of them')
     total = max(1, round(epochs*steps_per_epoch))
-    warm = round(warmup_epoch*steps_per_epoch)
-    if warm >= total:
-        if total > 1:
-            print(f'LEARNING_RATE: a warm-up of {warmup_epoch} epochs is too long for a run of {epochs}; '
-                  'it is shortened to half of the run')
-        warm = total//2
-    schedule = decay(total - warm, warm)
+    warm = round(warmup_epoch*steps_per_epoch) if warmup_steps is None else int(warmup_steps)
+    if warm < total:
+        return warm
+    if total > 1:
+        length = f'{warmup_epoch} epochs' if warmup_steps is None else f'{warm} steps'
+        run = epochs if warmup_steps is None else f'{total} steps'
+        print(f'LEARNING_RATE: a warm-up of {length} is too long for a run of {run}; it is shortened to half of the '
+              'run')
+    return total//2
+
+def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, start_lr=0., warmup_steps=None) -> LRScheduler:
+    """A linear warm-up from `start_lr` of `warmup_epoch` epochs or `warmup_steps` steps (see `warmup_length`), followed by
+    `decay(steps, before)`: `steps` are those left after the warm-up, `before` is its length in steps. Raises
+    `PPClsError` for a wrong warm-up."""
+    if not 0 <= start_lr <= lr:
+        raise PPClsError(f'LEARNING_RATE.params.warmup_start_lr is {start_lr}; expected a number from 0 to lr, {lr:g}')
+    warm = warmup_length(epochs, steps_per_epoch, warmup_epoch, warmup_steps)
+    schedule = decay(max(1, round(epochs*steps_per_epoch)) - warm, warm)
     return LinearWarmup(schedule, warm, float(start_lr), lr) if warm else schedule
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #45cc4e19
 def Cosine(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 0, end_lr: float = 0.,
-           warmup_start_lr: float = 0.) -> LRScheduler:
+           warmup_start_lr: float = 0., warmup_steps: int | None = None) -> LRScheduler:
     """From `lr` to `end_lr` along a half cosine over `epochs * steps_per_epoch` steps, of which the first
-    `warmup_epoch` epochs are a linear warm-up from `warmup_start_lr` (documents 2.2.2)."""
+    `warmup_epoch` epochs, or the first `warmup_steps` steps, are a linear warm-up from `warmup_start_lr` (documents
+    2.2.2). Raises `PPClsError` for a wrong value."""
+    if not 0 <= end_lr <= lr:
+        raise PPClsError(f'LEARNING_RATE.params.end_lr is {end_lr}; expected a number from 0 to lr, {lr:g}')
     decay = lambda steps, _: CosineAnnealingDecay(float(lr), T_max=steps, eta_min=float(end_lr))
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr)
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr, warmup_steps)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #a97741ed
 def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: float = 5, decay_epochs=None,

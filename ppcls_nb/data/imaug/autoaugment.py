@@ -35,16 +35,16 @@ def op_magnitude(name: str, fraction: float, signed: bool = False):
 class PixelPolicy(BasicRepr):
     """Base class of operations that apply randomly drawn steps: a subclass defines `draw(rng)` and sets `fillcolor`,
     the colour of pixels from outside the image; `warp` is OpenCV's interpolation of its geometric operations."""
-    returns_new, warp = True, cv2.INTER_NEAREST
+    returns_new, in_pixels, warp = True, False, cv2.INTER_NEAREST
     def draw(self, rng: np.random.Generator) -> list:
-        "The steps for one image, as (name, magnitude); a translation is a fraction of the side."
+        "The steps for one image, as (name, magnitude); a translation is a fraction of the side, or `in_pixels`."
         raise NotImplementedError(f'{type(self).__name__}.draw')
     def __call__(self, img, rng=None):
         "uint8 (height, width, 3) → a new array of the same kind, or `img` itself if no step was drawn."
         check_rgb(img, type(self).__name__)
         for name, value in self.draw(rng or np.random.default_rng()):
-            if name == 'translate_x': value *= img.shape[1]
-            elif name == 'translate_y': value *= img.shape[0]
+            if name == 'translate_x' and not self.in_pixels: value *= img.shape[1]
+            elif name == 'translate_y' and not self.in_pixels: value *= img.shape[0]
             img = pixel_op(img, name, value, self.fillcolor, self.warp)
         return img
 

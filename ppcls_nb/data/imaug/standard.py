@@ -6,7 +6,7 @@
 __all__ = ['DecodeImage', 'ResizeImage', 'CropImage', 'RandCropImage', 'RandFlipImage', 'NormalizeImage', 'ToCHWImage']
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #ee50e6c8
-import io, math, struct
+import copy, io, math, struct
 import cv2, numpy as np
 from fastcore.basics import BasicRepr, store_attr
 from PIL import Image, ImageOps
@@ -200,19 +200,44 @@ class _ResizeCrop(BasicRepr):
         x, y = min(x, w - crop_w), min(y, h - crop_h)
         return part[y:y+crop_h, x:x+crop_w]
 
+# %% ../../../nbs/02_augment/00_standard.ipynb #3107b4a7
+def _progressive_sizes(pairs) -> list:
+    "`pairs`, [[epochs, size], …] or None, as [(epochs, (width, height)), …]; PPClsError unless the epochs increase."
+    message = (f'RandCropImage: progressive {pairs}, expected pairs of a number of epochs and a size, with increasing '
+               'epochs, such as [[6, 128], [12, 160]]')
+    try: pairs = [(epochs, size) for epochs, size in pairs or []]
+    except (TypeError, ValueError):
+        raise PPClsError(message) from None
+    ends = [epochs for epochs, _ in pairs]
+    if not all(isinstance(n, int) and n > 0 for n in ends) or ends != sorted(set(ends)):
+        raise PPClsError(message)
+    return [(epochs, _width_height(size, 'RandCropImage')) for epochs, size in pairs]
+
 # %% ../../../nbs/02_augment/00_standard.ipynb #910ce67a
 class RandCropImage(BasicRepr):
     """A random rectangle of the image, a fraction `scale` of its area (default 0.08 to 1) with the aspect ratio
     width:height `ratio` (default 3/4 to 4/3), resized to `size`, an int or (width, height). `interpolation` and
-    `backend` as for `ResizeImage`."""
+    `backend` as for `ResizeImage`.
+
+    `progressive`: [[epochs, size], …] with increasing `epochs`, other sizes for the first ones: `at(epoch)` has the
+    size of the first pair whose number is above `epoch`, counted from 0, and after the last pair `size`. PPClsError for
+    wrong arguments."""
     returns_new = True
-    def __init__(self, size, scale=None, ratio=None, interpolation: int | None = None, backend: str = 'cv2'):
+    def __init__(self, size, scale=None, ratio=None, interpolation: int | None = None, backend: str = 'cv2',
+                 progressive=None):
         _check_backend(backend, 'RandCropImage')
         scale, ratio = list(scale or (0.08, 1.)), list(ratio or (3/4, 4/3))
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
             raise PPClsError(f'RandCropImage: scale {scale} and ratio {ratio}, expected 0 < low ≤ high (scale ≤ 1)')
         self._size = _width_height(size, 'RandCropImage')
+        self._sizes = _progressive_sizes(progressive)
         store_attr()
+    def at(self, epoch: int) -> 'RandCropImage':
+        "The operation for `epoch`, counted from 0, with the size of that epoch."
+        if not self._sizes: return self
+        now = copy.copy(self)
+        now._size = next((size for epochs, size in self._sizes if epoch < epochs), self._size)
+        return now
     def random_box(self, img_w, img_h, rng):
         "(x, y, width, height) of a random rectangle in an image of this width and height."
         ratio = rng.uniform(*self.ratio)

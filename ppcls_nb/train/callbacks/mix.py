@@ -15,8 +15,8 @@ from ..trainer import Callback
 
 # %% ../../../nbs/04_train/04a_mix.ipynb #32ac26cf
 def mix_fractions(ops) -> list | None:
-    """The fraction of the batches that each of the operations `ops` mixes, by their `prob`; None where none has one, and
-    all are equally likely. PPClsError if they add up to more than 1."""
+    """The fraction of the batches that each of the operations `ops` mixes, by their `prob`; None where none has one,
+    and all are equally likely. PPClsError if they add up to more than 1."""
     given = [op.prob for op in ops if op.prob is not None]
     if not given:
         return None
