@@ -231,7 +231,8 @@ def test_a_file_is_translated_with_its_values(name, capsys):
 def test_a_file_is_a_valid_recipe(name, tmp_path):
     conf = load_config(file_of(tmp_path, FILES[name]))
     assert conf.ARCHITECTURE.name == FILES[name]['Arch']['name']
-    assert len(build_ops(conf.TRAIN.transforms)) == len(FILES[name]['DataLoader']['Train']['dataset']['transform_ops']) + 1
+    operations = FILES[name]['DataLoader']['Train']['dataset']['transform_ops']
+    assert len(build_ops(conf.TRAIN.transforms)) == len(operations) + 1
 
 
 def test_operations_of_transformers_are_built():
@@ -343,6 +344,31 @@ def test_official_weights_are_named_by_switches(tmp_path):
     assert load_config(file_of(tmp_path, keys), ['Global.pretrained_model=./w/x']).pretrained_model == './w/x'
     with pytest.raises(PPClsError, match='there are no distilled weights of ResNet18 here'):
         load_config(file_of(tmp_path, keys), ['Arch.name=ResNet18'])
+
+
+def test_recipe_a1_of_resnet_maps_to_the_training_of_today():
+    keys = recipe(
+        dict(name='ResNet50'), dict(name='Lamb', beta1=0.9, beta2=0.999, epsilon=1e-6, weight_decay=0.01,
+                                    no_weight_decay_name=' bn norm', one_dim_param_no_weight_decay=True,
+                                    lr=cosine(5e-3, warmup_epoch=5)),
+        mix=op_sampler(0.2), batch=256, Loss__Train=[{'BCELoss': dict(weight=1.0, epsilon=0.1)}], Global__image_channel=3)
+    keys['DataLoader']['Train']['sampler']['name'] = 'RepeatedAugSampler'
+    found, _ = translate(keys)
+    assert (found['bce_loss'], found['ls_epsilon'], found['TRAIN']['aug_repeats']) == (True, 0.1, 3)
+    assert found['clip'] == {'norm': 1.}
+    assert found['no_weight_decay_names'] == ['bn', 'norm']
+
+
+def test_a_file_with_several_labels(tmp_path):
+    keys = recipe(dict(name='MobileNetV1', class_num=33, pretrained=True), momentum(4e-5, **cosine(0.1)),
+                  Global__use_multilabel=True, Loss__Train=[{'MultiLabelLoss': {'weight': 1.0}}],
+                  Loss__Eval=[{'MultiLabelLoss': {'weight': 1.0}}],
+                  Metric=dict(Train=[{'HammingDistance': None}], Eval=[{'HammingDistance': None}]))
+    for part in ('Train', 'Eval'):
+        keys['DataLoader'][part]['dataset']['name'] = 'MultiLabelDataset'
+    conf = load_config(file_of(tmp_path, keys))
+    assert (conf.multilabel, conf.classes_num, conf.TRAIN.delimiter, conf.VALID.delimiter) == (True, 33, '\t', '\t')
+    assert conf.pretrained_model == 'MobileNetV1'
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path):

@@ -51,11 +51,11 @@ def draw_squares(folder, n=24, delimiter=' '):
 def recipe_file(tmp_path, folder, delimiter=' ', **changes):
     "A recipe for MobileNetV3_small_x0_35 on the images in `folder`."
     normalize = {'NormalizeImage': dict(order='')}
-    reader = dict(batch_size=8, data_dir=str(folder), delimiter=delimiter, transforms=[
+    reader = dict(batch_size=4, data_dir=str(folder), delimiter=delimiter, transforms=[
         {'DecodeImage': None}, {'ResizeImage': dict(size=32)}, normalize, {'ToCHWImage': None}])
     keys = dict(
         ARCHITECTURE=dict(name='MobileNetV3_small_x0_35'), classes_num=3, multilabel=True, image_shape=[3, 32, 32],
-        LEARNING_RATE=dict(function='Cosine', params=dict(lr=0.02)), epochs=1, save_interval=0,
+        LEARNING_RATE=dict(function='Cosine', params=dict(lr=0.005)), epochs=1, save_interval=0,
         OPTIMIZER=dict(function='Adam', params={}), model_save_dir=str(tmp_path/'output'), use_gpu=False,
         TRAIN=dict(reader, file_list=str(folder/'train_list.txt')),
         VALID=dict(reader, file_list=str(folder/'val_list.txt')))
@@ -69,7 +69,7 @@ def trained(tmp_path_factory):
     "(folder of the images, run folder) of a network that was trained by the command."
     tmp_path = tmp_path_factory.mktemp('several')
     folder = draw_squares(tmp_path/'images', delimiter='\t')
-    file = recipe_file(tmp_path, folder, delimiter='\t', epochs=12)
+    file = recipe_file(tmp_path, folder, delimiter='\t', epochs=16)
     assert main(['train', '-c', str(file), '--out', str(tmp_path/'run')]) == 0
     return folder, tmp_path/'run'
 

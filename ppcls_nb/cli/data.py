@@ -61,7 +61,8 @@ def generate_flowers102_list(images, part):
          option('--unlabelled', action='store_true', help='lines without a label are allowed'),
          option('--decode', action='store_true', help='decode every image'),
          option('--same-bytes', action='store_true', help='also find equal files with other names'))
-def check(lists, data_dir=None, classes=None, delimiter=' ', multilabel=False, unlabelled=False, decode=False, same_bytes=False):
+def check(lists, data_dir=None, classes=None, delimiter=' ', multilabel=False, unlabelled=False, decode=False,
+          same_bytes=False):
     "Find all errors in list files; exit code 1 if there are any."
     decoder = DecodeImage() if decode else False
     check_counts(classes=classes)

@@ -16,7 +16,7 @@ from ..recipe.trained import image_files, load_predictor, run_delimiters, set_de
 
 # %% ../../nbs/09_cli/13_retrieve.ipynb #214a7887
 def files_with_labels(sources, root, failed: dict, delimiters) -> tuple[list, list | None]:
-    "(files, their labels) of images as `ppcls infer` takes them; the labels are None unless all are in lists with labels."
+    "(files, labels) of images as `ppcls infer` takes them; the labels are None unless all are in lists with labels."
     if not all(str(source).lower().endswith('.txt') for source in sources):
         return image_files(sources, root, [], failed, delimiters), None
     rows = []
@@ -29,8 +29,10 @@ def files_with_labels(sources, root, failed: dict, delimiters) -> tuple[list, li
 
 # %% ../../nbs/09_cli/13_retrieve.ipynb #c6067cbb
 @command('retrieve',
-         option('-i', '--i', '--image-file', dest='images', nargs='+', required=True, metavar='IMAGE', help=IMAGES_HELP),
-         option('--gallery', nargs='+', required=True, metavar='IMAGE', help='the images to search among, given likewise'),
+         option('-i', '--i', '--image-file', dest='images', nargs='+', required=True, metavar='IMAGE',
+                help=IMAGES_HELP),
+         option('--gallery', nargs='+', required=True, metavar='IMAGE',
+                help='the images to search among, given likewise'),
          option('-m', '--m', '--model', dest='model', required=True, metavar='MODEL', help=MODEL_HELP),
          option('-p', '--p', '--params-file', dest='params', metavar='FILE',
                 help='weights from elsewhere for the network -m'),
@@ -42,8 +44,8 @@ def files_with_labels(sources, root, failed: dict, delimiters) -> tuple[list, li
          *OUTPUT_OPTIONS)
 def retrieve(images, gallery, model, params=None, data_dir=None, topk=5, batch_size=32, num_workers=0, use_gpu=None,
              json=None, csv=None):
-    """Print the images of a gallery that are most similar to others, with number, file and cosine similarity; exit code 1
-    if some could not be read."""
+    """Print the images of a gallery that are most similar to others, with number, file and cosine similarity; exit code
+    1 if some could not be read."""
     require_positive(topk=topk, batch_size=batch_size)
     check_counts(0, num_workers=num_workers)
     failed, delimiters = {}, run_delimiters(model, params)

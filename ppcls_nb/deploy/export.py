@@ -144,7 +144,8 @@ def is_export_file(path: Path) -> bool:
 @dataclass
 class Exported:
     """The contents of `inference.yml`: name of the `network`, its `class_num` and (3, H, W) `image_shape`, whether the
-    outputs are probabilities (`softmax`), the `threshold` of several labels an image (else None), the preprocessing operations `preprocess` as in a recipe, `class_names`,
+    outputs are probabilities (`softmax`), the `threshold` of several labels an image (else None), the preprocessing
+    operations `preprocess` as in a recipe, `class_names`,
     `versions`, `about` (origin of the weights and the like), `files` {name: SHA-256}. `folder`: where the files are."""
     network: str
     class_num: int

@@ -93,8 +93,8 @@ def ranked_classes(probabilities, k: int, threshold: float | None = None) -> lis
 
 def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, num_workers: int = 0,
                 failed: dict | None = None, threshold: float | None = None):
-    """Yield (index into `images`, labels, scores) of the `k` most probable classes, or of all that reach `threshold`. `probabilities`: a function
-    (N, 3, H, W) → (N, class_num); the rest as in `image_batches`. An image whose outputs are not finite counts as
+    """Yield (index into `images`, labels, scores) of the `k` most probable classes, or of all that reach `threshold`.
+    `probabilities`: a function (N, 3, H, W) → (N, class_num); the rest as in `image_batches`. An image whose outputs are not finite counts as
     one that cannot be read."""
     for indices, arrays in image_batches(images, ops, batch_size, num_workers, failed):
         for i, p in zip(indices, probabilities(arrays)):
@@ -277,8 +277,8 @@ def probabilities(self: Predictor, images: np.ndarray) -> np.ndarray:
 @patch
 def stream(self: Predictor, images, topk: int = 5, batch_size: int = 32, num_workers: int = 0,
            failed: dict | None = None):
-    """Yield (index into `images`, [(label, name, score), …]) with the `topk` most probable classes, or, of a network with
-    several labels an image, all that reach its threshold. Images that cannot
+    """Yield (index into `images`, [(label, name, score), …]) with the `topk` most probable classes, or, of a network
+    with several labels an image, all that reach its threshold. Images that cannot
     be read are entered in `failed` {name: reason}; if it is None, they raise `BadImage`."""
     ranked = rank_images(self.probabilities, self.ops, images, topk, batch_size, num_workers, failed,
                          self.record.threshold)

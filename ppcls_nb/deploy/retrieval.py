@@ -19,8 +19,9 @@ def classifier_layer(model):
     name, *_ = classifier_names(model)
     layers = dict(model.named_sublayers())
     if name not in layers:
-        raise PPClsError(f"{getattr(model, 'name', type(model).__name__)}: has no layer '{name}', so its features cannot "
-                         'be found; expected a network of ppcls list')
+        title = getattr(model, 'name', type(model).__name__)
+        raise PPClsError(f"{title}: has no layer '{name}', so its features cannot be found; expected a network of ppcls "
+                         'list')
     return layers[name]
 
 @paddle.no_grad()
@@ -50,8 +51,8 @@ def embed_files(model, ops, files, batch_size: int = 32, num_workers: int = 0, f
 
 # %% ../../nbs/07_deploy/01a_retrieval.ipynb #72a4a805
 class Gallery:
-    """Images to search among: `vectors` (N, D) of length 1, their `names` and, if known, `labels` (N,) int. `search` finds
-    the most similar ones."""
+    """Images to search among: `vectors` (N, D) of length 1, their `names` and, if known, `labels` (N,) int. `search`
+    finds the most similar ones."""
     def __init__(self, vectors, names, labels=None):
         if find_spec('sklearn') is None:
             raise PPClsError('retrieval needs scikit-learn, which is not installed: pip install ppcls_nb[search]')
@@ -69,16 +70,16 @@ class Gallery:
         `queries` (Q, D), the most similar first. PPClsError for embeddings of another network."""
         queries = np.asarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
-            raise PPClsError(f'queries of shape {queries.shape} in a gallery of {self.vectors.shape[1]} numbers an image; '
-                             'expected embeddings of the same network')
+            raise PPClsError(f'queries of shape {queries.shape} in a gallery of {self.vectors.shape[1]} numbers an '
+                             'image; expected embeddings of the same network')
         distances, indices = self.index.kneighbors(queries, min(k, len(self)))
         return 1 - distances, indices
 
 # %% ../../nbs/07_deploy/01a_retrieval.ipynb #563383e5
 def retrieval_scores(gallery: Gallery, queries, labels, ks=(1, 5), leave_out_self: bool = False) -> dict:
     """{'recall@k': for each of `ks`, 'mAP': …} of `queries` (Q, D) with `labels` (Q,) in a gallery with labels. Queries
-    whose class is not in the gallery count as not found, and are left out of mAP. `leave_out_self`: query i is image i of
-    the gallery, and not looked for."""
+    whose class is not in the gallery count as not found, and are left out of mAP. `leave_out_self`: query i is image i
+    of the gallery, and not looked for."""
     if gallery.labels is None:
         raise PPClsError('the gallery has no labels, so it is not known what is right')
     hits, precisions = {k: 0 for k in ks}, []

@@ -340,7 +340,8 @@ def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wa
     async def predict(request: Request, topk: int = Query(5, ge=1)):
         "The most probable classes of each image of a form with files, or of JSON with base64."
         rows = await service.answer(request)
-        return JSONResponse({'predictions': [{'top': _top_classes(p, predictor.names, topk, record.threshold)} for p in rows]})
+        answers = [{'top': _top_classes(p, predictor.names, topk, record.threshold)} for p in rows]
+        return JSONResponse({'predictions': answers})
 
     @app.get('/healthz')
     async def healthz():

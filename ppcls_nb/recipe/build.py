@@ -34,7 +34,8 @@ from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
 from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
-from ..train import BCELoss, CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks
+from ..train import (
+    BCELoss, CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks)
 from ..train.callbacks.monitors import ScalarLogger, Timer
 from ..train.callbacks.optimization import EMA, EarlyStopping, GradientAccumulation, GradientClip
 from ..train.callbacks.precision import AMP
@@ -306,8 +307,8 @@ def build_mixing(conf) -> Mix | None:
 
 # %% ../../nbs/08_recipe/02_build.ipynb #12f83a8d
 def loss_of_recipe(conf):
-    """The loss of a recipe: `JSDivLoss` in a distillation, `BCELoss` with `bce_loss` or `multilabel`, else `CELoss`. PPClsError for keys
-    that exclude each other."""
+    """The loss of a recipe: `JSDivLoss` in a distillation, `BCELoss` with `bce_loss` or `multilabel`, else `CELoss`.
+    PPClsError for keys that exclude each other."""
     if conf.bce_target_thresh is not None and not conf.bce_loss:
         raise PPClsError('bce_target_thresh without bce_loss has no effect: write bce_loss: True, too, or remove it')
     if not (conf.bce_loss or conf.multilabel):

@@ -123,6 +123,7 @@ LEAKAGE_HELP = ('what a distillation searches its training list for before it st
                 'list; `near`: their near-duplicates, too; `off`; `auto`: `near` for short lists, `same` for long ones')
 FIX_HELP = 'the Fix strategy (documents 3.2.3): `True` trains the classifier alone, `batch_norm` the last one too'
 
+# %% ../../nbs/08_recipe/00_schema.ipynb #a2cee57e
 @dataclass
 class Config:
     "A recipe."

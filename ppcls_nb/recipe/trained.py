@@ -224,9 +224,9 @@ def load_predictor(model, weights=None, classes=None):
 # %% ../../nbs/08_recipe/03_trained.ipynb #b4bbfa66
 def predict_files(model, operations, files, k: int = 5, batch_size: int = 32, num_workers: int = 0,
                   failed: dict | None = None):
-    """Yield (file, labels, scores) with the `k` largest probabilities for each of `files` that can be read; of a network
-    with several labels an image all that reach its `threshold`. The others are added to the dictionary `failed`, {file:
-    reason}."""
+    """Yield (file, labels, scores) with the `k` largest probabilities for each of `files` that can be read; of a
+    network with several labels an image all that reach its `threshold`. The others are added to the dictionary
+    `failed`, {file: reason}."""
     threshold = getattr(model, 'threshold', None)
 
     def probabilities(images):

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 import numpy as np
 import paddle
+from fastcore.basics import patch
 from paddle.nn import functional as F
 from ..data.loader import EpochSampler
 from ..models.network import evaluating
@@ -94,13 +95,6 @@ class TopK:
         "Fraction of images whose label is among the k largest logits; nan before the first batch."
         return self.correct[k]/self.total if self.total else float('nan')
 
-    def __sub__(self, earlier) -> 'TopK':
-        "The counts since those of `earlier`."
-        part = TopK(self.ks)
-        part.total = self.total - earlier.total
-        part.correct = {k: self.correct[k] - earlier.correct[k] for k in self.ks}
-        return part
-
     def as_dict(self, prefix='') -> dict:
         "`{total, top1_correct, top5_correct}`, integers (floats after soft labels), with `prefix` before each key."
         return {f'{prefix}total': self.total, **{f'{prefix}top{k}_correct': self.correct[k] for k in self.ks}}
@@ -108,6 +102,15 @@ class TopK:
     def __str__(self):
         accuracies = '   '.join(f'top{k}:{self.accuracy(k):.4f}' for k in self.ks)
         return f'{accuracies}   ({self.correct[self.ks[0]]:.6g}/{self.total})'
+
+# %% ../../nbs/04_train/02_metrics.ipynb #ab6841ce
+@patch
+def __sub__(self: TopK, earlier) -> TopK:
+    "The counts since those of `earlier`."
+    part = TopK(self.ks)
+    part.total = self.total - earlier.total
+    part.correct = {k: self.correct[k] - earlier.correct[k] for k in self.ks}
+    return part
 
 # %% ../../nbs/04_train/02_metrics.ipynb #6bc1dd7f
 @dataclass

@@ -22,11 +22,13 @@ def mean_of_known(values) -> float:
     known = np.asarray(values)[~np.isnan(values)]
     return float(known.mean()) if known.size else 0.
 
+# %% ../../nbs/04_train/01a_multilabel.ipynb #24661901
 class LabelCounts:
     """Running counts for several labels an image, by `add(logits, labels)`, both (N, C), labels from 0 to 1.
 
-    A class is found where its sigmoid is `threshold` or more. `total`: images; `counts`: float64 (3, C), true positives,
-    false positives, false negatives. `precision`, `recall`, `f1`: for each class (C,), nan where undefined."""
+    A class is found where its sigmoid is `threshold` or more. `total`: images; `counts`: float64 (3, C), true
+    positives, false positives, false negatives. `precision`, `recall`, `f1`: for each class (C,), nan where undefined.
+    """
     ks = (1,)
     def __init__(self, threshold: float = 0.5):
         if not 0 < threshold < 1:
@@ -82,8 +84,8 @@ class LabelCounts:
 
 # %% ../../nbs/04_train/01a_multilabel.ipynb #4dfcf64f
 def average_precision(scores, labels) -> float:
-    """Average precision of one class: `scores` (N,), larger means rather there, and `labels` (N,), 0 or 1. The area under
-    the steps of precision over recall; equal scores count as one step. nan without an image of the class."""
+    """Average precision of one class: `scores` (N,), larger means rather there, and `labels` (N,), 0 or 1. The area
+    under the steps of precision over recall; equal scores count as one step. nan without an image of the class."""
     scores, labels = np.asarray(scores), np.asarray(labels, float)
     if not labels.sum():
         return float('nan')
@@ -96,8 +98,9 @@ def average_precision(scores, labels) -> float:
 # %% ../../nbs/04_train/01a_multilabel.ipynb #40c6132d
 @dataclass
 class LabelEvaluation:
-    """What `evaluate` found for several labels an image: counts at the threshold, mean loss (None without one), `labels`
-    (N, C) of 0 and 1, and probabilities `scores` (N, C), both float32; `indices` of the images in the dataset, or None."""
+    """What `evaluate` found for several labels an image: counts at the threshold, mean loss (None without one),
+    `labels` (N, C) of 0 and 1, and probabilities `scores` (N, C), both float32; `indices` of the images in the dataset,
+    or None."""
     metric: LabelCounts
     loss: float | None
     labels: np.ndarray
@@ -106,7 +109,7 @@ class LabelEvaluation:
 
     @property
     def average_precisions(self) -> list:
-        "The average precision of each class, nan without an image of it. Images whose outputs are not finite come last."
+        "The average precision of each class, nan without an image of it. Outputs that are not finite come last."
         scores = np.where(np.isfinite(self.scores), self.scores, -1)
         return [average_precision(s, l) for s, l in zip(scores.T, self.labels.T)]
 
@@ -133,7 +136,7 @@ class LabelEvaluation:
         return {**self.metric.as_dict(prefix), f'{prefix}mAP': self.mAP, f'{prefix}loss': self.loss}
 
     def table(self, names=None) -> list:
-        "A dictionary for each class: label, name, images, precision, recall, f1 and average_precision (None: undefined)."
+        "For each class a dictionary: label, name, images, precision, recall, f1, average_precision (None: undefined)."
         columns = dict(precision=self.metric.precision, recall=self.metric.recall, f1=self.metric.f1,
                        average_precision=self.average_precisions)
         known = {key: [None if np.isnan(v) else float(v) for v in values] for key, values in columns.items()}

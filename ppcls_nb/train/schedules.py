@@ -37,8 +37,8 @@ def warmup_length(epochs, steps_per_epoch, warmup_epoch, warmup_steps=None) -> i
     return total//2
 
 def with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, start_lr=0., warmup_steps=None) -> LRScheduler:
-    """A linear warm-up from `start_lr` of `warmup_epoch` epochs or `warmup_steps` steps (see `warmup_length`), followed by
-    `decay(steps, before)`: `steps` are those left after the warm-up, `before` is its length in steps. Raises
+    """A linear warm-up from `start_lr` of `warmup_epoch` epochs or `warmup_steps` steps (see `warmup_length`), followed
+    by `decay(steps, before)`: `steps` are those left after the warm-up, `before` is its length in steps. Raises
     `PPClsError` for a wrong warm-up."""
     if not 0 <= start_lr <= lr:
         raise PPClsError(f'LEARNING_RATE.params.warmup_start_lr is {start_lr}; expected a number from 0 to lr, {lr:g}')

@@ -93,7 +93,7 @@ class Trainer:
             self('cleanup')
         return self
 
-# %% ../../nbs/04_train/04_trainer.ipynb #81c74900
+# %% ../../nbs/04_train/04_trainer.ipynb #79e59af0
 @patch
 def new_metric(self: Trainer):
     "A new count of the training's accuracy: a `TopK`, or for several labels an image `LabelCounts`."
@@ -101,6 +101,7 @@ def new_metric(self: Trainer):
         return LabelCounts(self.threshold)
     return TopK(self.topk, on_device=self.read_interval > 1)
 
+# %% ../../nbs/04_train/04_trainer.ipynb #81c74900
 @patch
 def train_epoch(self: Trainer):
     "One pass over the training data."

@@ -37,7 +37,8 @@ class Mixing(BasicRepr):
         raise NotImplementedError(f'{type(self).__name__}.blend')
 
     def mix(self, images, labels, rng=None):
-        """Arrays or Paddle tensors: images (N, C, H, W), labels (N,) of ints or (N, C) → (images, labels_a, labels_b, lam).
+        """Arrays or Paddle tensors: images (N, C, H, W), labels (N,) of ints, or (N, class_num) → (images, labels_a,
+        labels_b, lam).
 
         `lam`, a float, is the weight of `labels_a` in every image of the batch, 1 - lam that of `labels_b`."""
         if images.ndim != 4 or len(images) != len(labels):
@@ -87,8 +88,8 @@ class CutmixOperator(Mixing):
 # %% ../../../nbs/02_augment/08_mixing.ipynb #5b7ec057
 def mixed_labels(labels_a, labels_b, lam: float, class_num: int):
     """Two arrays of labels (N,), ints → (N, class_num) float32 with `lam` at the first label of a row and 1 - lam at
-    the second; of labels (N, class_num), several for an image, the weighted mean. Paddle tensors stay on their device; PPClsError for a label in a NumPy array that is `class_num` or
-    more."""
+    the second; of labels (N, class_num), several for an image, the weighted mean. Paddle tensors stay on their device;
+    PPClsError for a label in a NumPy array that is `class_num` or more."""
     if labels_a.ndim == 2:
         return labels_b + (labels_a - labels_b)*lam
     if isinstance(labels_a, np.ndarray):

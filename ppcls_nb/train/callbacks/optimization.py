@@ -109,7 +109,8 @@ class EMA(Callback):
 # %% ../../../nbs/04_train/05b_optimization.ipynb #b98b6deb
 class EarlyStopping(Callback):
     """End the run after `patience` validations in a row whose top-1 or mAP is not more than `min_delta` above the best
-    before (0.001 is a tenth of a percent). Raises `PPClsError` for a wrong `patience`, and where nothing is validated."""
+    before (0.001 is a tenth of a percent). Raises `PPClsError` for a wrong `patience`, and where nothing is validated.
+    """
     order = 60
     def __init__(self, patience: int, min_delta: float = 0.):
         if not (isinstance(patience, int) and patience >= 1):
