@@ -3,11 +3,12 @@
 python benchmarks/tricks_today.py DATA OUT [--folds 0 1 2] [--tricks NAME ...] [--table FILE.csv]
 
 DATA is a folder of flowers102 or flowers102_64. The first eleven blocks of EfficientNet-Lite0 with their ImageNet
-weights are finetuned with AdamW and a cosine (BASE below), and again with each of TRICKS. Fold k holds out another fifth of the images of each class of
-the training list; its number is also the seed, so all tricks of a fold have the same images and the same initial
-classifier, and their differences are paired. The validation list is not used. Trials are run folders under OUT: an
-interrupted one continues, a finished one is not repeated. `--table` writes the results of all finished trials, with
-the machine, as CSV; nbs/11_guides/02a_tricks_today.ipynb draws ppcls_nb/facts/tricks_today.csv."""
+weights are finetuned with AdamW and a cosine (BASE below), and again with each of TRICKS. Fold k holds out another
+fifth of the images of each class of the training list; its number is also the seed, so all tricks of a fold have the
+same images and the same initial classifier, and their differences are paired. The validation list is not used. Trials
+are run folders under OUT: an interrupted one continues, a finished one is not repeated. `--table` writes the results
+of all finished trials, with the machine, as CSV; nbs/11_guides/02a_tricks_today.ipynb draws
+ppcls_nb/facts/tricks_today.csv."""
 import argparse, contextlib, io
 from datetime import date
 from pathlib import Path

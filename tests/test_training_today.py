@@ -72,7 +72,8 @@ def test_layer_decay_multiplies_and_leaves_frozen_layers_frozen():
         set_layer_decay(nn.Linear(2, 2), 0.5)
 
 
-@pytest.mark.parametrize('name', ['ResNet50', 'ResNet18_vd', 'SE_ResNeXt50_32x4d', 'Res2Net50_26w_4s', 'ResNet50_ACNet'])
+@pytest.mark.parametrize('name', ['ResNet50', 'ResNet18_vd', 'SE_ResNeXt50_32x4d', 'Res2Net50_26w_4s',
+                                  'ResNet50_ACNet'])
 def test_stochastic_depth_grows_linearly(name):
     blocks = [layer for layer in create_model(name, class_num=2, drop_path_rate=0.3).sublayers()
               if isinstance(getattr(layer, 'drop', None), float)]
@@ -161,7 +162,8 @@ ALL = {
                                                        'end_lr': 1e-5}},
     'TRAIN.batch_size': 8, 'TRAIN.num_workers': 0, 'VALID.num_workers': 0, 'TRAIN.aug_repeats': 3, 'use_mix': True,
     'TRAIN.mix': [{'MixupOperator': {'alpha': 0.8}}, {'CutmixOperator': {'alpha': 1.0}}], 'bce_loss': True,
-    'bce_target_thresh': 0.2, 'ls_epsilon': 0.1, 'use_ema': True, 'grad_checkpointing': True, 'image_shape': [3, 32, 32],
+    'bce_target_thresh': 0.2, 'ls_epsilon': 0.1, 'use_ema': True, 'grad_checkpointing': True,
+    'image_shape': [3, 32, 32],
     'TRAIN.transforms': [{'DecodeImage': {}}, {'RandCropImage': {'size': 32, 'progressive': [[1, 16], [3, 24]]}},
                          {'RandFlipImage': {}}, {'TrivialAugment': {}}, {'AugMix': {'prob': 0.5}},
                          {'NormalizeImage': {'order': ''}}, {'RandomErasing': {'mode': 'pixel'}}, {'ToCHWImage': None}],

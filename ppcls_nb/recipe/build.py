@@ -34,8 +34,8 @@ from ..models.weights import weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
 from .runs import require_weights
 from .schema import AMPConf, network_names, same_settings
-from ..train import (
-    BCELoss, CELoss, Data, JSDivLoss, Mix, Trainer, build_optimizer, build_schedule, standard_callbacks)
+from ..train import BCELoss, CELoss, Data, JSDivLoss, Mix, Trainer
+from ..train import build_optimizer, build_schedule, standard_callbacks
 from ..train.callbacks.monitors import ScalarLogger, Timer
 from ..train.callbacks.optimization import EMA, EarlyStopping, GradientAccumulation, GradientClip
 from ..train.callbacks.precision import AMP

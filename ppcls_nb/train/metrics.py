@@ -179,7 +179,7 @@ def _indices(loader):
     sampler = getattr(loader, 'batch_sampler', None)
     if not isinstance(sampler, EpochSampler):
         return None
-    indices = [i for batch in sampler for _, i in batch]
+    indices = [index[1] for batch in sampler for index in batch]
     skipped = getattr(loader, 'skipped', None)
     if skipped:
         indices = [i for i in indices if loader.dataset.paths[i] not in skipped]

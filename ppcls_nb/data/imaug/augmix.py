@@ -46,8 +46,8 @@ class AugMix(BasicRepr):
         if not (isinstance(mixture_width, int) and mixture_width >= 1):
             raise PPClsError(f'AugMix: mixture_width {mixture_width}, expected a whole number of chains, 1 or more')
         if not (isinstance(mixture_depth, int) and (mixture_depth == -1 or mixture_depth >= 1)):
-            raise PPClsError(f'AugMix: mixture_depth {mixture_depth}, expected a whole number of operations, 1 or more, '
-                             'or -1')
+            raise PPClsError(f'AugMix: mixture_depth {mixture_depth}, expected a whole number of operations, 1 or '
+                             'more, or -1')
         if not (isinstance(aug_severity, (int, float)) and 1 <= aug_severity <= 10):
             raise PPClsError(f'AugMix: aug_severity {aug_severity}, expected a number from 1 to 10')
         fillcolor = check_fillcolor(fillcolor, 'AugMix')

@@ -37,8 +37,8 @@ class TrivialAugment(PixelPolicy):
     in_pixels = True
     def __init__(self, num_magnitude_bins: int = 31, fillcolor=GREY):
         if not isinstance(num_magnitude_bins, int) or num_magnitude_bins < 2:
-            raise PPClsError(f'TrivialAugment: num_magnitude_bins {num_magnitude_bins}, expected a whole number of 2 or '
-                             'more')
+            raise PPClsError(f'TrivialAugment: num_magnitude_bins {num_magnitude_bins}, expected a whole number of 2 '
+                             'or more')
         fillcolor = check_fillcolor(fillcolor, 'TrivialAugment')
         store_attr()
     def draw(self, rng):
