@@ -351,7 +351,8 @@ def test_recipe_a1_of_resnet_maps_to_the_training_of_today():
         dict(name='ResNet50'), dict(name='Lamb', beta1=0.9, beta2=0.999, epsilon=1e-6, weight_decay=0.01,
                                     no_weight_decay_name=' bn norm', one_dim_param_no_weight_decay=True,
                                     lr=cosine(5e-3, warmup_epoch=5)),
-        mix=op_sampler(0.2), batch=256, Loss__Train=[{'BCELoss': dict(weight=1.0, epsilon=0.1)}], Global__image_channel=3)
+        mix=op_sampler(0.2), batch=256, Loss__Train=[{'BCELoss': dict(weight=1.0, epsilon=0.1)}],
+        Global__image_channel=3)
     keys['DataLoader']['Train']['sampler']['name'] = 'RepeatedAugSampler'
     found, _ = translate(keys)
     assert (found['bce_loss'], found['ls_epsilon'], found['TRAIN']['aug_repeats']) == (True, 0.1, 3)

@@ -137,8 +137,8 @@ def several_labels(text: str, class_num: int | None = None) -> tuple:
     if wrong or class_num not in (None, len(parts)) or class_num is None and len(parts) == 1:
         number = f'{class_num} times 0 or 1' if class_num else '0 or 1 for each class'
         found = '' if wrong else f' ({len(parts)})'
-        raise ValueError(f"labels '{visible(text, 60)}'{found}, expected {number} with commas between them, such as 0,1,0 "
-                         '(multilabel: True)')
+        raise ValueError(f"labels '{visible(text, 60)}'{found}, expected {number} with commas between them, such as "
+                         '0,1,0 (multilabel: True)')
     return tuple(map(int, parts))
 
 def label_reason(line: str, delimiter: str) -> str:

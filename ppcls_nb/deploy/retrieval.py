@@ -20,8 +20,8 @@ def classifier_layer(model):
     layers = dict(model.named_sublayers())
     if name not in layers:
         title = getattr(model, 'name', type(model).__name__)
-        raise PPClsError(f"{title}: has no layer '{name}', so its features cannot be found; expected a network of ppcls "
-                         'list')
+        raise PPClsError(f"{title}: has no layer '{name}', so its features cannot be found; expected a network of "
+                         'ppcls list')
     return layers[name]
 
 @paddle.no_grad()
