@@ -94,8 +94,8 @@ def ranked_classes(probabilities, k: int, threshold: float | None = None) -> lis
 def rank_images(probabilities, ops, images, k: int = 5, batch_size: int = 32, num_workers: int = 0,
                 failed: dict | None = None, threshold: float | None = None):
     """Yield (index into `images`, labels, scores) of the `k` most probable classes, or of all that reach `threshold`.
-    `probabilities`: a function (N, 3, H, W) → (N, class_num); the rest as in `image_batches`. An image whose outputs are
-    not finite counts as one that cannot be read."""
+    `probabilities`: a function (N, 3, H, W) → (N, class_num); the rest as in `image_batches`. An image whose outputs
+    are not finite counts as one that cannot be read."""
     for indices, arrays in image_batches(images, ops, batch_size, num_workers, failed):
         for i, p in zip(indices, probabilities(arrays)):
             if not np.isfinite(p).all():
