@@ -32,7 +32,7 @@ def filled(key, shape, gain):
     if len(shape) == 2: return n*np.float32(np.sqrt(gain/shape[0]))
     if key.endswith('_variance'): return 1 + 0.1*np.abs(n)
     if key.endswith('_mean'): return 0.1*n
-    return 1 + 0.1*n if key.endswith('.weight') else 0.1*n
+    return 1 + 0.1*n if key.endswith(('.weight', '.scale')) else 0.1*n
 
 
 def fill(model, gain):
