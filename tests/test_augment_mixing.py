@@ -24,7 +24,7 @@ class Swap(Mixing):
 
 
 def test_the_base_class():
-    assert repr(Swap(.4)).endswith('Swap(alpha=0.4)')
+    assert repr(Swap(.4)).endswith('Swap(alpha=0.4, prob=None)')
     assert all((img == IMAGES[b]).all() for img, _, b, _ in Swap()(list(zip(IMAGES, LABELS))))
     for alpha in (0, -1, math.inf, math.nan, 'much'):
         with pytest.raises(PPClsError, match=f'Swap: alpha {alpha}, expected a number above 0'): Swap(alpha)

@@ -198,7 +198,6 @@ def test_the_given_keys_are_not_changed():
 @pytest.mark.parametrize('old, message', [
     (dict(architecture='ResNet50vd'), r"old.yaml:\d+: unknown network 'ResNet50vd'; did you mean 'ResNet50_vd'"),
     (dict(ARCHITECTURE=dict(name='ResNet18', drop_conect_rate=1)), r"old.yaml:\d+: unknown ARCHITECTURE key"),
-    (dict(multilabel=True), r'old.yaml:\d+: multilabel: images with several labels are not supported'),
     (dict(LOSS=dict(function='TripletLoss')), r"old.yaml:\d+: LOSS.function is 'TripletLoss', expected one of CELoss"),
     (dict(LOSS=dict(function='CELoss', params=dict(margin=1))), r"old.yaml:\d+: unknown LOSS parameter 'margin'"),
     (dict(architecture='ResNeSt50'), "unknown network 'ResNeSt50'")])

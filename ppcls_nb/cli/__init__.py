@@ -28,6 +28,7 @@ COMMANDS = {
     'benchmark': ('benchmark', 'Compare how fast the engines run exported networks.'),
     'serve': ('serve', 'Answer POST /predict, and browsers at /, with an exported network.'),
     'client': ('serve', 'Send images to a service and print its predictions.'),
+    'retrieve': ('retrieve', 'Find the images of a gallery that are most similar to others.'),
     'web': ('web', 'Write an exported network as a page that classifies in the browser, without a server.'),
     'lite': ('mobile', 'Convert an exported network to a Paddle-Lite file for a phone.'),
     'ort': ('mobile', 'Convert an exported network to an ONNX Runtime file for a phone.'),

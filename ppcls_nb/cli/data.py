@@ -57,14 +57,17 @@ def generate_flowers102_list(images, part):
          option('--data-dir', metavar='DIR', help="folder that the paths are relative to (the list's)"),
          option('--classes', type=int, metavar='N', help='labels are 0…N-1'),
          DELIMITER_OPTION,
+         option('--multilabel', action='store_true', help='several labels an image: path 0,1,0'),
          option('--unlabelled', action='store_true', help='lines without a label are allowed'),
          option('--decode', action='store_true', help='decode every image'),
          option('--same-bytes', action='store_true', help='also find equal files with other names'))
-def check(lists, data_dir=None, classes=None, delimiter=' ', unlabelled=False, decode=False, same_bytes=False):
+def check(lists, data_dir=None, classes=None, delimiter=' ', multilabel=False, unlabelled=False, decode=False,
+          same_bytes=False):
     "Find all errors in list files; exit code 1 if there are any."
     decoder = DecodeImage() if decode else False
     check_counts(classes=classes)
-    reports = [check_list(file, data_dir, classes, not unlabelled, decoder, delimiter=delimiter) for file in lists]
+    reports = [check_list(file, data_dir, classes, not unlabelled, decoder, delimiter=delimiter,
+                          multilabel=multilabel) for file in lists]
     total = sum(reports, ListReport())
     if len(lists) > 1 and total.images:
         total += check_splits(*lists, root=data_dir, same_bytes=same_bytes, delimiter=delimiter)

@@ -20,6 +20,7 @@ from ..recipe.load import load_config
 from ..recipe.runs import run_name
 from ..recipe.schema import keys_that_may_change, without_keys
 from ..recipe.trained import open_recipe
+from ..train.runs import row_score
 from ..transfer import study as library
 from ..transfer.space import Space
 from ..transfer.study import Diverged, MedianPruner, Report
@@ -58,7 +59,7 @@ class RecipeTrial:
                     raise
                 raise Diverged(e) from e
         row = [row for row in trainer.history if 'valid_total' in row][-1]
-        return row['valid_top1_correct']/row['valid_total']
+        return row_score(row)
 
 # %% ../../nbs/09_cli/06_search.ipynb #b85c532f
 def values_of(distribution) -> tuple:

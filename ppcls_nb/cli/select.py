@@ -135,6 +135,8 @@ def select(pool, model, k, out, params=None, data_dir=None, labelled=None, label
     refuse_other_files(out, [*pool, labelled, remove_duplicates_of])
     set_device(use_gpu)
     network, operations, names = load_predictor(model, params)
+    if getattr(network, 'threshold', None) is not None:
+        raise PPClsError(f'{model}: a network with several labels an image; select needs a teacher of one')
     require_same_names(labelled, names)
     if remove_duplicates_of:
         files = without_duplicates(files, remove_duplicates_of, reference_dir, out, delimiters)

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['CONFIG_HELP', 'RECIPE_OPTIONS', 'MODEL_HELP', 'print_plan', 'first_process', 'prints_in', 'start_over',
-           'finished_epochs', 'build_only', 'print_memory', 'train', 'logged_row', 'compare_with_log', 'eval_',
-           'evaluate_network', 'infer']
+           'finished_epochs', 'build_only', 'print_memory', 'train', 'logged_row', 'compare_with_log', 'print_labels',
+           'eval_', 'evaluate_network', 'infer']
 
 # %% ../../nbs/09_cli/03_train.ipynb #752565a3
 import io, sys
 from contextlib import redirect_stdout
 from pathlib import Path
 import paddle
-from ..basics import PPClsError, file_text, next_free_path, with_a_name, write_text
+from ..basics import PPClsError, file_text, next_free_path, with_a_name, write_json, write_text
 from . import BOOL, check_counts, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, given_delimiters, print_predictions, require_positive
 from ..recipe.build import Trainer, build_loader
@@ -20,9 +20,11 @@ from ..recipe.runs import run_name
 from ..recipe.trained import (
     as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)
 from ..recipe.trained import run_delimiters, run_of, run_weights, set_device, trained_network
-from ..train import CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks
+from ..train import (
+    BCELoss, CELoss, Interpretation, evaluate, init_distributed, load_run, load_state, standard_callbacks)
 from ..train.callbacks.run_folder import find_state
 from ..train.checkpoint import RunLock
+from ..train.runs import row_score
 from ..train.memory import describe_memory, training_memory
 
 # %% ../../nbs/09_cli/03_train.ipynb #3e49a415
@@ -150,17 +152,33 @@ def logged_row(run: Path, weights: Path) -> dict | None:
     "The row of a run's log for its best or last weights, or None."
     rows = [row for row in load_run(run).rows if 'valid_total' in row]
     if weights.stem == 'best':
-        return max(rows, key=lambda row: row['valid_top1_correct'], default=None)
+        return max(rows, key=row_score, default=None)
     return rows[-1] if rows and weights.stem == 'last' else None
 
-def compare_with_log(run: Path, weights: Path, metric):
-    "Print whether the accuracy `metric` of a run's `weights` is equal to that in its log."
+def compare_with_log(run: Path, weights: Path, result):
+    "Print whether the accuracy of `result`, an evaluation of a run's `weights`, is equal to that in its log."
     row = logged_row(run, weights)
     if row:
-        same = (row['valid_total'], row['valid_top1_correct']) == (metric.total, metric.correct[1])
+        found = {**row, **result.as_dict()}
+        same = (row['valid_total'], row_score(row)) == (result.metric.total, row_score(found))
         verdict = 'the same' if same else 'which differs: other images, operations or settings'
-        correct = f"{row['valid_top1_correct']}/{row['valid_total']}"
+        correct = f"mAP {row['valid_mAP']:.4f}" if 'valid_mAP' in row else (
+            f"{row['valid_top1_correct']}/{row['valid_total']}")
         print(f"the training log has {correct} in epoch {row['epoch']}, {verdict}")
+
+# %% ../../nbs/09_cli/03_train.ipynb #520b6f3d
+def print_labels(result, names, file: Path):
+    "Print precision, recall, F1 and average precision of each class of a `LabelEvaluation`, and write them to `file`."
+    def shown(value):
+        return '-' if value is None else f'{value:.4f}'
+
+    rows = result.table(names)
+    columns = 'precision', 'recall', 'f1', 'average_precision'
+    print('label', 'name', 'images', *columns, sep='  ')
+    for row in rows:
+        print(row['label'], row['name'] or '-', row['images'], *(shown(row[name]) for name in columns), sep='  ')
+    write_json(file, rows)
+    print(file)
 
 # %% ../../nbs/09_cli/03_train.ipynb #a0e5ec69
 @command('eval',
@@ -169,7 +187,8 @@ def compare_with_log(run: Path, weights: Path, metric):
          option('--weights', choices=('best', 'last'), help="which of the run's weights (best)"),
          *RECIPE_OPTIONS,
          option('--report', metavar='DIR',
-                help='save figures and JSON there: classes, confusions, calibration, examples, top losses, Grad-CAM'),
+                help='save figures and JSON there: classes, confusions, calibration, examples, top losses, Grad-CAM; '
+                     'of several labels an image a table of the classes'),
          option('--classes', metavar='FILE', help='names for the report, a line each'))
 def eval_(config=None, run=None, weights=None, override=(), data=None, report=None, classes=None):
     "Evaluate weights on a recipe's validation images; for a run, compare the accuracy with that in its log."
@@ -189,18 +208,22 @@ def evaluate_network(model, file: Path, conf, report=None, classes=None):
     "Print the accuracy of `model`, loaded from `file`, on the validation images of `conf`; save a `report`, if any."
     run = run_of(file)
     loader = build_loader(conf.VALID, as_started(conf, run), False)
-    result = evaluate(model, loader, CELoss(), (1, min(conf.topk, conf.classes_num)), detail=bool(report))
+    result = evaluate(model, loader, BCELoss() if conf.multilabel else CELoss(), (1, min(conf.topk, conf.classes_num)),
+                      detail=bool(report), threshold=conf.threshold)
     if not result.metric.total:
         raise PPClsError(f'{conf.VALID.file_list}: none of its images could be read')
     dataset = loader.dataset
     name = conf.data_name or dataset.name
-    print(f'[{name}] {file}: valid   loss:{result.loss:.4f}   {result.metric}')
+    print(f'[{name}] {file}: valid   loss:{result.loss:.4f}   {result}')
     if result.nonfinite:
         print(f'{result.nonfinite} of {result.metric.total} images: the outputs are not finite and count as wrong')
     if run:
-        compare_with_log(run, file, result.metric)
+        compare_with_log(run, file, result)
     if report:
         names = class_names(conf, run, classes) or official_names(file, model)
+        if conf.multilabel:
+            print_labels(result, names, Path(report)/'classes.json')
+            return
         figures = Interpretation(result, names, conf.classes_num, dataset.paths, name)
         print(*figures.save(report), *figures.save_pictures(report, model, dataset.transforms), sep='\n')
 

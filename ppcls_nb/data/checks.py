@@ -90,8 +90,11 @@ def _repeated_images(entries):
 
 def _missing_classes(entries, class_num):
     "A list with one row for the classes that no entry has, or an empty list."
-    have = {label for _, _, label in entries if label >= 0}
-    count = class_num or max(have, default=-1) + 1
+    labels = [label for _, _, label in entries]
+    several = [label for label in labels if isinstance(label, tuple)]
+    have = {c for label in several for c, present in enumerate(label) if present}
+    have |= {label for label in labels if not isinstance(label, tuple) and label >= 0}
+    count = class_num or max([max(have, default=-1) + 1, *map(len, several[:1])])
     n_missing = count - len(have)
     if not n_missing:
         return []
@@ -123,8 +126,9 @@ def _undecodable(entries, decode, num_workers: int, desc: str):
 
 # %% ../../nbs/01_data/08a_checks.ipynb #9c73a223
 def check_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, decode=False,
-               num_workers: int = 2, delimiter: str = ' ') -> ListReport:
-    """Report all problems in a list file; `root`, `class_num`, `labelled` and `delimiter` are as for `read_list`.
+               num_workers: int = 2, delimiter: str = ' ', multilabel: bool = False) -> ListReport:
+    """Report all problems in a list file; `root`, `class_num`, `labelled`, `delimiter` and `multilabel` are as for
+    `read_list`.
 
     Errors: lines that `read_list` would refuse, an image with two labels, a file that cannot be read, an empty list.
     Warnings: an image listed twice, classes without images (up to `class_num`-1, or the largest label).
@@ -132,7 +136,7 @@ def check_list(list_file, root=None, class_num: int | None = None, labelled: boo
     threads, and images that cannot be decoded are errors."""
     name = str(list_file)
     try:
-        valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter)
+        valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter, multilabel)
     except PPClsError as e:
         return ListReport([(name, 0, '', str(e).removeprefix(f'{name}: '), 'error')], {name: 0})
     rows = [(*line, 'error') for line in invalid]

@@ -40,7 +40,8 @@ def read_error(path, error: Exception) -> BadImage | None:
 
 # %% ../../nbs/01_data/06_datasets.ipynb #5fa53b5a
 class ImageDataset(paddle.io.Dataset):
-    """The image files `paths` (list of str) with `labels` (int64 array). `ds[i]` or `ds[epoch, i]` is (result of
+    """The image files `paths` (list of str) with `labels` (int64 array; float32 (N, class_num) of 0 and 1 for several
+    labels). `ds[i]` or `ds[epoch, i]` is (result of
     `transforms`, label as int64); without transforms the result is the bytes of the file.
 
     `transforms`: operations `op(img, rng)`, applied in order by `transform` with one generator seeded by (`seed`,
@@ -50,8 +51,8 @@ class ImageDataset(paddle.io.Dataset):
     def __init__(self, paths, labels, transforms=(), class_num: int | None = None, seed: int = 0, name: str = 'images'):
         super().__init__()
         self.paths = list(paths)
-        self.labels = np.asarray(labels, np.int64)
-        self.class_num = class_num or int(self.labels.max()) + 1
+        self.labels = np.asarray(labels, np.float32 if np.ndim(labels) == 2 else np.int64)
+        self.class_num = class_num or (self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max()) + 1)
         self.transforms, self.seed, self.name = list(transforms), seed, name
 
     def __len__(self): return len(self.paths)
@@ -80,14 +81,17 @@ class ListDataset(ImageDataset):
 
     The other arguments are those of `read_list` and `ImageDataset`; `name` defaults to `data_name(root)`."""
     def __init__(self, root, list_file, transforms=(), class_num: int | None = None, labelled: bool = True,
-                 seed: int = 0, name: str | None = None, delimiter: str = ' '):
-        paths, labels = read_list(list_file, root, class_num, labelled, delimiter)
+                 seed: int = 0, name: str | None = None, delimiter: str = ' ', multilabel: bool = False):
+        paths, labels = read_list(list_file, root, class_num, labelled, delimiter, multilabel)
         super().__init__(paths, labels, transforms, class_num, seed, name or data_name(root))
 
 # %% ../../nbs/01_data/06_datasets.ipynb #f3dd1f42
 def class_counts(labels, class_num: int | None = None) -> np.ndarray:
-    "The number of samples of each class 0, 1, …, `class_num`-1 or more; unlabelled samples (-1) are not counted."
+    """The number of samples of each class 0, 1, …, `class_num`-1 or more; unlabelled samples (-1) are not counted, and
+    one with several labels, a row of 0 and 1, counts for each."""
     labels = np.asarray(labels) if len(labels) else np.zeros(0, int)
+    if labels.ndim == 2:
+        return labels.sum(0).astype(int)
     return np.bincount(labels[labels >= 0], minlength=class_num or 0)
 
 # %% ../../nbs/01_data/06_datasets.ipynb #0ad2bbcf

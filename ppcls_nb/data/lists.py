@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LARGEST_LABEL', 'is_invisible', 'visible', 'describe_invisible', 'plain_name', 'plain_stem', 'ExistingFiles',
-           'missing_reason', 'check_delimiter', 'label_number', 'label_reason', 'parse_line', 'decode_list',
-           'missing_file', 'list_lines', 'list_entries', 'read_list', 'list_delimiter', 'list_rows', 'usable_rows',
-           'is_listable', 'list_text', 'write_list', 'write_lists', 'read_class_names', 'class_names_text']
+           'missing_reason', 'check_delimiter', 'label_number', 'is_label', 'several_labels', 'label_reason',
+           'parse_line', 'decode_list', 'missing_file', 'list_lines', 'list_entries', 'read_list', 'list_delimiter',
+           'list_rows', 'usable_rows', 'is_listable', 'list_text', 'write_list', 'write_lists', 'read_class_names',
+           'class_names_text']
 
 # %% ../../nbs/01_data/01a_lists.ipynb #2acfd7c3
 import codecs, os, re
@@ -125,9 +126,26 @@ def label_number(text: str, class_num: int | None = None) -> int:
         raise ValueError(f'label {visible(text, 40)} is out of range, expected {expected}')
     return number
 
+def is_label(text: str) -> bool:
+    "Whether `text` is a whole number, or several with commas between them."
+    return all(part.strip().removeprefix('-').isdecimal() for part in text.split(','))
+
+def several_labels(text: str, class_num: int | None = None) -> tuple:
+    "The labels '0,1,0' of an image, a 0 or 1 for each of `class_num` classes; ValueError for anything else."
+    parts = [part.strip() for part in text.split(',')]
+    wrong = [part for part in parts if part not in ('0', '1')]
+    if wrong or class_num not in (None, len(parts)) or class_num is None and len(parts) == 1:
+        number = f'{class_num} times 0 or 1' if class_num else '0 or 1 for each class'
+        found = '' if wrong else f' ({len(parts)})'
+        raise ValueError(f"labels '{visible(text, 60)}'{found}, expected {number} with commas between them, such as "
+                         '0,1,0 (multilabel: True)')
+    return tuple(map(int, parts))
+
 def label_reason(line: str, delimiter: str) -> str:
-    "Why a line has no label: none, something else than a number, or another delimiter."
+    "Why a line has no label: none, several, something else than a number, or another delimiter."
     relative, _, last = line.rpartition(delimiter)
+    if relative.strip() and ',' in last and is_label(last):
+        return f"several labels, '{visible(last.strip(), 60)}', expected one; for several write multilabel: True"
     example = f"expected 'path{visible(delimiter)}label'"
     reason = f"label '{visible(last.strip(), 60)}' is not a whole number; {example}"
     if not relative.strip():
@@ -141,9 +159,9 @@ def label_reason(line: str, delimiter: str) -> str:
 
 # %% ../../nbs/01_data/01a_lists.ipynb #bc0d23fe
 def parse_line(line: str, root: str, class_num: int | None, labelled: bool, files: ExistingFiles,
-               delimiter: str = ' '):
+               delimiter: str = ' ', multilabel: bool = False):
     """(path below `root`, label) of a line 'path label', with `delimiter` between them; with `labelled` False also of a
-    line 'path', with label -1.
+    line 'path', with label -1. `multilabel`: the label is a tuple of 0 and 1 (`several_labels`).
 
     ValueError with the reason: no label, a label that is not a whole number or not in 0…class_num-1, or a path that is
     not in `files`."""
@@ -152,12 +170,16 @@ def parse_line(line: str, root: str, class_num: int | None, labelled: bool, file
         return whole_line, -1
     relative, _, last = line.rpartition(delimiter)
     relative, last = relative.strip(), last.strip()
-    has_label = bool(relative) and last.removeprefix('-').isdecimal()
-    if not has_label and labelled:
+    has_label = bool(relative) and is_label(last)
+    several = has_label and ',' in last
+    if labelled and (not has_label or several and not multilabel):
         raise ValueError(label_reason(line, delimiter))
     if not has_label:
         raise ValueError(missing_reason(line, root, files))
-    label = label_number(last, class_num)
+    if multilabel:
+        label = several_labels(last, class_num)
+    else:
+        label = -1 if several else label_number(last, class_num)
     path = os.path.join(root, relative)
     if path not in files:
         raise ValueError(missing_reason(relative, root, files))
@@ -195,7 +217,8 @@ def list_lines(list_file) -> list:
     return [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
 
 # %% ../../nbs/01_data/01a_lists.ipynb #dcb07862
-def list_entries(list_file, root=None, class_num: int | None = None, labelled: bool = True, delimiter: str = ' '):
+def list_entries(list_file, root=None, class_num: int | None = None, labelled: bool = True, delimiter: str = ' ',
+                 multilabel: bool = False):
     """The valid lines [(number, path, label), …] and the invalid ones [(number, path, reason), …] of a list file.
 
     An invalid line that contains no path has the line in its place. Arguments as for `read_list`. PPClsError where the
@@ -204,30 +227,34 @@ def list_entries(list_file, root=None, class_num: int | None = None, labelled: b
     files, valid, invalid = ExistingFiles(), [], []
     for n, line in list_lines(list_file):
         try:
-            path, label = parse_line(line, root, class_num, labelled, files, delimiter)
+            path, label = parse_line(line, root, class_num, labelled, files, delimiter, multilabel)
             valid.append((n, path, label))
+            if multilabel:
+                class_num = len(label)
         except (ValueError, OSError) as e:
             invalid.append((n, visible(line.rpartition(delimiter)[0].strip() or line, 1000), str(e)))
     return valid, invalid
 
 # %% ../../nbs/01_data/01a_lists.ipynb #03e1d9dc
-def read_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, delimiter: str = ' '):
+def read_list(list_file, root=None, class_num: int | None = None, labelled: bool = True, delimiter: str = ' ',
+              multilabel: bool = False):
     """The paths (list of str) and labels (int64 array) of a list file. All lines are checked.
 
     `root`: the folder that paths are relative to (default: the folder of the file). `class_num`: labels must be in
     0…class_num-1. `labelled`: with False a line may be a path alone, with label -1. `delimiter`: the text between a
-    path and its label (`check_delimiter`).
+    path and its label (`check_delimiter`). `multilabel`: each label is 0 or 1 for each class, '0,1,0', and the labels
+    are a float32 array (N, class_num).
 
     PPClsError with file, line and reason for the first missing or invalid label or missing image, and for an empty
     list."""
-    valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter)
+    valid, invalid = list_entries(list_file, root, class_num, labelled, delimiter, multilabel)
     if invalid:
         number, _, reason = invalid[0]
         raise PPClsError(f'{list_file}:{number}: {reason}')
     if not valid:
         raise PPClsError(f'{list_file}: the list is empty')
     _, paths, labels = zip(*valid)
-    return list(paths), np.array(labels, np.int64)
+    return list(paths), np.array(labels, np.float32 if multilabel else np.int64)
 
 # %% ../../nbs/01_data/01a_lists.ipynb #839e10b7
 def list_delimiter(list_file, delimiters=()) -> str:
@@ -235,7 +262,7 @@ def list_delimiter(list_file, delimiters=()) -> str:
     candidates = [*map(check_delimiter, delimiters), ' ']
     for _, line in list_lines(list_file):
         parts = [line.rpartition(delimiter) for delimiter in candidates]
-        found = [mark for path, mark, label in parts if path and label.strip().isdecimal()]
+        found = [mark for path, mark, label in parts if path and is_label(label.strip())]
         if found:
             return found[0]
     return ' '

@@ -42,19 +42,21 @@ def describe_lists(root: Path, lists: Path, why: str, split: str = 'val_list.txt
     labelled = {lists/f'{part}_list.txt': entries.get(part, []) for part in ('train', 'val')}
     labels = [label for rows in labelled.values() for _, _, label in rows]
     largest, place = largest_label(labelled)
+    several = max((label.count(',') + 1 for label in labels if ',' in label), default=0)
     if largest >= max(1000, 10*len(labels)):
         raise PPClsError(f'{lists}: labels up to {largest:,} for {len(labels):,} images with {len(set(labels)):,} '
                          'different labels; are they ids? Expected numbers of classes, counted from 0; the largest is '
                          f'in {place}')
-    return DataInfo(data_name(root), root, lists, why, max(largest, len(names) - 1) + 1,
+    return DataInfo(data_name(root), root, lists, why, max(largest + 1, len(names), several),
                     {part: len(rows) for part, rows in entries.items()}, classes=names, split=split)
 
 # %% ../../nbs/01_data/08b_resolve.ipynb #9ff99af6
 def divide_list(folder: Path, out: Path, val: float, seed: int, delimiters=()):
     "Divide `folder`/train_list.txt into the lists train and val in the folder `out`; class names are copied."
     file = folder/'train_list.txt'
-    require_ok(check_list(file, delimiter=list_delimiter(file, delimiters)))
     rows = [(path, label) for _, path, label in list_rows(file, delimiters)]
+    several = bool(rows) and ',' in rows[0][1]
+    require_ok(check_list(file, delimiter=list_delimiter(file, delimiters), multilabel=several))
     for part, kept in split_images(rows, val, seed=seed).items():
         if kept or part != 'test':
             write_list(out/f'{part}_list.txt', kept)
@@ -103,6 +105,11 @@ def relabelled(info: DataInfo, classes: list, out: Path, delimiters=()) -> DataI
     if not info.classes or list(info.classes) == list(classes):
         return info
     new = label_map(info.classes, classes, info.root)
+    first = next((label for part in info.counts
+                  for _, _, label in list_rows(info.lists/f'{part}_list.txt', delimiters)), '')
+    if ',' in first:
+        raise PPClsError(f'{info.root}: the classes of lists with several labels must be those of the network, in its '
+                         f'order: {first_few(classes)}')
     numbers = {str(old): label for old, label in new.items()}
     for part in info.counts:
         rows = list_rows(info.lists/f'{part}_list.txt', delimiters)

@@ -8,10 +8,10 @@ __all__ = ['SAME', 'NO_WEIGHTS', 'WITH_MAPS', 'check_same_network', 'HeatMaps', 
 # %% ../../nbs/07_deploy/06b_demo.ipynb #2ca7a13b
 import asyncio, re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 import cv2, numpy as np, paddle
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from scipy.special import softmax
 from starlette.exceptions import HTTPException
 from ..basics import PPClsError
 from .page import TITLE, about_network, page_document
@@ -30,9 +30,9 @@ def check_same_network(network, predictor: Predictor):
     images = np.random.default_rng(0).standard_normal((2, *record.image_shape), np.float32)
     with evaluating(network), paddle.no_grad():
         outputs = network(paddle.to_tensor(images)).numpy()
-    if record.softmax:
-        outputs = softmax(outputs, axis=1)
     expected = predictor.logits(images)
+    if record.softmax:
+        outputs = replace(record, softmax=False).probabilities(outputs)
     if outputs.shape != expected.shape:
         raise PPClsError(f'heat maps: the weights are for {outputs.shape[1]} classes, the exported network has '
                          f'{record.class_num}')

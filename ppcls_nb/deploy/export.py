@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 import cv2, numpy as np, paddle, yaml
+from scipy.special import expit, softmax as softmax_of
 from .. import __version__
 from ..basics import PPClsError, file_digest, first_few, next_free_path, suggest
 from ..data.imaug import (OPS, CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, build_ops,
@@ -143,13 +144,15 @@ def is_export_file(path: Path) -> bool:
 @dataclass
 class Exported:
     """The contents of `inference.yml`: name of the `network`, its `class_num` and (3, H, W) `image_shape`, whether the
-    outputs are probabilities (`softmax`), the preprocessing operations `preprocess` as in a recipe, `class_names`,
+    outputs are probabilities (`softmax`), the `threshold` of several labels an image (else None), the preprocessing
+    operations `preprocess` as in a recipe, `class_names`,
     `versions`, `about` (origin of the weights and the like), `files` {name: SHA-256}. `folder`: where the files are."""
     network: str
     class_num: int
     image_shape: list
     preprocess: list
     softmax: bool = False
+    threshold: float | None = None
     class_names: list | None = None
     versions: dict = field(default_factory=dict)
     about: dict = field(default_factory=dict)
@@ -164,6 +167,12 @@ class Exported:
         del values['folder']
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
         (self.folder/RECORD_FILE).write_text(text, encoding='utf-8')
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        "The probabilities for outputs of the network (N, class_num): softmax, or sigmoid for several labels an image."
+        if self.softmax:
+            return outputs
+        return softmax_of(outputs, axis=1) if self.threshold is None else expit(outputs)
 
     def ops(self) -> list:
         "The preprocessing operations: bytes of an image file → (3, H, W) float32."
@@ -220,7 +229,8 @@ def _random_outputs(model, image_shape, softmax):
         if isinstance(outputs, (list, tuple)):
             outputs = outputs[0]
         if softmax:
-            outputs = paddle.nn.functional.softmax(outputs)
+            several = getattr(model, 'threshold', None) is not None
+            outputs = (paddle.nn.functional.sigmoid if several else paddle.nn.functional.softmax)(outputs)
     return images, outputs.numpy()
 
 # %% ../../nbs/07_deploy/00_export.ipynb #51d1f481
@@ -246,6 +256,7 @@ def export_model(model, folder, ops, names=None, image_shape=None, softmax: bool
         image_shape=list(shape),
         preprocess=ops_to_recipe(ops),
         softmax=softmax,
+        threshold=getattr(model, 'threshold', None),
         class_names=list(map(str, names)) if names else None,
         versions={'ppcls_nb': __version__, 'paddle': paddle.__version__},
         about=dict(about or {}))

@@ -265,6 +265,8 @@ def quantize(source, folder, images, tests=None, labels=None, method: str = 'min
     _check_method(method)
     require_packages()
     record = read_export(source)
+    if record.threshold is not None:
+        raise PPClsError(f'{source}: a network with several labels an image; quantize compares the predictions of one')
     if method == 'entropy':
         count = min(count, 32)
     calibration, tests, labels, same_images = _split_images(images, tests, labels, count, seed)

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, paddle
 from paddle.base.proto.framework_pb2 import ProgramDesc
-from scipy.special import softmax
 from ..basics import PPClsError, check_number, write_text
 from .export import Exported, atomic_folder, read_export
 from .onnx import PADDLE_3, onnx_session
@@ -47,7 +46,9 @@ def _write_probabilities(record: Exported, file: Path):
     graph = model.graph
     output, = graph.output
     if output.name != OUTPUT or not record.softmax:
-        kind, options = ('Identity', {}) if record.softmax else ('Softmax', {'axis': 1})
+        kind, options = ('Softmax', {'axis': 1}) if record.threshold is None else ('Sigmoid', {})
+        if record.softmax:
+            kind, options = 'Identity', {}
         graph.node.append(onnx.helper.make_node(kind, [output.name], [OUTPUT], **options))
         shape = [output.type.tensor_type.shape.dim[0].dim_param or 'N', record.class_num]
         del graph.output[:]
@@ -60,9 +61,7 @@ def _check_probabilities(record: Exported, file: Path):
     if find_spec('onnxruntime') is None:
         return
     images = np.random.default_rng(0).standard_normal((2, *record.image_shape), np.float32)
-    expected = onnx_session(record.file('inference.onnx'))(images)
-    if not record.softmax:
-        expected = softmax(expected, axis=1)
+    expected = record.probabilities(onnx_session(record.file('inference.onnx'))(images))
     difference = relative_difference(onnx_session(file)(images), expected)
     if difference > 1e-3:
         raise PPClsError(f'Triton: the written network gives other outputs than the export ({difference:.1e} of the '

@@ -26,7 +26,7 @@ from ..data.datasets import BadImage
 from ..data.image_format import image_header, require_pixels
 from .batching import Batcher
 from .limits import Limits, LimitsMiddleware, Totals, busy
-from .predict import Predictor, prepare_image
+from .predict import Predictor, prepare_image, ranked_classes
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #b05578ec
 IMAGE_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP')
@@ -309,9 +309,9 @@ REQUEST_BODY = {
         'application/json': _array_schema('images', 'byte')}}
 
 # %% ../../nbs/07_deploy/05_serve.ipynb #4c79e491
-def _top_classes(probabilities, names, k) -> list:
-    "The `k` most probable classes as JSON objects."
-    best = np.argsort(-probabilities, kind='stable')[:k].tolist()
+def _top_classes(probabilities, names, k, threshold=None) -> list:
+    "The `k` most probable classes, or all that reach `threshold`, as JSON objects."
+    best = ranked_classes(probabilities, k, threshold)
     return [{'label': i, 'name': names[i], 'score': float(probabilities[i])} for i in best]
 
 def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wait: float = .005,
@@ -340,7 +340,8 @@ def create_app(source, limits: Limits | None = None, max_batch: int = 16, max_wa
     async def predict(request: Request, topk: int = Query(5, ge=1)):
         "The most probable classes of each image of a form with files, or of JSON with base64."
         rows = await service.answer(request)
-        return JSONResponse({'predictions': [{'top': _top_classes(p, predictor.names, topk)} for p in rows]})
+        answers = [{'top': _top_classes(p, predictor.names, topk, record.threshold)} for p in rows]
+        return JSONResponse({'predictions': answers})
 
     @app.get('/healthz')
     async def healthz():

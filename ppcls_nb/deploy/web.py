@@ -99,6 +99,8 @@ def page_geometry(ops) -> dict:
     resize, crop = by_kind.get(ResizeImage), by_kind.get(CropImage)
     facts = {'resize': None, 'crop': list(crop._size) if crop else None, 'bgr': not decode.to_rgb}
     if resize:
+        if resize.backend != 'cv2':
+            raise PPClsError(f"web: ResizeImage with backend {resize.backend}; expected cv2")
         kind = cv2.INTER_LINEAR if resize.interpolation is None else resize.interpolation
         if not 0 <= kind <= cv2.INTER_LANCZOS4:
             raise PPClsError(f'web: ResizeImage with interpolation {kind}; expected 0 to {cv2.INTER_LANCZOS4}')
@@ -109,6 +111,9 @@ def page_geometry(ops) -> dict:
 # %% ../../nbs/07_deploy/06a_web.ipynb #38b6fd2f
 def network_record(record) -> dict:
     "What the page has to know about an exported network, for `network.json`."
+    if record.threshold is not None:
+        raise PPClsError('web: the network has several labels an image, and the page answers with one; ppcls serve '
+                         'answers with all')
     ops = record.ops()
     return {
         'network': record.network,

@@ -32,7 +32,8 @@ def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: 
     `inference.json` (up to Paddle 2.6 `inference.pdmodel`) and `inference.pdiparams`, in its form for deployment
     (`deploy_form`). Returns the path of the program.
 
-    N is open; so are H and W where `image_shape` (C, H, W) has None. With `softmax` the outputs are probabilities.
+    N is open; so are H and W where `image_shape` (C, H, W) has None. With `softmax` the outputs are probabilities (of a
+    model with a `threshold`, for several labels an image, by a sigmoid).
     PPClsError for images that are too small for the network. Source: documents 5.1.2."""
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, Network) and None not in image_shape:
@@ -42,7 +43,9 @@ def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: 
     _ignore_our_modules()
     spec = [paddle.static.InputSpec([None, *image_shape], 'float32', 'image')]
     with tempfile.TemporaryDirectory(dir=folder) as tmp, evaluating(model):
-        network = nn.Sequential(model, nn.Softmax()) if softmax else model
+        several = getattr(model, 'threshold', None) is not None
+        activation = nn.Sigmoid() if several else nn.Softmax()
+        network = nn.Sequential(model, activation) if softmax else model
         with evaluating(network), short_call_stacks():
             paddle.jit.save(network, f'{tmp}/inference', spec)
         for file in Path(tmp).iterdir():

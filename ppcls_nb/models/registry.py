@@ -76,8 +76,8 @@ def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
     `arguments` (of its class) are these.
 
     `lr_mult_list`: see `set_lr_mult_list`; `kw`: further arguments of the family's class, and `drop_path_rate`, see
-    `set_drop_path`. A class that has renamed
-    arguments translates the old ones in `present_arguments(given, row of its table)`."""
+    `set_drop_path`. A class that has renamed arguments translates the old ones in `present_arguments(given, row of its
+    table)`."""
     cls, args = model_class(name)
     arguments = {**args, **kw}
     if hasattr(cls, 'present_arguments'):

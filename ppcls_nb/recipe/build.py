@@ -6,9 +6,9 @@
 __all__ = ['NEAR_DUPLICATES_LIMIT', 'use_data', 'network_names_of', 'sources_of', 'record_of_recipe', 'warn_of_interpolation',
            'build_transforms', 'with_settings_of_weights', 'local_batch_size', 'build_loader', 'build_data',
            'of_each_teacher', 'build_teacher', 'teacher_of_recipe', 'choose_device', 'build_models', 'store_answers',
-           'leakage_of_recipe', 'warn_of_leakage', 'build_mixing', 'loss_of_recipe', 'optimizer_of_recipe',
-           'amp_of_recipe', 'callbacks_of_recipe', 'CONFIGS', 'Config', 'find_config', 'list_configs', 'load_config',
-           'require', 'Trainer']
+           'leakage_of_recipe', 'warn_of_leakage', 'build_mixing', 'loss_of_recipe', 'named_parameters',
+           'optimizer_of_recipe', 'amp_of_recipe', 'callbacks_of_recipe', 'CONFIGS', 'Config', 'find_config',
+           'list_configs', 'load_config', 'require', 'Trainer']
 
 # %% ../../nbs/08_recipe/02_build.ipynb #25b38dba
 import tempfile
@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2, paddle
 from fastcore.basics import patch
 from omegaconf import OmegaConf
-from ..basics import PPClsError
+from ..basics import PPClsError, first_few
 from ..gpu import require_gpu, use_deterministic_kernels
 from ..data.datasets import BadImage, ListDataset
 from ..data.duplicates import check_leakage
@@ -151,11 +151,16 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
         raise PPClsError('VALID.aug_repeats: images are repeated in training only; move it to TRAIN.aug_repeats')
     require(conf, f'{part}.data_dir', f'{part}.file_list')
     dataset = ListDataset(reader.data_dir, reader.file_list, build_transforms(reader, conf, train),
-                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter)
+                          class_num=conf.classes_num, labelled=labelled, seed=conf.seed, delimiter=reader.delimiter,
+                          multilabel=conf.multilabel)
     rank, ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     remainder = len(dataset) % reader.batch_size
+    drop_last = train and (reader.drop_last or 0 < remainder < ranks)
+    if drop_last and remainder == len(dataset):
+        raise PPClsError(f'{part}.drop_last: {len(dataset)} images are no batch of {reader.batch_size}; expected a '
+                         'smaller batch_size, or drop_last: False')
     return make_loader(dataset, local_batch_size(reader.batch_size, train), shuffle=train,
-                       drop_last=train and 0 < remainder < ranks, num_workers=reader.num_workers,
+                       drop_last=drop_last, num_workers=reader.num_workers,
                        seed=conf.seed + reader.shuffle_seed, rank=rank, ranks=ranks, skip_bad=reader.skip_bad,
                        repeats=reader.aug_repeats if train else 1)
 
@@ -225,6 +230,11 @@ def build_models(conf):
     require(conf, 'ARCHITECTURE.name')
     choose_device(conf)
     teachers, name = network_names(conf.ARCHITECTURE.name)
+    if conf.multilabel and not 0 < conf.threshold < 1:
+        raise PPClsError(f'threshold is {conf.threshold}; expected a probability between 0 and 1')
+    if conf.multilabel and conf.use_distillation:
+        raise PPClsError('multilabel with use_distillation: a distillation learns the probabilities of one label; '
+                         'expected only one of the two')
     if bool(teachers) != bool(conf.use_distillation):
         raise PPClsError(f"ARCHITECTURE.name is '{conf.ARCHITECTURE.name}' and use_distillation is "
                          f"{conf.use_distillation}: distillation needs both 'TEACHER_distill_STUDENT' and "
@@ -235,6 +245,7 @@ def build_models(conf):
     paddle.seed(conf.seed)
     student = create_model(name, pretrained=weights_of_recipe(source), class_num=conf.classes_num,
                            **OmegaConf.to_container(conf.ARCHITECTURE.params))
+    student.threshold = conf.threshold if conf.multilabel else None
     if conf.ARCHITECTURE.lr_mult:
         set_lr_mult(student, dict(conf.ARCHITECTURE.lr_mult))
     if conf.OPTIMIZER.layer_decay is not None:
@@ -313,11 +324,11 @@ def build_mixing(conf) -> Mix | None:
 
 # %% ../../nbs/08_recipe/02_build.ipynb #12f83a8d
 def loss_of_recipe(conf):
-    """The loss of a recipe: `JSDivLoss` in a distillation, `BCELoss` with `bce_loss`, else `CELoss`. PPClsError for
-    keys that exclude each other."""
+    """The loss of a recipe: `JSDivLoss` in a distillation, `BCELoss` with `bce_loss` or `multilabel`, else `CELoss`.
+    PPClsError for keys that exclude each other."""
     if conf.bce_target_thresh is not None and not conf.bce_loss:
         raise PPClsError('bce_target_thresh without bce_loss has no effect: write bce_loss: True, too, or remove it')
-    if not conf.bce_loss:
+    if not (conf.bce_loss or conf.multilabel):
         return JSDivLoss(**conf.distill) if conf.use_distillation else CELoss(conf.ls_epsilon)
     if conf.use_distillation:
         raise PPClsError('bce_loss with use_distillation: the loss of a distillation compares with the teacher; remove '
@@ -325,6 +336,15 @@ def loss_of_recipe(conf):
     return BCELoss(conf.ls_epsilon, conf.bce_target_thresh)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #eb4e1d9a
+def named_parameters(model, parts) -> set:
+    """Paddle's names of the parameters of `model` whose names contain one of `parts`. A line names parts that
+    none of them contains."""
+    found = {part: [p.name for name, p in model.named_parameters() if part in name] for part in parts}
+    unused = [part for part, names in found.items() if not names]
+    if unused:
+        print(f'no_weight_decay_names: no parameter of {model.name} has {first_few(unused)} in its name')
+    return {name for names in found.values() for name in names}
+
 def optimizer_of_recipe(conf, model, batches: int):
     """The optimizer of a recipe, with its schedule, for `model` and `batches` training batches in an epoch. If the
     recipe has a number of steps, it is only compared with that of the run."""
@@ -340,7 +360,8 @@ def optimizer_of_recipe(conf, model, batches: int):
     schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, steps, **params)
     optimizer = conf.OPTIMIZER
     return build_optimizer(optimizer.function, model.parameters(), schedule, optimizer.regularizer,
-                           conf.no_weight_decay, **optimizer.params)
+                           conf.no_weight_decay, without_decay=named_parameters(model, conf.no_weight_decay_names),
+                           **optimizer.params)
 
 # %% ../../nbs/08_recipe/02_build.ipynb #49ff67ae
 def amp_of_recipe(conf) -> AMP | None:

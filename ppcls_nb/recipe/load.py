@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CONFIGS', 'children', 'collect_places', 'parse_yaml', 'place_of', 'list_configs', 'find_config', 'describes_the_same',
            'merge', 'read_text', 'find_base', 'read_recipe', 'pairs', 'index_of', 'assign', 'width_height',
-           'scaled_pair', 'resized', 'follow_image_shape', 'apply_overrides', 'rename_old_networks', 'load_config',
-           'require']
+           'scaled_pair', 'resized', 'follow_image_shape', 'changed_operations', 'apply_overrides', 'read_later',
+           'refuse_later_overrides', 'rename_old_networks', 'load_config', 'require']
 
 # %% ../../nbs/08_recipe/01_load.ipynb #d6ed9bf3
 import re
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..basics import FileError, PPClsError, ValueLoader, file_text, read_value, suggest
 from .schema import Config, OLD_NETWORKS, SECTIONS, check_functions, check_keys, check_names
 from .schema import value_at
+from .later_files import GLOBAL_KEYS, LATER_SECTIONS, is_later, translate
 from .old_files import MOVED, modernize
 
 # %% ../../nbs/08_recipe/01_load.ipynb #f481f751
@@ -233,7 +234,15 @@ def follow_image_shape(keys: dict, old, given: set, fail):
                 fail(('image_shape', ), f'image_shape is {shape}, but {section}.transforms has {name} of size {size}; '
                                         'write one size in both')
 
-# %% ../../nbs/08_recipe/01_load.ipynb #e18893db
+def changed_operations(key: str) -> list:
+    "The section, TRAIN or VALID, whose operations an override with the dotted `key` changes, in a list; else []."
+    if '.transforms' in key and not key.startswith('DataLoader'):
+        return [key.split('.')[0]]
+    is_operation = '.transform_ops' in key or '.transforms' in key
+    return [{'Train': 'TRAIN', 'Eval': 'VALID'}.get(key.split('.')[1], '')] if is_operation else []
+
+
+# %% ../../nbs/08_recipe/01_load.ipynb #5c0d273d
 def apply_overrides(keys: dict, places: dict, overrides: dict) -> dict:
     "Assign `overrides` {dotted key: value} to `keys`, in place; returns the places, in which these are overrides."
     for key, value in overrides.items():
@@ -243,6 +252,27 @@ def apply_overrides(keys: dict, places: dict, overrides: dict) -> dict:
         places[path] = f'override {key}'
     return places
 
+# %% ../../nbs/08_recipe/01_load.ipynb #a366de0f
+def read_later(keys: dict, places: dict, changes: list, file) -> tuple[dict, dict, list]:
+    """Translate the `keys` of a file of PaddleClas 2.x, to which those of the overrides `changes` that are in its words
+    are applied; returns our keys, their places, and the other overrides."""
+    rest = []
+    for group in changes:
+        own = {key: value for key, value in group.items() if key.split('.')[0] in (*LATER_SECTIONS, 'AMP')}
+        places = apply_overrides(keys, places, own)
+        rest.append({key: value for key, value in group.items() if key not in own})
+    keys, origin = translate(keys, lambda path: place_of(places, path, str(file)))
+    return keys, {**places, **{new: place_of(places, old, str(file)) for new, old in origin.items()}}, rest
+
+def refuse_later_overrides(changes: list):
+    "Raise a PPClsError for the first of the overrides `changes` that is in the words of PaddleClas 2.x."
+    for key in (key for group in changes for key in group):
+        section, _, name = key.partition('.')
+        if section in LATER_SECTIONS:
+            here = f'; here it is {GLOBAL_KEYS[name]}' if section == 'Global' and name in GLOBAL_KEYS else ''
+            raise PPClsError(f'override {key}: a key of PaddleClas 2.x, and this recipe is not one{here}')
+
+# %% ../../nbs/08_recipe/01_load.ipynb #e18893db
 def rename_old_networks(keys: dict):
     "Replace old names of networks in ARCHITECTURE.name, in place."
     name = value_at(keys, 'ARCHITECTURE', 'name')
@@ -258,8 +288,13 @@ def load_config(source, *overrides):
     file and line, or the override."""
     file = find_config(source)
     keys, places = read_recipe(file)
-    shape = deepcopy(keys.get('image_shape') or [3, 224, 224])
+    given_shape = value_at(keys, 'Global', 'image_shape') if is_later(keys) else keys.get('image_shape')
+    shape = deepcopy(given_shape or [3, 224, 224])
     changes = [pairs(group) for group in overrides]
+    given = {section for group in changes for key in group for section in changed_operations(key)}
+    if is_later(keys):
+        keys, places, changes = read_later(keys, places, changes, file)
+    refuse_later_overrides(changes)
     for group in changes:
         places = apply_overrides(keys, places, group)
 
@@ -272,7 +307,6 @@ def load_config(source, *overrides):
     keys = modernize(keys, place)
     places = {**{new: places[old] for old, new in MOVED.items() if old in places}, **places}
     check_keys(keys, fail)
-    given = {key.split('.')[0] for group in changes for key in group if '.transforms' in key}
     follow_image_shape(keys, shape, given, fail)
     check_functions(keys, fail)
     check_names(keys, fail)

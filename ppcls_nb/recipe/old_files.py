@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORK_ARGUMENTS', 'AMP_KEYS', 'MOVED', 'GRAPH_SWITCHES', 'FOURTH_CHANNEL', 'IGNORED', 'DEFAULTS', 'OLD_OPERATIONS',
-           'OLD_OPTIMIZERS', 'LOSSES', 'REFUSED', 'section_of', 'move_keys', 'drop_ignored', 'modernize_operations',
+           'OLD_OPTIMIZERS', 'LOSSES', 'section_of', 'move_keys', 'drop_ignored', 'modernize_operations',
            'modernize_optimizer', 'modernize_loss', 'modernize']
 
 # %% ../../nbs/08_recipe/00a_old_files.ipynb #3cd02d4a
@@ -110,15 +110,10 @@ def modernize_loss(keys: dict, place):
             raise PPClsError(f"{place(('LOSS', 'params', name))}: unknown LOSS parameter '{name}', expected epsilon")
 
 # %% ../../nbs/08_recipe/00a_old_files.ipynb #2f81a64a
-REFUSED = {'multilabel': 'images with several labels are not supported; a line of a list has one'}
-
 def modernize(keys: dict, place=lambda path: 'recipe') -> dict:
     """A copy of the recipe `keys`, in which those of files of 2020 are moved, renamed or removed. For a removed key
-    that is on, a line says why, after its `place(path)`; a key in `REFUSED` that is on is a PPClsError."""
+    that is on, a line says why, after its `place(path)`; another loss is a PPClsError."""
     keys = deepcopy(keys)
-    for key in REFUSED.keys() & keys.keys():
-        if keys.pop(key):
-            raise PPClsError(f'{place((key,))}: {key}: {REFUSED[key]}')
     move_keys(keys)
     modernize_operations(keys, place)
     modernize_optimizer(keys)

@@ -90,6 +90,7 @@ class ReaderConf:
     transforms: list[Any] = key([], "operations and their arguments, from a file's bytes to an array; empty: those of "
                                 "the official weights, or the standard ones at `image_shape`")
     mix: list[Any] | None = key(None, 'operations that mix training batches; with `use_mix: True`')
+    drop_last: bool = key(False, 'leave out a last batch with fewer images; only in TRAIN')
     skip_bad: bool = key(False, 'leave damaged images out, with a warning, instead of stopping at the first')
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #ab05d450
@@ -122,6 +123,7 @@ LEAKAGE_HELP = ('what a distillation searches its training list for before it st
                 'list; `near`: their near-duplicates, too; `off`; `auto`: `near` for short lists, `same` for long ones')
 FIX_HELP = 'the Fix strategy (documents 3.2.3): `True` trains the classifier alone, `batch_norm` the last one too'
 
+# %% ../../nbs/08_recipe/00_schema.ipynb #a2cee57e
 @dataclass
 class Config:
     "A recipe."
@@ -147,6 +149,8 @@ class Config:
     topk: int = key(5, 'the k of the second accuracy, beside top-1', minimum=1)
     image_shape: list[int] = key([3, 224, 224], 'channels, height, width')
     ls_epsilon: float | None = key(None, 'fraction of the label that is spread over all classes; negative is off')
+    multilabel: bool = key(False, 'several labels an image: lists with `path 0,1,0`, binary cross entropy, mAP')
+    threshold: float = key(0.5, 'with `multilabel`: the probability from which a class is one of the labels')
     use_mix: bool = key(False, 'mix batches by the operations of `TRAIN.mix`: both or neither')
     bce_loss: bool = key(False, 'binary cross entropy, a yes or no for each class, instead of cross entropy')
     bce_target_thresh: float | None = key(None, 'with `bce_loss`: the share of a mixed label above which it counts as '
@@ -166,6 +170,8 @@ class Config:
     lr_scaling: int | None = key(None, 'batch size that `lr` was chosen for; it is scaled to that of this run',
                                  minimum=1)
     no_weight_decay: bool = key(False, 'no weight decay for biases and normalization')
+    no_weight_decay_names: list[str] = key([], 'parts of the names of further parameters without weight decay, such '
+                                           'as `pos_embed`')
     accumulate: int = key(1, 'batches in an optimizer step', minimum=1)
     clip: ClipConf | None = key(None, 'gradient clipping: `norm` or `value`')
     early_stopping: EarlyStoppingConf | None = key(None, 'stop early: `patience`, `min_delta`')

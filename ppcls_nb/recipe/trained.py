@@ -69,7 +69,7 @@ def data_settings(source, conf, classes=None, spare=None) -> dict:
         file = named if named.is_file() else info.lists/default
         delimiter = list_delimiter(file, (conf[part].delimiter,))
         labelled = not (part == 'TRAIN' and conf.use_distillation)
-        read_list(file, info.root, labelled=labelled, delimiter=delimiter)
+        read_list(file, info.root, labelled=labelled, delimiter=delimiter, multilabel=conf.multilabel)
         settings[f'{part}.delimiter'] = delimiter
         settings[f'{part}.file_list'] = str(file)
         settings[f'{part}.data_dir'] = str(info.root)
@@ -238,14 +238,19 @@ def load_predictor(model, weights=None, classes=None):
 # %% ../../nbs/08_recipe/03_trained.ipynb #b4bbfa66
 def predict_files(model, operations, files, k: int = 5, batch_size: int = 32, num_workers: int = 0,
                   failed: dict | None = None):
-    """Yield (file, labels, scores) with the `k` largest probabilities for each of `files` that can be read. The others
-    are added to the dictionary `failed`, {file: reason}."""
+    """Yield (file, labels, scores) with the `k` largest probabilities for each of `files` that can be read; of a
+    network with several labels an image all that reach its `threshold`. The others are added to the dictionary
+    `failed`, {file: reason}."""
+    threshold = getattr(model, 'threshold', None)
+
     def probabilities(images):
         with paddle.no_grad():
-            return F.softmax(model(paddle.to_tensor(images)).astype('float32'), -1).numpy()
+            logits = model(paddle.to_tensor(images)).astype('float32')
+        return (F.softmax(logits, -1) if threshold is None else F.sigmoid(logits)).numpy()
 
     failed = {} if failed is None else failed
-    for index, labels, scores in rank_images(probabilities, operations, files, k, batch_size, num_workers, failed):
+    ranked = rank_images(probabilities, operations, files, k, batch_size, num_workers, failed, threshold)
+    for index, labels, scores in ranked:
         yield files[index], labels, scores
 
 # %% ../../nbs/08_recipe/03_trained.ipynb #cc5ac99f

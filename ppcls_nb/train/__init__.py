@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['BCELoss', 'CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr',
-           'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state',
-           'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'NaNMonitor', 'History',
-           'Progress', 'RunFolder', 'standard_callbacks', 'AMP', 'GradientAccumulation', 'GradientClip', 'EMA',
-           'EarlyStopping', 'CSVLog', 'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run', 'compare', 'load_run',
-           'paired_difference', 'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions',
-           'grad_cam', 'plot_grad_cam', 'Distributed', 'init_distributed']
+           'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'LabelCounts', 'LabelEvaluation', 'Evaluation', 'TopK',
+           'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix',
+           'NaNMonitor', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'AMP', 'GradientAccumulation',
+           'GradientClip', 'EMA', 'EarlyStopping', 'CSVLog', 'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run',
+           'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation', 'calibration',
+           'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam', 'Distributed', 'init_distributed']
 
 # %% ../../nbs/04_train/09_train.ipynb #52934335
 from .losses import BCELoss, CELoss, DIVERGENCES, JSDivLoss, divergence
 from .schedules import SCHEDULES, build_schedule, scaled_lr
 from .optim import OPTIMIZERS, REGULARIZERS, build_optimizer
+from .multilabel import LabelCounts, LabelEvaluation
 from .metrics import Evaluation, TopK, evaluate
 from .checkpoint import load_state, save_state, save_weights
 from .trainer import Callback, CancelFit, Data, Trainer
@@ -32,9 +33,9 @@ from .distributed import Distributed, init_distributed
 
 _all_ = [
     'BCELoss', 'CELoss', 'DIVERGENCES', 'JSDivLoss', 'divergence', 'SCHEDULES', 'build_schedule', 'scaled_lr',
-    'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'Evaluation', 'TopK', 'evaluate', 'load_state', 'save_state',
-    'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix', 'NaNMonitor', 'History', 'Progress', 'RunFolder',
-    'standard_callbacks', 'AMP', 'GradientAccumulation', 'GradientClip', 'EMA', 'EarlyStopping', 'CSVLog',
-    'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run', 'compare', 'load_run', 'paired_difference',
-    'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix', 'plot_predictions', 'grad_cam', 'plot_grad_cam',
-    'Distributed', 'init_distributed']
+    'OPTIMIZERS', 'REGULARIZERS', 'build_optimizer', 'LabelCounts', 'LabelEvaluation', 'Evaluation', 'TopK',
+    'evaluate', 'load_state', 'save_state', 'save_weights', 'Callback', 'CancelFit', 'Data', 'Trainer', 'Mix',
+    'NaNMonitor', 'History', 'Progress', 'RunFolder', 'standard_callbacks', 'AMP', 'GradientAccumulation',
+    'GradientClip', 'EMA', 'EarlyStopping', 'CSVLog', 'MemoryMonitor', 'ScalarLogger', 'Timer', 'lr_find', 'Run',
+    'compare', 'load_run', 'paired_difference', 'plot_curves', 'Interpretation', 'calibration', 'confusion_matrix',
+    'plot_predictions', 'grad_cam', 'plot_grad_cam', 'Distributed', 'init_distributed']

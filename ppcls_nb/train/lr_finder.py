@@ -18,7 +18,6 @@ from paddle.optimizer.lr import LambdaDecay, LRScheduler
 from ..basics import PPClsError
 from ..models.network import evaluating
 from .callbacks.optimization import GradientAccumulation
-from .metrics import TopK
 from .trainer import Callback, CancelFit, Trainer
 
 # %% ../../nbs/04_train/05d_lr_finder.ipynb #b4fe69c6
@@ -94,7 +93,7 @@ def preserve_state(t: Trainer):
     generators = [
         (paddle.set_rng_state, paddle.get_rng_state()), (paddle.set_cuda_rng_state, paddle.get_cuda_rng_state()),
         (np.random.set_state, np.random.get_state()), (random.setstate, random.getstate())]
-    t.optimizer, t.metric, t.scaler = clone_optimizer(t.optimizer), TopK(t.topk), None
+    t.optimizer, t.metric, t.scaler = clone_optimizer(t.optimizer), t.new_metric(), None
     try:
         with evaluating(t.model): yield t
     finally:

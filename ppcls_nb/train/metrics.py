@@ -10,9 +10,11 @@ import math
 from dataclasses import dataclass
 import numpy as np
 import paddle
+from fastcore.basics import patch
 from paddle.nn import functional as F
 from ..data.loader import EpochSampler
 from ..models.network import evaluating
+from .multilabel import LabelCounts, LabelEvaluation
 
 # %% ../../nbs/04_train/02_metrics.ipynb #70d27d9f
 def topk_hits(logits, labels, ks=(1, 5)) -> np.ndarray:
@@ -101,6 +103,15 @@ class TopK:
         accuracies = '   '.join(f'top{k}:{self.accuracy(k):.4f}' for k in self.ks)
         return f'{accuracies}   ({self.correct[self.ks[0]]:.6g}/{self.total})'
 
+# %% ../../nbs/04_train/02_metrics.ipynb #ab6841ce
+@patch
+def __sub__(self: TopK, earlier) -> TopK:
+    "The counts since those of `earlier`."
+    part = TopK(self.ks)
+    part.total = self.total - earlier.total
+    part.correct = {k: self.correct[k] - earlier.correct[k] for k in self.ks}
+    return part
+
 # %% ../../nbs/04_train/02_metrics.ipynb #6bc1dd7f
 @dataclass
 class Evaluation:
@@ -122,6 +133,20 @@ class Evaluation:
     def top1(self) -> float: return self.metric.accuracy(self.metric.ks[0])
 
     @property
+    def score(self) -> int:
+        "The number by which epochs are compared: that of the right predictions."
+        return self.metric.correct[self.metric.ks[0]]
+
+    @property
+    def fraction(self) -> float: return self.top1
+
+    def arrays(self) -> dict:
+        "What a run keeps of its last evaluation: `labels` (N,), `predictions` (N,), `hits` (N, len(ks)), `ks`."
+        return dict(labels=self.labels, predictions=self.predictions, hits=self.hits, ks=self.metric.ks)
+
+    def __str__(self): return str(self.metric)
+
+    @property
     def nonfinite(self) -> int:
         "How many images had logits that are not finite."
         return int((self.predictions == -1).sum())
@@ -133,7 +158,11 @@ class Evaluation:
 # %% ../../nbs/04_train/02_metrics.ipynb #9976bef2
 def _row(logits, labels, loss, ks, detail):
     """The results of a batch: a tuple (labels, predictions, hits) of arrays `(N, …)`, with `detail` also the
-    predictions' probabilities and the losses per image; and the sum of its `loss` (0 without a loss)."""
+    predictions' probabilities and the losses per image; and the sum of its `loss` (0 without a loss). With labels
+    `(N, C)`, several for an image: (labels, probabilities)."""
+    if paddle.is_floating_point(labels):
+        columns = labels.numpy(), F.sigmoid(logits.astype('float32')).numpy()
+        return columns, loss(logits, labels).item()*len(labels) if loss else 0.
     y = labels.numpy().reshape(-1)
     finite = paddle.isfinite(logits.astype('float32')).all(-1).numpy()
     p = np.where(finite, logits.argmax(-1).numpy(), -1)
@@ -167,7 +196,7 @@ def _gather(part, loader) -> list:
     paddle.distributed.all_gather_object(parts, part)
     return parts
 
-def _collect(parts, ks, has_loss) -> Evaluation:
+def _collect(parts, ks, has_loss, threshold=0.5) -> Evaluation | LabelEvaluation:
     "An `Evaluation` of the parts (rows, indices) of all processes, in the order of the indices."
     rows, metric = [row for part, _ in parts for row, _ in part], TopK(ks)
     if rows:
@@ -179,19 +208,24 @@ def _collect(parts, ks, has_loss) -> Evaluation:
         indices = np.concatenate([i for _, i in parts])
         order = np.argsort(indices, kind='stable')
         indices, columns = indices[order], [c[order] for c in columns]
-    metric.count(columns[2])
     loss = None
-    if has_loss and metric.total:
-        loss = math.fsum(loss_sum for part, _ in parts for _, loss_sum in part)/metric.total
+    if has_loss and rows:
+        loss = math.fsum(loss_sum for part, _ in parts for _, loss_sum in part)/len(columns[0])
+    if len(columns) == 2:
+        counts = LabelCounts(threshold)
+        counts.add_scores(columns[1], columns[0])
+        return LabelEvaluation(counts, loss, *columns, indices)
+    metric.count(columns[2])
     return Evaluation(metric, loss, *columns[:3], indices, *columns[3:])
 
 # %% ../../nbs/04_train/02_metrics.ipynb #48a62011
-def evaluate(model, loader, loss=None, ks=(1, 5), detail=False) -> Evaluation:
+def evaluate(model, loader, loss=None, ks=(1, 5), detail=False, threshold=0.5) -> Evaluation | LabelEvaluation:
     """Evaluate `model` on all batches of `loader`, images `(N, 3, H, W)` and labels `(N,)`; `loss(logits, labels)` is
-    averaged over images. `detail` adds each image's probability and cross entropy.
+    averaged over images. `detail` adds each image's probability and cross entropy. With labels `(N, C)` float, several
+    for an image, the result is a `LabelEvaluation` at `threshold`.
 
     In several processes (`paddle.distributed`) whose loaders divide the images (`make_loader(…, rank=…, ranks=…)`),
     all of them must call it; all get the same result."""
     with evaluating(model), paddle.no_grad():
         rows = [_row(model(images), labels, loss, ks, detail) for images, labels in loader]
-    return _collect(_gather((rows, _indices(loader)), loader), ks, loss is not None)
+    return _collect(_gather((rows, _indices(loader)), loader), ks, loss is not None, threshold)

@@ -78,13 +78,14 @@ def _check_params(function, params):
 
 # %% ../../nbs/04_train/01_optim.ipynb #679f6fca
 def build_optimizer(function: str, parameters, lr, regularizer=None, no_weight_decay: bool = False, grad_clip=None,
-                    **params):
+                    without_decay=(), **params):
     """The optimizer for a recipe's `OPTIMIZER: {function, params, regularizer: {function, factor}}`, over those of
     `parameters` that are not frozen.
 
     `lr` is a number or a schedule, `no_weight_decay` exempts biases and normalization from decay, `grad_clip` is one of
-    Paddle's such as `paddle.nn.ClipGradByGlobalNorm(1.)`. Raises `PPClsError` for an unknown function, regularizer or
-    parameter, a wrong value, and where all parameters are frozen."""
+    Paddle's such as `paddle.nn.ClipGradByGlobalNorm(1.)`; `without_decay`: names (of Paddle) of more parameters without
+    decay. Raises `PPClsError` for an unknown function, regularizer or parameter, a wrong value, and where all
+    parameters are frozen."""
     if function not in OPTIMIZERS:
         raise PPClsError(f"OPTIMIZER.function: {suggest(function, OPTIMIZERS, 'optimizer')}")
     _check_params(function, params)
@@ -93,13 +94,14 @@ def build_optimizer(function: str, parameters, lr, regularizer=None, no_weight_d
         raise PPClsError('OPTIMIZER: all parameters are frozen; expected at least one to train')
     for p in trainable:
         if p.regularizer is NO_DECAY: p.regularizer = None                  # set by an optimizer built earlier
-    one_dimensional = [p for p in trainable if no_weight_decay and p.ndim < 2 and p.regularizer is None]
+    chosen = [p for p in trainable if no_weight_decay and p.ndim < 2 or p.name in without_decay]
+    spared = [p for p in chosen if p.regularizer is None]
     exempt = [p for p in trainable if getattr(p.regularizer, '_coeff', None) == 0]
-    no_decay = {p.name for p in one_dimensional + exempt}
+    no_decay = {p.name for p in spared + exempt}
     decay = _decay_args(function, regularizer, no_decay)
     try:
         optimizer = OPTIMIZERS[function](learning_rate=lr, parameters=trainable, grad_clip=grad_clip, **decay, **params)
     except (TypeError, ValueError) as e:
         raise PPClsError(f'OPTIMIZER.params of {function}: {e}') from None
-    for p in one_dimensional: p.regularizer = NO_DECAY
+    for p in spared: p.regularizer = NO_DECAY
     return optimizer

@@ -68,27 +68,34 @@ def CosineWarmup(lr: float, epochs: int, steps_per_epoch: int, warmup_epoch: flo
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #54f32e63
 def Piecewise(lr: float, epochs: int, steps_per_epoch: int, decay_epochs=(30, 60, 90), gamma: float = 0.1,
-              warmup_epoch: float = 0) -> LRScheduler:
-    """`lr`, multiplied by `gamma` at each epoch of `decay_epochs`, counted from the start of the run (documents 2.2.2).
-    Raises `PPClsError` unless `decay_epochs` increase."""
+              warmup_epoch: float = 0, values=None, warmup_start_lr: float = 0.) -> LRScheduler:
+    """`lr`, multiplied by `gamma` at each epoch of `decay_epochs`, counted from the start of the run (documents 2.2.2);
+    or the learning rates `values`, one more than `decay_epochs`, of which the first is `lr`. Raises `PPClsError` unless
+    `decay_epochs` increase, and for another number of values."""
     ends = [float(e) for e in decay_epochs]
     if ends != sorted(set(ends)):
         raise PPClsError(f'LEARNING_RATE.params.decay_epochs is {list(decay_epochs)}; expected increasing epochs, '
                          'such as [30, 60, 90]')
-    values = [lr*gamma**i for i in range(len(ends) + 1)]
+    if values is None:
+        values = [lr*gamma**i for i in range(len(ends) + 1)]
+    if len(values) != len(ends) + 1 or values[0] != lr:
+        raise PPClsError(f'LEARNING_RATE.params.values is {list(values)}; expected {len(ends) + 1} learning rates, the '
+                         f'first of them lr, {lr}')
+    values = [float(value) for value in values]
     decay = lambda _, before: PiecewiseDecay([round(e*steps_per_epoch) - before for e in ends], values)
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay)
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #9eb8a024
 def Polynomial(lr: float, epochs: int, steps_per_epoch: int, power: float = 2., end_lr: float = 0.,
-               warmup_epoch: float = 0) -> LRScheduler:
+               warmup_epoch: float = 0, warmup_start_lr: float = 0.) -> LRScheduler:
     "From `lr` to `end_lr` in proportion to the remaining fraction of the run, raised to `power`."
     decay = lambda steps, _: PolynomialDecay(float(lr), steps, float(end_lr), float(power))
-    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay)
+    return with_warmup(lr, epochs, steps_per_epoch, warmup_epoch, decay, warmup_start_lr)
 
-def Linear(lr: float, epochs: int, steps_per_epoch: int, end_lr: float = 0., warmup_epoch: float = 0) -> LRScheduler:
+def Linear(lr: float, epochs: int, steps_per_epoch: int, end_lr: float = 0., warmup_epoch: float = 0,
+           warmup_start_lr: float = 0.) -> LRScheduler:
     "From `lr` to `end_lr` in a straight line."
-    return Polynomial(lr, epochs, steps_per_epoch, 1., end_lr, warmup_epoch)
+    return Polynomial(lr, epochs, steps_per_epoch, 1., end_lr, warmup_epoch, warmup_start_lr)
 
 # %% ../../nbs/04_train/00a_schedules.ipynb #f1bc7e73
 def Exponential(lr: float, epochs: int, steps_per_epoch: int, decay_rate: float = 0.97, decay_epochs: float = 2.4,
@@ -123,7 +130,7 @@ def build_schedule(function: str, epochs: int, steps_per_epoch: int, **params) -
         if name not in valid:
             raise PPClsError(f"LEARNING_RATE.params of {function}: {suggest(name, valid, 'parameter')}")
     for name, value in params.items():
-        if name != 'decay_epochs' and not isinstance(value, Real):
+        if name not in ('decay_epochs', 'values') and not isinstance(value, Real):
             raise PPClsError(f'LEARNING_RATE.params.{name} is {value!r}; expected a number')
     if 'lr' not in params:
         raise PPClsError(f'LEARNING_RATE.params of {function}: lr, the initial learning rate, is missing')

@@ -12,8 +12,9 @@ from operator import attrgetter
 import paddle
 from fastcore.basics import chunked, patch
 from paddle.optimizer.lr import LRScheduler
-from .losses import CELoss
+from .losses import BCELoss, CELoss
 from .metrics import TopK, evaluate
+from .multilabel import LabelCounts
 
 # %% ../../nbs/04_train/04_trainer.ipynb #ecb9e5dd
 @dataclass
@@ -52,15 +53,20 @@ class Trainer:
     Always: `epoch` (finished so far), `epochs`, `step` (batches so far), `optimizer_steps` (steps of the optimizer so
     far), `metric` (training `TopK`), `valid` (last `Evaluation`), `history`, `rank` of `ranks` processes. `topk`: the k
     of the accuracies; `valid_interval`: epochs between validations. `read_interval`: steps between two looks at the
-    loss, 1 on a CPU; on a GPU 20, since each makes the CPU wait for the GPU (`LossSum`)."""
+    loss, 1 on a CPU; on a GPU 20, since each makes the CPU wait for the GPU (`LossSum`).
+
+    A model with a `threshold` that is not None has several labels an image: labels `(N, C)` float, and the metrics are
+    `LabelCounts` and `LabelEvaluation`."""
     def __init__(self, model, data, loss, optimizer, callbacks=(), seed=0, topk=(1, 5), valid_interval=1):
         self.model, self.data, self.loss, self.optimizer = model, data, loss, optimizer
         self.callbacks, self.seed, self.topk, self.valid_interval = list(callbacks), seed, tuple(topk), valid_interval
         self.wrapped_model, self.context, self.scaler, self.accumulate = model, nullcontext, None, 1
         self.rank, self.ranks = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         self.epoch = self.epochs = self.step = self.optimizer_steps = 0
-        self.history, self.valid, self.metric, self.metric_target_name = [], None, TopK(topk), 'labels'
+        self.history, self.valid, self.metric_target_name = [], None, 'labels'
         self.read_interval = 20 if paddle.get_device().startswith('gpu') else 1
+        self.threshold = getattr(model, 'threshold', None)
+        self.metric = self.new_metric()
 
     def __call__(self, event):
         for listener in self.listeners[event]: listener(self)
@@ -87,6 +93,14 @@ class Trainer:
             self('cleanup')
         return self
 
+# %% ../../nbs/04_train/04_trainer.ipynb #79e59af0
+@patch
+def new_metric(self: Trainer):
+    "A new count of the training's accuracy: a `TopK`, or for several labels an image `LabelCounts`."
+    if self.threshold is not None:
+        return LabelCounts(self.threshold)
+    return TopK(self.topk, on_device=self.read_interval > 1)
+
 # %% ../../nbs/04_train/04_trainer.ipynb #81c74900
 @patch
 def train_epoch(self: Trainer):
@@ -95,7 +109,7 @@ def train_epoch(self: Trainer):
     sampler = getattr(self.data.train, 'batch_sampler', None)
     if hasattr(sampler, 'set_epoch'): sampler.set_epoch(self.epoch)
     self.model.train()
-    self.metric = TopK(self.topk, on_device=self.read_interval > 1)
+    self.metric = self.new_metric()
     self('before_epoch')
     for group in chunked(self.data.train, self.accumulate): self.train_group(group)
     self('after_train')
@@ -184,6 +198,8 @@ def validate_epoch(self: Trainer):
 def evaluate(self: Trainer):
     "The `Evaluation` of the model with its evaluation weights on the validation data."
     with self.evaluation_weights():
+        if self.threshold is not None:
+            return evaluate(self.model, self.data.valid, BCELoss(), threshold=self.threshold)
         return evaluate(self.model, self.data.valid, CELoss(), self.topk)
 
 @patch

@@ -6,8 +6,8 @@
 __all__ = ['OPS', 'MIX_OPS', 'create_operators', 'build_ops', 'build_mix', 'describe_ops', 'InPlaceOp', 'transform', 'CropImage',
            'DecodeImage', 'NormalizeImage', 'RandCropImage', 'RandFlipImage', 'ResizeImage', 'ToCHWImage', 'eval_ops',
            'test_size', 'train_ops', 'RandomErasing', 'Cutout', 'HideAndSeek', 'GridMask', 'AutoAugment',
-           'CIFAR10Policy', 'ImageNetPolicy', 'SVHNPolicy', 'RandAugment', 'TrivialAugment', 'AugMix', 'CutmixOperator',
-           'Mixing', 'MixupOperator']
+           'CIFAR10Policy', 'ImageNetPolicy', 'SVHNPolicy', 'RandAugment', 'TimmAutoAugment', 'TrivialAugment',
+           'AugMix', 'CutmixOperator', 'Mixing', 'MixupOperator']
 
 # %% ../../../nbs/02_augment/09_imaug.ipynb #2a51e270
 import inspect
@@ -23,7 +23,7 @@ from .cutout import Cutout
 from .hide_and_seek import HideAndSeek
 from .gridmask import GridMask
 from .autoaugment import AutoAugment, CIFAR10Policy, ImageNetPolicy, SVHNPolicy
-from .randaugment import RandAugment
+from .randaugment import RandAugment, TimmAutoAugment
 from .trivialaugment import TrivialAugment
 from .augmix import AugMix
 from .mixing import CutmixOperator, Mixing, MixupOperator
@@ -31,13 +31,13 @@ from .mixing import CutmixOperator, Mixing, MixupOperator
 _all_ = [
     'InPlaceOp', 'transform', 'CropImage', 'DecodeImage', 'NormalizeImage', 'RandCropImage', 'RandFlipImage',
     'ResizeImage', 'ToCHWImage', 'eval_ops', 'test_size', 'train_ops', 'RandomErasing', 'Cutout', 'HideAndSeek',
-    'GridMask', 'AutoAugment', 'CIFAR10Policy', 'ImageNetPolicy', 'SVHNPolicy', 'RandAugment', 'TrivialAugment',
-    'AugMix', 'CutmixOperator', 'Mixing', 'MixupOperator']
+    'GridMask', 'AutoAugment', 'CIFAR10Policy', 'ImageNetPolicy', 'SVHNPolicy', 'RandAugment',
+    'TimmAutoAugment', 'TrivialAugment', 'AugMix', 'CutmixOperator', 'Mixing', 'MixupOperator']
 
 # %% ../../../nbs/02_augment/09_imaug.ipynb #76345a27
 _IMAGE_OPS = (DecodeImage, ResizeImage, CropImage, RandCropImage, RandFlipImage, NormalizeImage, ToCHWImage,
-              AutoAugment, ImageNetPolicy, CIFAR10Policy, SVHNPolicy, RandAugment, TrivialAugment, AugMix, Cutout,
-              RandomErasing, HideAndSeek, GridMask)
+              AutoAugment, ImageNetPolicy, CIFAR10Policy, SVHNPolicy, RandAugment, TimmAutoAugment, TrivialAugment,
+              AugMix, Cutout, RandomErasing, HideAndSeek, GridMask)
 OPS = {op.__name__: op for op in _IMAGE_OPS}
 MIX_OPS = {op.__name__: op for op in (MixupOperator, CutmixOperator)}
 

@@ -8,7 +8,7 @@ __all__ = ['MAGNITUDE_RANGES', 'ENHANCEMENTS', 'IMAGENET', 'CIFAR10', 'SVHN', 'P
 
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #e228c3d2
 import math
-import numpy as np
+import cv2, numpy as np
 from fastcore.basics import BasicRepr, store_attr
 from ...basics import PPClsError, suggest
 from .pixel_ops import GEOMETRIC_OPS, GREY, PIXEL_OPS, check_rgb, pixel_op
@@ -34,8 +34,8 @@ def op_magnitude(name: str, fraction: float, signed: bool = False):
 # %% ../../../nbs/02_augment/06_autoaugment.ipynb #6ab0362e
 class PixelPolicy(BasicRepr):
     """Base class of operations that apply randomly drawn steps: a subclass defines `draw(rng)` and sets `fillcolor`,
-    the colour of pixels from outside the image."""
-    returns_new, in_pixels = True, False
+    the colour of pixels from outside the image; `warp` is OpenCV's interpolation of its geometric operations."""
+    returns_new, in_pixels, warp = True, False, cv2.INTER_NEAREST
     def draw(self, rng: np.random.Generator) -> list:
         "The steps for one image, as (name, magnitude); a translation is a fraction of the side, or `in_pixels`."
         raise NotImplementedError(f'{type(self).__name__}.draw')
@@ -45,7 +45,7 @@ class PixelPolicy(BasicRepr):
         for name, value in self.draw(rng or np.random.default_rng()):
             if name == 'translate_x' and not self.in_pixels: value *= img.shape[1]
             elif name == 'translate_y' and not self.in_pixels: value *= img.shape[0]
-            img = pixel_op(img, name, value, self.fillcolor)
+            img = pixel_op(img, name, value, self.fillcolor, self.warp)
         return img
 
 def check_fillcolor(fillcolor, op_name: str) -> tuple:

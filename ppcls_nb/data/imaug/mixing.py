@@ -23,18 +23,22 @@ class Mixing(BasicRepr):
     """Base class of operations that mix each image of a batch with another one of it: a subclass defines
     `blend(images, order, lam, rng)`, which returns new images and the weight of the first label.
 
-    `alpha` > 0: the parameter of Beta(alpha, alpha), from which lam is drawn. The input is not changed; `rng` (None: a
-    new one) is the only source of randomness."""
-    def __init__(self, alpha: float = 0.2):
+    `alpha` > 0: the parameter of Beta(alpha, alpha), from which lam is drawn. `prob`: the fraction of the batches that
+    a `Mix` gives to this operation (None: an equal part of what the others leave). The input is not changed; `rng`
+    (None: a new one) is the only source of randomness."""
+    def __init__(self, alpha: float = 0.2, prob: float | None = None):
         if not (isinstance(alpha, (int, float)) and 0 < alpha < math.inf):
             raise PPClsError(f'{type(self).__name__}: alpha {alpha}, expected a number above 0, such as 0.2')
+        if prob is not None and not (isinstance(prob, (int, float)) and 0 <= prob <= 1):
+            raise PPClsError(f'{type(self).__name__}: prob {prob}, expected a number from 0 to 1')
         store_attr()
 
     def blend(self, images, order, lam, rng):
         raise NotImplementedError(f'{type(self).__name__}.blend')
 
     def mix(self, images, labels, rng=None):
-        """Arrays or Paddle tensors: images (N, C, H, W), labels (N,) of ints → (images, labels_a, labels_b, lam).
+        """Arrays or Paddle tensors: images (N, C, H, W), labels (N,) of ints, or (N, class_num) → (images, labels_a,
+        labels_b, lam).
 
         `lam`, a float, is the weight of `labels_a` in every image of the batch, 1 - lam that of `labels_b`."""
         if images.ndim != 4 or len(images) != len(labels):
@@ -84,8 +88,10 @@ class CutmixOperator(Mixing):
 # %% ../../../nbs/02_augment/08_mixing.ipynb #5b7ec057
 def mixed_labels(labels_a, labels_b, lam: float, class_num: int):
     """Two arrays of labels (N,), ints → (N, class_num) float32 with `lam` at the first label of a row and 1 - lam at
-    the second. Paddle tensors stay on their device; PPClsError for a label in a NumPy array that is `class_num` or
-    more."""
+    the second; of labels (N, class_num), several for an image, the weighted mean. Paddle tensors stay on their device;
+    PPClsError for a label in a NumPy array that is `class_num` or more."""
+    if labels_a.ndim == 2:
+        return labels_b + (labels_a - labels_b)*lam
     if isinstance(labels_a, np.ndarray):
         classes = np.arange(class_num)
         largest = max(labels_a.max(initial=0), labels_b.max(initial=0))

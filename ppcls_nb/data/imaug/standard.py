@@ -115,21 +115,36 @@ def _width_height(size, op_name):
         raise PPClsError(f'{op_name}: size {size}, expected 1 or more')
     return w, h
 
-def _resize(img, size, interpolation):
-    return cv2.resize(img, size, interpolation=cv2.INTER_LINEAR if interpolation is None else interpolation)
+BACKENDS = 'cv2', 'pil'
+_PILLOW = {cv2.INTER_NEAREST: Image.NEAREST, cv2.INTER_LINEAR: Image.BILINEAR, cv2.INTER_CUBIC: Image.BICUBIC,
+           cv2.INTER_AREA: Image.BOX, cv2.INTER_LANCZOS4: Image.LANCZOS}
+
+def _check_backend(backend, op_name):
+    if backend not in BACKENDS:
+        raise PPClsError(f"{op_name}: backend '{backend}', expected {' or '.join(BACKENDS)}")
+
+def _resize(img, size, op):
+    "`img` at `size` (width, height), by the interpolation and the backend of the operation `op`."
+    interpolation = cv2.INTER_LINEAR if op.interpolation is None else op.interpolation
+    if op.backend == 'pil':
+        return np.asarray(Image.fromarray(img).resize(size, _PILLOW[interpolation]))
+    return cv2.resize(img, size, interpolation=interpolation)
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #3d366168
 class ResizeImage(BasicRepr):
     """Scale an image to exactly `size`, an int or (width, height), or so that its short side has `resize_short`
-    pixels; `interpolation` is OpenCV's number (None: linear)."""
+    pixels; `interpolation` is OpenCV's number (None: linear). `backend`: 'cv2', or 'pil', with which a smaller image is
+    the mean over all pixels, as of Pillow."""
     returns_new = True
-    def __init__(self, size=None, resize_short: int | None = None, interpolation: int | None = None):
+    def __init__(self, size=None, resize_short: int | None = None, interpolation: int | None = None,
+                 backend: str = 'cv2'):
+        _check_backend(backend, 'ResizeImage')
         if (size is None) == (resize_short is None):
             raise PPClsError('ResizeImage: expected either size or resize_short')
         self._size = _width_height(size or resize_short, 'ResizeImage')
         store_attr()
     def __call__(self, img, rng=None):
-        return _resize(img, self.target(*img.shape[1::-1]), self.interpolation)
+        return _resize(img, self.target(*img.shape[1::-1]), self)
     def target(self, w, h):
         "(width, height) after scaling an image of this width and height; PPClsError if that is too large."
         if self.size is not None:
@@ -181,7 +196,7 @@ class _ResizeCrop(BasicRepr):
             high = min(length, math.ceil((start + crop)/k) + self.margin)
             boxes.append((low, high, round((high - low)*k), start - round(low*k), crop))
         (x0, x1, w, x, crop_w), (y0, y1, h, y, crop_h) = boxes
-        part = _resize(img[y0:y1, x0:x1], (w, h), self.resize.interpolation)
+        part = _resize(img[y0:y1, x0:x1], (w, h), self.resize)
         x, y = min(x, w - crop_w), min(y, h - crop_h)
         return part[y:y+crop_h, x:x+crop_w]
 
@@ -201,13 +216,16 @@ def _progressive_sizes(pairs) -> list:
 # %% ../../../nbs/02_augment/00_standard.ipynb #910ce67a
 class RandCropImage(BasicRepr):
     """A random rectangle of the image, a fraction `scale` of its area (default 0.08 to 1) with the aspect ratio
-    width:height `ratio` (default 3/4 to 4/3), resized to `size`, an int or (width, height).
+    width:height `ratio` (default 3/4 to 4/3), resized to `size`, an int or (width, height). `interpolation` and
+    `backend` as for `ResizeImage`.
 
     `progressive`: [[epochs, size], …] with increasing `epochs`, other sizes for the first ones: `at(epoch)` has the
     size of the first pair whose number is above `epoch`, counted from 0, and after the last pair `size`. PPClsError for
     wrong arguments."""
     returns_new = True
-    def __init__(self, size, scale=None, ratio=None, interpolation: int | None = None, progressive=None):
+    def __init__(self, size, scale=None, ratio=None, interpolation: int | None = None, backend: str = 'cv2',
+                 progressive=None):
+        _check_backend(backend, 'RandCropImage')
         scale, ratio = list(scale or (0.08, 1.)), list(ratio or (3/4, 4/3))
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
             raise PPClsError(f'RandCropImage: scale {scale} and ratio {ratio}, expected 0 < low ≤ high (scale ≤ 1)')
@@ -229,7 +247,7 @@ class RandCropImage(BasicRepr):
         return int(rng.integers(img_w-w+1)), int(rng.integers(img_h-h+1)), w, h
     def __call__(self, img, rng=None):
         x, y, w, h = self.random_box(*img.shape[1::-1], rng or np.random.default_rng())
-        return _resize(img[y:y+h, x:x+w], self._size, self.interpolation)
+        return _resize(img[y:y+h, x:x+w], self._size, self)
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #5a0c41e4
 class _DecodeCrop(BasicRepr):
@@ -239,7 +257,7 @@ class _DecodeCrop(BasicRepr):
     def __call__(self, data, rng=None):
         rng = rng or np.random.default_rng()
         img = self.decode.decode_region(data, lambda w, h: self.crop.random_box(w, h, rng))
-        return _resize(img, self.crop._size, self.crop.interpolation)
+        return _resize(img, self.crop._size, self.crop)
 
 # %% ../../../nbs/02_augment/00_standard.ipynb #3e0d6961
 class RandFlipImage(BasicRepr):

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from tqdm import tqdm
 from ...basics import PPClsError, next_free_path, suggest, write_csv, write_errors
 from .run_folder import log_value
-from ..metrics import TopK
 from ..trainer import Callback
 
 # %% ../../../nbs/04_train/05c_monitors.ipynb #5a7268ee
@@ -216,7 +215,7 @@ class CSVLog(Callback):
     def columns(self, t) -> list:
         "Names in the order of the first row, the validation's after the training's, later ones at the end."
         first = list(t.history[0])
-        expected = [] if t.data.valid is None else [*TopK(t.topk).as_dict('valid_'), 'valid_loss']
+        expected = [] if t.data.valid is None else [*t.new_metric().as_dict('valid_'), 'valid_loss']
         cut = max((i + 1 for i, name in enumerate(first) if name.startswith('train_')), default=len(first))
         later = (name for row in t.history for name in row)
         return list(dict.fromkeys([*first[:cut], *expected, *first[cut:], *later]))

@@ -108,8 +108,9 @@ class EMA(Callback):
 
 # %% ../../../nbs/04_train/05b_optimization.ipynb #b98b6deb
 class EarlyStopping(Callback):
-    """End the run after `patience` validations in a row whose top-1 is not more than `min_delta` above the best before
-    (0.001 is a tenth of a percent). Raises `PPClsError` for a wrong `patience`, and where nothing is validated."""
+    """End the run after `patience` validations in a row whose top-1 or mAP is not more than `min_delta` above the best
+    before (0.001 is a tenth of a percent). Raises `PPClsError` for a wrong `patience`, and where nothing is validated.
+    """
     order = 60
     def __init__(self, patience: int, min_delta: float = 0.):
         if not (isinstance(patience, int) and patience >= 1):
@@ -124,8 +125,8 @@ class EarlyStopping(Callback):
         self.end_if_due(t)
 
     def after_validate(self, t):
-        if t.valid.top1 > self.best + self.min_delta:
-            self.best, self.waited = t.valid.top1, 0
+        if t.valid.fraction > self.best + self.min_delta:
+            self.best, self.waited = t.valid.fraction, 0
         else:
             self.waited += 1
 

@@ -75,7 +75,7 @@ class Progress(Callback):
 
     def before_epoch(self, t):
         self.since, self.steps, self.losses = time.perf_counter(), 0, LossSum()
-        self.printed = TopK(t.topk), self.since, 0, 0.
+        self.printed = t.new_metric(), self.since, 0, 0.
 
     def after_step(self, t):
         self.steps += 1
@@ -91,7 +91,7 @@ class Progress(Callback):
     def after_epoch(self, t):
         line = (f'epoch:{t.epoch-1:<3d} train   step:{self.steps}   loss:{self.losses.value/max(1, self.steps):.4f}   '
                 f'{self.accuracies(t, t.metric)}   lr:{t.optimizer.get_lr():.6f}   elapse:{self.elapse:.3f}')
-        if t.valid: line += f'   | valid   loss:{t.valid.loss:.4f}   {t.valid.metric}'
+        if t.valid: line += f'   | valid   loss:{t.valid.loss:.4f}   {t.valid}'
         self.write(t, line)
 
     def cleanup(self, t):
@@ -108,6 +108,8 @@ def write(self: Progress, t, line: str):
 @patch
 def accuracies(self: Progress, t, metric: TopK) -> str:
     "The training accuracies in `metric`, as a line shows them."
+    if not isinstance(metric, TopK):
+        return str(metric)
     first, *others = t.topk
     name = f'top{first}' if t.metric_target_name == 'labels' else f'agrees with {t.metric_target_name}'
     names = [name, *(f'top{k}' for k in others)]
@@ -117,9 +119,7 @@ def accuracies(self: Progress, t, metric: TopK) -> str:
 def print_steps(self: Progress, t):
     "Print a line about the steps since the line before."
     before, since, steps, losses = self.printed
-    now, part = time.perf_counter(), TopK(t.topk)
-    part.total = t.metric.total - before.total
-    part.correct = {k: t.metric.correct[k] - before.correct[k] for k in t.topk}
+    now, part = time.perf_counter(), t.metric - before
     loss, batch_cost = (self.losses.value - losses)/(self.steps - steps), (now - since)/(self.steps - steps)
     ips = part.total*t.ranks/max(now - since, 1e-9)
     self.write(t, f'epoch:{t.epoch:<3d} train   step:{self.steps}   loss:{loss:.4f}   {self.accuracies(t, part)}   '
@@ -219,8 +219,8 @@ class RunFolder(Callback):
         if state is not own: self.best = -1            # of another folder: there is no best.pdparams here yet
 
     def after_epoch(self, t):
-        better = t.valid and t.valid.metric.correct[t.topk[0]] > self.best
-        if better: self.best = t.valid.metric.correct[t.topk[0]]
+        better = t.valid and t.valid.score > self.best
+        if better: self.best = t.valid.score
         if t.rank:
             return
         if better: self.write_weights(t, 'best.pdparams')
@@ -237,7 +237,7 @@ class RunFolder(Callback):
             return
         self.write_metrics(t)
         self.write_weights(t, 'last.pdparams')
-        if final: self.write_predictions(final, t.topk)
+        if final: self.write_predictions(final)
 
     def cleanup(self, t):
         if self.lock: self.lock.release()
@@ -341,10 +341,10 @@ def write_metrics(self: RunFolder, t):
     write_text(self.run/'metrics.jsonl', ''.join(json_text(row, indent=None) + '\n' for row in t.history))
 
 @patch
-def write_predictions(self: RunFolder, final, topk):
-    "Write labels `(N,)`, predictions `(N,)` and hits `(N, len(topk))` of the last evaluation."
+def write_predictions(self: RunFolder, final):
+    "Write the labels and predictions of the last evaluation (see its `arrays`)."
     with atomic_path(self.run/'predictions.npz') as tmp, open(tmp, 'wb') as f:
-        np.savez(f, labels=final.labels, predictions=final.predictions, hits=final.hits, ks=topk)
+        np.savez(f, **final.arrays())
 
 # %% ../../../nbs/04_train/05_callbacks.ipynb #2519e385
 def standard_callbacks(run=None, config=None, title='', bar=True, save_interval=0, checkpoints=None,
