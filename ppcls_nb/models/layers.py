@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'get_act', 'make_divisible', 'conv2d', 'BatchNorm2D', 'batch_norm', 'relu_', 'ConvBN', 'SqueezeExcite',
-           'drop_path', 'is_weight', 'count_weights', 'scale_lr']
+           'drop_path', 'MatMul', 'is_weight', 'count_weights', 'scale_lr']
 
 # %% ../../nbs/03_models/00a_layers.ipynb #9de18eb4
 from functools import partial
@@ -98,13 +98,25 @@ class SqueezeExcite(nn.Layer):
 
 # %% ../../nbs/03_models/00a_layers.ipynb #9a3e67c1
 def drop_path(x, prob: float, training: bool):
-    """In training, x (N, C, H, W) with each sample zeroed with probability `prob` and the others divided by 1 − prob;
-    in evaluation, x itself."""
+    """In training, x (N, ...) with each sample zeroed with probability `prob` and the others divided by 1 − prob; in
+    evaluation, x itself. In the layout (C, N, H, W), the samples are along the second axis."""
     if not training or not prob:
         return x
     keep = 1 - prob
-    shape = [1, x.shape[1], 1, 1] if in_cnhw() else [x.shape[0], 1, 1, 1]
+    shape = [1]*x.ndim
+    batch = 1 if in_cnhw() else 0
+    shape[batch] = x.shape[batch]
     return x*(paddle.floor(paddle.rand(shape) + keep)/keep)
+
+# %% ../../nbs/03_models/00a_layers.ipynb #621fb40c
+class MatMul(nn.Layer):
+    """The matrix product of two activations, (..., n, k) × (..., k, m) → (..., n, m); with `transpose_b` the second one
+    is (..., m, k). A layer without weights, which `models.flops` counts."""
+    def __init__(self, transpose_b: bool = False):
+        super().__init__()
+        self.transpose_b = transpose_b
+
+    def forward(self, a, b): return paddle.matmul(a, b, transpose_y=self.transpose_b)
 
 # %% ../../nbs/03_models/00a_layers.ipynb #65a6370b
 def is_weight(p) -> bool:

@@ -41,7 +41,7 @@ def network_costs(name: str, size: int, **kw) -> dict:
     with without_computing():
         model = build_model(name, **kw)
         t, params = flops_table(model, size), sum(math.prod(p.shape) for p in model.parameters() if p.trainable)
-    kernel, once = t.c_out*t.macs//t.outputs, ~t.layer.duplicated()
+    kernel, once = t.c_out*t.macs//t.outputs, ~t.layer.duplicated() & (t.weights > 0)
     overcount = lambda column: int((column - column//t.groups).sum())
     macs = int(t.macs.sum())
     return dict(
@@ -100,7 +100,8 @@ EXPLANATIONS = {
                               'the figure of ResNet18_vd',
     ('ShuffleNetV2_x2_0', 'flops'): SHUFFLE_WIDTH,
     ('ShuffleNetV2_x2_0', 'params'): SHUFFLE_WIDTH,
-    ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs'}
+    ('GoogLeNet', 'params'): 'without the three layers of 1000 outputs',
+    ('RegNetX_4GF', 'flops'): 'twice the round number of its name'}
 
 def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
     "Why the published figures of the weights `tag` differ from their `costs`; '' if they do not."
