@@ -37,9 +37,11 @@ class Network(nn.Layer):
     A family sets `channels` (of each stage's output; an attribute of the instance) and, where they differ from the
     defaults: `strides` (pixels of the image for one pixel of the output), `classifier` (name of the sublayer whose
     shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage),
-    `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike) and
-    `smallest` (height and width of the smallest image). A smaller image is a `PPClsError`."""
+    `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS` treats axes N and C alike),
+    `smallest` (height and width of the smallest image) and `cam_stage` (the last stage that the logits are computed
+    from). A smaller image is a `PPClsError`."""
     classifier, head, strides, channels, cnhw, smallest = 'fc', ('fc',), (4, 8, 16, 32), (), False, 1
+    cam_stage = -1
 
     def check_size(self, x):
         "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."
@@ -73,6 +75,11 @@ class Network(nn.Layer):
     def logits_of(self, maps: list):
         "The logits (N, class_num) for the outputs of all stages; usually the head reads only the last one."
         return self.logits(maps[-1])
+
+    def maps_and_logits(self, x) -> tuple:
+        "`features` of x, and the logits (N, class_num) computed from these very maps."
+        maps = self.features(x)
+        return maps, self.logits_of(maps)
 
     def forward(self, x): return self.logits_of(self.stage_maps(x))
 
