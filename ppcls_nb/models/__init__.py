@@ -19,12 +19,7 @@ from .weights import (LoadReport, create_model, list_pretrained, load_pretrained
 from . import (alexnet, vgg, googlenet, inception_v4, resnet, resnet_vd, resnext, resnext101_wsl,
                              se_resnet_vd, se_resnext, res2net, densenet, dpn, xception, xception_deeplab, squeezenet,
                              darknet, mobilenet_v1, mobilenet_v2, mobilenet_v3, shufflenet_v2, efficientnet, hrnet,
-<<<<<<< HEAD
-                             acnet, resnest, regnet, convnext,
-                             mobilevit)
-=======
-                             acnet, vision_transformer, swin)
->>>>>>> zoo-d
+                             acnet, resnest, regnet, convnext, mobilevit, vision_transformer, swin)
 from .lr_mult import lr_table, set_lr_mult
 
 _all_ = [
