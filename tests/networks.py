@@ -104,8 +104,8 @@ def torch_bytes(state):
 
 
 def torch_zip(path, state, content=lambda tensors: tensors):
-    """Write float32 arrays {name: array} as a PyTorch file of the format since 1.6; `content` makes what is saved of the
-    tensors."""
+    """Write float32 arrays {name: array} as a PyTorch file of the format since 1.6; `content` makes what is saved of
+    the tensors."""
     pickled = io.BytesIO()
     _TorchPickler(pickled, 2).dump(content({k: _Tensor(a, str(i)) for i, (k, a) in enumerate(state.items())}))
     with zipfile.ZipFile(path, 'w') as archive:

@@ -324,3 +324,12 @@ def test_a_file_of_paddle_is_not_translated(weights, tmp_path):
     np.savez(tmp_path/'a.npz', **state)
     assert resolve_weights(tmp_path/'a.npz', 'MobileNetV3_small_x1_0').record is None
     assert resolve_weights(f'timm:{weights[0]}', 'MobileNetV3_small_x1_0').record.arch == 'MobileNetV3_small_x1_0'
+
+
+def test_a_config_of_something_else_is_no_reason_to_refuse_a_file(weights, tmp_path):
+    (tmp_path/'mobilenetv3_small_100.safetensors').symlink_to(weights[0])
+    (tmp_path/'config.json').write_text('{"epochs": 3}')
+    for prefix in ('', 'timm:'):
+        file = f'{prefix}{tmp_path}/mobilenetv3_small_100.safetensors'
+        record = resolve_weights(file, 'MobileNetV3_small_x1_0').record
+        assert 'preprocessing not known' in record.origin

@@ -296,7 +296,8 @@ def _foreign(state: dict, path: Path, network: str | None, source) -> Foreign | 
     library, _ = split_source(source)
     if not library and path.suffix not in ('.safetensors', *TORCH_SUFFIXES):
         return None
-    config = torch_config(path) if library == 'timm' or str(source).startswith('hf:') else None
+    is_hub = str(source).startswith('hf:')
+    config = torch_config(path, required=is_hub) if library == 'timm' or is_hub else None
     return identify(state, path, network, library, config, str(source))
 
 def may_be_foreign(source) -> bool:
@@ -396,8 +397,9 @@ def create_model(name: str, pretrained=None, class_num: int = 1000, lr_mult_list
 
     `pretrained`: None or False for random weights; True for the network's official ones; a tag, or its ending after
     `name_` ('ssld'); a file, prefix, folder or URL; `timm:FILE`, `torchvision:FILE` or `hf:REPOSITORY`. The report of
-    loading is the attribute `load_report`. `lr_mult_list`: the documents' multipliers (3.2.4). `kw`: arguments of the family's class. With `features_only`, a
-    `FeatureNet`: the maps of the stages `out_indices` (default: all), for detection or segmentation (documents 4.2)."""
+    loading is the attribute `load_report`. `lr_mult_list`: the documents' multipliers (3.2.4). `kw`: arguments of the
+    family's class. With `features_only`, a `FeatureNet`: the maps of the stages `out_indices` (default: all), for
+    detection or segmentation (documents 4.2)."""
     if out_indices is not None and not features_only:
         raise PPClsError('out_indices: only with features_only=True')
     source, record = resolve_weights(pretrained, name)

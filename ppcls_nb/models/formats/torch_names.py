@@ -239,13 +239,12 @@ def translate(state: dict, own: dict, known: Known, classifiers: tuple, source: 
                              f'{known.network} {tuple(own[key])}')
     return renamed
 
-# %% ../../../nbs/03_models/01g_torch_names.ipynb #c08b88f5
+# %% ../../../nbs/03_models/01g_torch_names.ipynb #0eb3777a
 LOOKALIKES = {
     f'resnet{kind}{net}': f'resnet{net}'
     for kind, nets in dict(blur=('18', '50', '50d', '101d'), aa=('34d', '50', '50d', '101d')).items()
     for net in nets}
 
-# %% ../../../nbs/03_models/01g_torch_names.ipynb #0eb3777a
 def named_network(stem: str, networks) -> str | None:
     "The longest of the names `networks` with which the name of a file begins, or None."
     found = [name for name in networks if re.match(rf'{re.escape(name)}(?![a-zA-Z0-9])', stem)]
@@ -262,10 +261,12 @@ def has_names(state: dict, names: NameMap) -> bool:
     return f'{first}.weight' in state and bool(block_names(state, names.theirs))
 
 class Foreign(NamedTuple):
-    "Weights of another library: its name, its name of the network, and what is known of that network."
+    """Weights of another library: its name, its name of the network, what is known of that network, and the content of
+    timm's `config.json`, if there is one."""
     library: str
     name: str
     known: Known
+    config: dict | None = None
 
 def _candidates(state: dict, library: str | None, network: str | None) -> list:
     "The `Foreign`s with the names in `state`, of `library` and for our `network` where these are given."
@@ -307,7 +308,7 @@ def identify(state: dict, path: Path, network: str | None = None, library: str |
         names = ' and '.join(sorted({found.name for found in chosen}))
         raise PPClsError(f'{source}: {names} have the same names and compute differently; rename the file so that it '
                          'begins with the name of its network')
-    return chosen[0]
+    return chosen[0]._replace(config=config)
 
 # %% ../../../nbs/03_models/01g_torch_names.ipynb #035a7210
 def require_arguments(model, known: Known, source: str):
@@ -319,7 +320,7 @@ def require_arguments(model, known: Known, source: str):
         raise PPClsError(f"{source}: these weights need {known.network} with {', '.join(wrong)}; build it by "
                          'create_model(…, pretrained=…), which adds that, or with these arguments')
 
-def preprocessing(foreign: Foreign, path: Path, config: dict | None) -> dict:
+def preprocessing(path: Path, config: dict | None) -> dict:
     "The fields of `Weights` for the images that the weights in the file `path` need; {} where they are not known."
     if config:
         cfg = {**config, **config.get('pretrained_cfg', {})}
@@ -332,8 +333,9 @@ def preprocessing(foreign: Foreign, path: Path, config: dict | None) -> dict:
                         interpolation=row['interpolation'], top1=float(row['top1']))
     return {}
 
-def torch_config(path: Path) -> dict | None:
-    "The `config.json` of timm beside the file `path`, or None. PPClsError for one without the entries that it needs."
+def torch_config(path: Path, required: bool = True) -> dict | None:
+    """The `config.json` of timm beside the file `path`; None without one, and unless `required` for one that names no
+    network. PPClsError for one without the entries that it needs."""
     file = path.with_name('config.json')
     if not file.is_file():
         return None
@@ -342,6 +344,8 @@ def torch_config(path: Path) -> dict | None:
     except ValueError as e:
         raise PPClsError(f'{file}: not JSON: {e}') from e
     if not isinstance(config, dict) or 'architecture' not in config:
+        if not required:
+            return None
         raise PPClsError(f"{file}: no 'architecture'; expected the config.json of a network of timm")
     cfg = {**config, **config.get('pretrained_cfg', {})}
     for key in ('input_size', 'mean', 'std', 'interpolation'):
@@ -352,12 +356,13 @@ def torch_config(path: Path) -> dict | None:
 def foreign_record(state: dict, foreign: Foreign, path: Path, source: str) -> Weights:
     "The record of the weights `state` in the file `path`, which `source` names."
     cls, _ = model_class(foreign.known.network)
-    images = preprocessing(foreign, path, torch_config(path))
-    ours = {our: their for their, our in foreign.known.names.outside.items()}
-    names = classifier_names(cls)
-    bias = without_module(state).get(f'{ours.get(names[0])}.bias')
-    known = 'preprocessing from ' + ('config.json' if torch_config(path) else 'torchvision') if images else (
-        'preprocessing not known, the usual one is assumed')
-    return Weights(source, foreign.known.network, file=str(path), args=foreign.known.args, classifier=names[0],
-                   class_num=1000 if bias is None else len(bias), licence=None,
+    images = preprocessing(path, foreign.config)
+    state = without_module(state)
+    linear = [state[f'{layer}.weight'] for layer in foreign.known.names.outside if f'{layer}.weight' in state]
+    class_num = [1000, *(len(weight) for weight in linear if weight.ndim == 2)][-1]     # the last one classifies
+    known = 'preprocessing not known, the usual one is assumed'
+    if images:
+        known = f"preprocessing from {'config.json' if foreign.config else 'torchvision'}"
+    return Weights(source, foreign.known.network, file=str(path), args=foreign.known.args, licence=None,
+                   classifier=classifier_names(cls)[0], class_num=class_num,
                    origin=f'{foreign.library} {foreign.name}; {known}', **images)
