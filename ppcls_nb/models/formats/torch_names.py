@@ -127,13 +127,12 @@ TORCHVISION = {
             dict(style='torch', eps=1e-3, padding=None)),
     **known('efficientnet_b{}', 'EfficientNetB{}', range(5), EFFICIENT_TORCHVISION, SYMMETRIC),
     **known('efficientnet_b{}', 'EfficientNetB{}', (5, 6, 7), EFFICIENT_TORCHVISION, dict(padding=None, eps=1e-3)),
-    **known('regnet_x_{}mf', 'RegNetX_{}MF', (400, 800), REGNET_TORCHVISION),
+    **known('regnet_x_{}mf', 'RegNetX_{}MF', (800,), REGNET_TORCHVISION),       # 400MF has another width there
     **known('regnet_x_1_6gf', 'RegNetX_1600MF', ('',), REGNET_TORCHVISION),
     **known('regnet_x_3_2gf', 'RegNetX_3200MF', ('',), REGNET_TORCHVISION),
     **known('convnext_{}', 'ConvNeXt_{}', ('tiny', 'small'), CONVNEXT_TORCHVISION),
     **known('convnext_{}', 'ConvNeXt_{}_224', ('base', 'large'), CONVNEXT_TORCHVISION),
     **known('vit_b_16', 'ViT_base_patch16_224', ('',), VIT_TORCHVISION),
-    **known('vit_l_16', 'ViT_large_patch16_224', ('',), VIT_TORCHVISION),
     **known('swin_t', 'SwinTransformer_tiny_patch4_window7_224', ('',), SWIN_TORCHVISION),
     **known('swin_s', 'SwinTransformer_small_patch4_window7_224', ('',), SWIN_TORCHVISION),
     **known('swin_b', 'SwinTransformer_base_patch4_window7_224', ('',), SWIN_TORCHVISION)}
@@ -155,10 +154,10 @@ TIMM = {
     **known('convnext_{}', 'ConvNeXt_{}', ('tiny', 'small'), CONVNEXT_TIMM),
     **known('convnext_{}', 'ConvNeXt_{}_224', ('base', 'large'), CONVNEXT_TIMM),
     **known('vit_{}_patch16_224', 'DeiT_{}_patch16_224', ('tiny', 'small'), VIT_TIMM),
-    **known('vit_base_{}', 'ViT_base_{}', ('patch16_224', 'patch16_384', 'patch32_384'), VIT_TIMM),
+    **known('vit_base_{}', 'ViT_base_{}', ('patch16_224',), VIT_TIMM),
     **known('deit_{}_patch16_224', 'DeiT_{}_patch16_224', ('tiny', 'small', 'base'), VIT_TIMM),
     **known('deit_{}_distilled_patch16_224', 'DeiT_{}_distilled_patch16_224', ('tiny', 'small', 'base'), VIT_DISTILLED),
-    **known('swin_{}_patch4_window7_224', 'SwinTransformer_{}_patch4_window7_224', ('tiny', 'small', 'base', 'large'),
+    **known('swin_{}_patch4_window7_224', 'SwinTransformer_{}_patch4_window7_224', ('tiny', 'small', 'base'),
             SWIN_TIMM)}
 NETWORKS = dict(torchvision=TORCHVISION, timm=TIMM)
 
