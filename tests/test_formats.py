@@ -1,11 +1,12 @@
 "Foreign weight files: PyTorch's pickles, the variables of Paddle 1.x and their old names, intact and damaged."
-import io, os, pickle, struct, tarfile
+import io, json, os, pickle, struct, tarfile, zipfile
 
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, pytest
 
-from networks import torch_bytes, variable, write_folder
+from networks import torch_bytes, torch_zip, variable, write_folder
 from ppcls_nb.basics import PPClsError
+from ppcls_nb.models.formats.any_file import read_arrays, read_safetensors
 from ppcls_nb.models.formats.old_names import (IGNORED_TENSORS, OldNamesError, _facts, has_old_names, is_quantized,
                                                old_names, rename_old)
 from ppcls_nb.models.formats.static_file import is_static, parse_desc, read_static, read_variable
@@ -65,6 +66,93 @@ def test_a_bad_torch_file_is_named(content, message, tmp_path):
 def test_a_tensor_stays_inside_its_storage():
     with pytest.raises(PPClsError, match='exceeds its storage'):
         _array(View(Storage('<f4', '0', 6), 2, (2, 3), (3, 1)), {'0': np.zeros(6, 'f4')})
+
+
+def test_a_torch_file_since_1_6_comes_back(tmp_path):
+    state = {'fc.weight': np.arange(6, dtype='float32').reshape(2, 3).T, 'count': np.array(3, 'float32')}
+    torch_zip(tmp_path/'net.bin', state)
+    for name, a in read_arrays(tmp_path/'net.bin').items():
+        np.testing.assert_array_equal(a, state[name])
+    (tmp_path/'net.bin').rename(tmp_path/'net.pdparams')                  # whatever it is called
+    assert list(read_arrays(tmp_path/'net.pdparams')) == list(state)
+
+
+def rezip(path, **changes):
+    "Write the zip archive again, with other files net/NAME; None leaves one out."
+    with zipfile.ZipFile(path) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    files.update({f'net/{name}': data for name, data in changes.items()})
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, data in files.items():
+            if data is not None: archive.writestr(name, data)
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'data.pkl': pickle.dumps(Attack())}, 'it imports .*mkdir'),
+    ({'data.pkl': None}, 'not one of PyTorch: data.pkl is missing'),
+    ({'data/0': b'1234'}, 'it is truncated or damaged'),
+    ({'data/0': None}, 'it is truncated or damaged'),
+    ({'byteorder': b'big'}, 'its byte order is not supported'),
+    ({'data.pkl': pickle.dumps([1, 2])}, 'it is not a state dict')])
+def test_a_bad_torch_file_since_1_6_is_named(changes, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch_zip(tmp_path/'net.pth', {'a': np.ones((2, 3), 'f4')})
+    rezip(tmp_path/'net.pth', **changes)
+    with pytest.raises(PPClsError, match=f'net.pth: .*{message}'):
+        read_torch(tmp_path/'net.pth')
+    assert not os.path.exists('attacked')
+
+
+def test_a_checkpoint_with_two_state_dicts_is_not_guessed(tmp_path):
+    torch_zip(tmp_path/'net.pth', {'a': np.ones(3, 'f4')}, lambda tensors: {'model': tensors, 'model_ema': tensors})
+    with pytest.raises(PPClsError, match='it contains several state dicts .model, model_ema'):
+        read_torch(tmp_path/'net.pth')
+
+
+# safetensors
+
+def safetensors(header, data=bytes(24)):
+    "The bytes of a file with this header, a dictionary or text."
+    text = header if isinstance(header, str) else json.dumps(header)
+    return struct.pack('<Q', len(text)) + text.encode() + data
+
+
+def entry(dtype='F32', shape=(2, 3), begin=0, end=24):
+    "The entry of a tensor in the header."
+    return dict(dtype=dtype, shape=list(shape), data_offsets=[begin, end])
+
+
+def test_a_safetensors_file_comes_back(tmp_path):
+    values = np.arange(6, dtype='float32').reshape(2, 3)
+    upper = (values.view('<u4') >> 16).astype('<u2')                      # exact: small whole numbers
+    header = {'__metadata__': {'format': 'pt'}, 'a': entry(), 'half': entry('F16', begin=24, end=36),
+              'upper': entry('BF16', begin=36, end=48), 'none': entry(shape=(0, ), begin=48, end=48)}
+    data = values.tobytes() + values.astype('<f2').tobytes() + upper.tobytes()
+    (tmp_path/'a.safetensors').write_bytes(safetensors(header, data))
+    arrays = read_arrays(tmp_path/'a.safetensors')
+    assert [a.dtype for a in arrays.values()] == [np.float32]*4
+    for name in ('a', 'half', 'upper'):
+        np.testing.assert_array_equal(arrays[name], values)
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'', 'not a safetensors file, or a truncated one'),
+    (struct.pack('<Q', 1 << 40), 'not a safetensors file, or a truncated one'),
+    (safetensors('no json'), 'not a safetensors file, or a damaged one'),
+    (safetensors('['*100_000), 'not a safetensors file, or a damaged one'),
+    (safetensors([1]), 'its header is not a table of tensors'),
+    (safetensors({'a': 3}), 'not a safetensors file, or a damaged one'),
+    (safetensors({'a': entry('F4')}), 'a has the type F4; expected F64'),
+    (safetensors({'a': entry(shape=(2, 4))}), 'a: its shape does not fit its bytes'),
+    (safetensors({'a': entry(shape=(-2, -3))}), 'a: its shape does not fit its bytes'),
+    (safetensors({'a': entry(shape=(2., 3))}), 'a: its shape does not fit its bytes'),
+    (safetensors({'a': entry(begin=-24, end=0)}), 'a: its shape does not fit its bytes'),
+    (safetensors({'a': entry(begin=4, end=28)}), 'it is truncated or damaged'),
+    (safetensors({f'a{i}': entry() for i in range(99)}), 'it is truncated or damaged')])
+def test_a_bad_safetensors_file_is_named(content, message, tmp_path):
+    (tmp_path/'a.safetensors').write_bytes(content)
+    with pytest.raises(PPClsError, match=f'a.safetensors: {message}|a.safetensors: it is {message}'):
+        read_safetensors(tmp_path/'a.safetensors')
 
 
 # the variables of Paddle 1.x

@@ -48,7 +48,7 @@ def read_safetensors(path) -> dict:
                 if not counted or end - begin != math.prod(shape)*bytes_each(dtype):
                     raise PPClsError(f'{name}: its shape does not fit its bytes')
                 read += end - begin
-                if start + end > size or read > size:
+                if start + max(end, read) > size:
                     raise PPClsError('it is truncated or damaged')
                 data = bytearray(end - begin)
                 file.seek(start + begin)
