@@ -21,7 +21,8 @@ DEIT = [f'deit_{size}{kind}_patch16_224' for size in ('tiny', 'small', 'base') f
 LITE = [f'efficientnet_lite{n}' for n in range(3)]
 NETWORKS = dict(
     torchvision=[*BLOCKS, 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small', *EFFICIENTNET,
-                 'regnet_x_800mf', 'regnet_x_1_6gf', 'regnet_x_3_2gf', *CONVNEXT, 'vit_b_16', 'swin_t', 'swin_s', 'swin_b'],
+                 'regnet_x_800mf', 'regnet_x_1_6gf', 'regnet_x_3_2gf', *CONVNEXT, 'vit_b_16', 'swin_t', 'swin_s',
+                 'swin_b'],
     timm=[
         *BLOCKS, 'resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d', 'resnext101_32x4d',
         'resnext101_32x16d', 'resnext50d_32x4d', 'mobilenetv2_100', 'mobilenetv3_large_100', 'mobilenetv3_small_100',
