@@ -68,7 +68,8 @@ VIT_TORCHVISION = NameMap(
      'encoder.ln': 'norm', 'heads.head': 'head'})
 
 # %% ../../../nbs/03_models/01f_torch_maps.ipynb #048bd31e
-SWIN_BLOCK, SWIN_LAYERS = r'(layers\.\d+\.blocks\.\d+)\.', BLOCK_LAYERS | same_names('attn.relative_position_bias_table')
+SWIN_BLOCK = r'(layers\.\d+\.blocks\.\d+)\.'
+SWIN_LAYERS = BLOCK_LAYERS | same_names('attn.relative_position_bias_table')
 MERGING = ('norm', 'reduction')
 SWIN_TIMM = NameMap(
     SWIN_BLOCK, SWIN_BLOCK, [SWIN_LAYERS],
