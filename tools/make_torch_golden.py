@@ -15,15 +15,26 @@ from torch_rule import FILE, packed, rule_input, torch_facts, torch_filled
 BLOCKS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'resnext101_32x8d',
           'resnext101_64x4d')
 EFFICIENTNET = [f'efficientnet_b{n}' for n in range(8)]
+REGNET = [f'regnetx_{n}' for n in ('002', '004', '006', '008', '016', '032')]
+CONVNEXT = [f'convnext_{size}' for size in ('tiny', 'small', 'base', 'large')]
+DEIT = [f'deit_{size}{kind}_patch16_224' for size in ('tiny', 'small', 'base') for kind in ('', '_distilled')]
 LITE = [f'efficientnet_lite{n}' for n in range(3)]
 NETWORKS = dict(
-    torchvision=[*BLOCKS, 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small', *EFFICIENTNET],
+    torchvision=[*BLOCKS, 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small', *EFFICIENTNET,
+                 'regnet_x_800mf', 'regnet_x_1_6gf', 'regnet_x_3_2gf', *CONVNEXT, 'vit_b_16', 'swin_t', 'swin_s',
+                 'swin_b'],
     timm=[
         *BLOCKS, 'resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d', 'resnext101_32x4d',
         'resnext101_32x16d', 'resnext50d_32x4d', 'mobilenetv2_100', 'mobilenetv3_large_100', 'mobilenetv3_small_100',
         'tf_mobilenetv3_large_100', 'tf_mobilenetv3_small_100', *EFFICIENTNET, *LITE,
-        *(f'tf_{name}' for name in (*EFFICIENTNET, *LITE))])
-SIZES = {}                      # part of a network's name → height and width of its images, where it is not 64
+        *(f'tf_{name}' for name in (*EFFICIENTNET, *LITE)), *REGNET, *CONVNEXT, *DEIT, 'vit_tiny_patch16_224',
+        'vit_small_patch16_224', 'vit_base_patch16_224',
+        *(f'swin_{size}_patch4_window7_224' for size in ('tiny', 'small', 'base'))])
+# of RegNet and everything after it, outputs of these only, and of the others the names and shapes
+LATER, OUTPUTS = ('regnet', 'convnext', 'vit', 'deit', 'swin'), (
+    'regnet_x_800mf', 'regnetx_002', 'convnext_tiny', 'vit_b_16', 'deit_tiny_patch16_224',
+    'deit_tiny_distilled_patch16_224', 'swin_t', 'swin_tiny_patch4_window7_224')
+SIZES = {'vit_': 224, 'deit_': 224, 'swin_': 224}    # part of a name → height and width of the images, else 64
 GAIN = 2.0
 VERSIONS = f'torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}'
 
@@ -40,15 +51,17 @@ def described(library, name):
     network = new_network(library, name)
     state = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
+    whole = [key for key in network.state_dict() if key not in state and not key.endswith('num_batches_tracked')]
+    facts = dict(state=packed(shapes), whole_numbers=whole, size=size, gain=GAIN, source=VERSIONS)
+    if name.startswith(LATER) and name not in OUTPUTS:
+        return facts
     with torch.no_grad():
         for key, value in state.items():
             value.copy_(torch.from_numpy(np.asarray(torch_filled(key, shapes[key], GAIN))))
         out = network(torch.from_numpy(rule_input(size))).numpy()
     rounded = lambda values: [float(f'{v:.7g}') for v in np.asarray(values).ravel()]
-    whole = [key for key in network.state_dict() if key not in state and not key.endswith('num_batches_tracked')]
-    return dict(state=packed(shapes), whole_numbers=whole, size=size, gain=GAIN, source=VERSIONS,
-                logits=[rounded(row) for row in out[:, :16]], mean=rounded(out.mean(1)), std=rounded(out.std(1)),
-                argmax=out.argmax(1).tolist())
+    return dict(**facts, logits=[rounded(row) for row in out[:, :16]], mean=rounded(out.mean(1)),
+                std=rounded(out.std(1)), argmax=out.argmax(1).tolist())
 
 
 def main():
@@ -60,7 +73,7 @@ def main():
     facts = torch_facts() if FILE.exists() else {}
     for name in a.names:
         facts[name] = described(*name.split('/'))
-        print(name, len(facts[name]['state']), facts[name]['std'], flush=True)
+        print(name, len(facts[name]['state']), facts[name].get('std', 'names only'), flush=True)
     a.out.write_bytes(gzip.compress(json.dumps(facts, separators=(',', ':')).encode(), mtime=0))
 
 

@@ -6,8 +6,8 @@
 __all__ = ['STEM', 'DEEP_STEM', 'LAYER', 'OLD', 'WSL', 'RESNET', 'RESNET_D', 'RESNEXT', 'RESNEXT_D', 'RESNEXT_WSL', 'NUMBERED',
            'NAMED', 'V2', 'V2_BLOCK', 'V2_TORCHVISION', 'V2_TIMM', 'V3', 'V3_SE', 'BLOCK', 'V3_TORCHVISION', 'V3_TIMM',
            'EFFICIENT', 'EFFICIENT_SE', 'EFFICIENT_NAMES', 'EFFICIENT_BLOCK', 'EFFICIENT_TORCHVISION', 'EFFICIENT_TIMM',
-           'BASIC', 'SAME', 'SYMMETRIC', 'SHARED', 'TORCHVISION', 'TIMM', 'NETWORKS', 'LEAVES', 'LOOKALIKES', 'NameMap',
-           'layer_pairs', 'residual_blocks', 'inverted_blocks', 'Known', 'known', 'without_module', 'block_names',
+           'BASIC', 'SAME', 'SYMMETRIC', 'SHARED', 'TORCHVISION', 'TIMM', 'NETWORKS', 'LEAVES', 'COMPUTED',
+           'LOOKALIKES', 'residual_blocks', 'inverted_blocks', 'Known', 'known', 'without_module', 'block_names',
            'numbers_in', 'block_table', 'layer_names', 'adapted', 'translate', 'named_network', 'split_source',
            'has_names', 'Foreign', 'identify', 'require_arguments', 'preprocessing', 'torch_config', 'foreign_record']
 
@@ -17,24 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ...basics import PPClsError, fact_rows, file_text, first_few, suggest
+from .torch_maps import (CONVNEXT_TIMM, CONVNEXT_TORCHVISION, NameMap, REGNET_TIMM,
+                                                REGNET_TORCHVISION, SWIN_TIMM, SWIN_TORCHVISION, VIT_DISTILLED,
+                                                VIT_TIMM, VIT_TORCHVISION, layer_pairs)
 from ..network import classifier_names
 from ..registry import Weights, model_class
-
-# %% ../../../nbs/03_models/01g_torch_names.ipynb #933a5873
-class NameMap(NamedTuple):
-    """How another library names the layers of a network of ours. `theirs`, `ours`: regular expressions whose first
-    group is the name of a block; `inside`: for each kind of block, {their name of a layer in it: ours}; `outside`: the
-    same for the other layers, the first of which is in every network. A whole key may stand for a layer."""
-    theirs: str
-    ours: str
-    inside: list
-    outside: dict
-
-def layer_pairs(theirs: str, ours: str, conv: str = 'conv', norm: str = 'bn') -> dict:
-    """Their names of convolutions and batch norms in turn, separated by spaces, → the names in each of our layers
-    `ours`."""
-    names = [f'{layer}.{part}' for layer in ours.split() for part in (conv, norm)]
-    return dict(zip(theirs.split(), names, strict=True))
 
 # %% ../../../nbs/03_models/01g_torch_names.ipynb #ade655dd
 def residual_blocks(ours: str = 'conv', short: str = 'short', names: tuple = ('conv', 'bn'),
@@ -139,7 +126,16 @@ TORCHVISION = {
     **known('mobilenet_v3_{}', 'MobileNetV3_{}_x1_0', ('large', 'small'), V3_TORCHVISION,
             dict(style='torch', eps=1e-3, padding=None)),
     **known('efficientnet_b{}', 'EfficientNetB{}', range(5), EFFICIENT_TORCHVISION, SYMMETRIC),
-    **known('efficientnet_b{}', 'EfficientNetB{}', (5, 6, 7), EFFICIENT_TORCHVISION, dict(padding=None, eps=1e-3))}
+    **known('efficientnet_b{}', 'EfficientNetB{}', (5, 6, 7), EFFICIENT_TORCHVISION, dict(padding=None, eps=1e-3)),
+    **known('regnet_x_{}mf', 'RegNetX_{}MF', (800,), REGNET_TORCHVISION),       # 400MF has another width there
+    **known('regnet_x_1_6gf', 'RegNetX_1600MF', ('',), REGNET_TORCHVISION),
+    **known('regnet_x_3_2gf', 'RegNetX_3200MF', ('',), REGNET_TORCHVISION),
+    **known('convnext_{}', 'ConvNeXt_{}', ('tiny', 'small'), CONVNEXT_TORCHVISION),
+    **known('convnext_{}', 'ConvNeXt_{}_224', ('base', 'large'), CONVNEXT_TORCHVISION),
+    **known('vit_b_16', 'ViT_base_patch16_224', ('',), VIT_TORCHVISION),
+    **known('swin_t', 'SwinTransformer_tiny_patch4_window7_224', ('',), SWIN_TORCHVISION),
+    **known('swin_s', 'SwinTransformer_small_patch4_window7_224', ('',), SWIN_TORCHVISION),
+    **known('swin_b', 'SwinTransformer_base_patch4_window7_224', ('',), SWIN_TORCHVISION)}
 TIMM = {
     **SHARED, **known('resnet{}d', 'ResNet{}_vd', (18, 34), RESNET_D, BASIC),
     **known('resnet{}d', 'ResNet{}_vd', (50, 101, 152), RESNET_D),
@@ -152,11 +148,22 @@ TIMM = {
     **known('efficientnet_b{}', 'EfficientNetB{}', range(8), EFFICIENT_TIMM, SYMMETRIC),
     **known('tf_efficientnet_b{}', 'EfficientNetB{}', range(8), EFFICIENT_TIMM, SAME),
     **known('efficientnet_lite{}', 'EfficientNetLite{}', range(3), EFFICIENT_TIMM, SYMMETRIC),
-    **known('tf_efficientnet_lite{}', 'EfficientNetLite{}', range(3), EFFICIENT_TIMM, SAME)}
+    **known('tf_efficientnet_lite{}', 'EfficientNetLite{}', range(3), EFFICIENT_TIMM, SAME),
+    **known('regnetx_00{}', 'RegNetX_{}00MF', (2, 4, 6, 8), REGNET_TIMM),
+    **known('regnetx_0{}', 'RegNetX_{}00MF', (16, 32), REGNET_TIMM),
+    **known('convnext_{}', 'ConvNeXt_{}', ('tiny', 'small'), CONVNEXT_TIMM),
+    **known('convnext_{}', 'ConvNeXt_{}_224', ('base', 'large'), CONVNEXT_TIMM),
+    **known('vit_{}_patch16_224', 'DeiT_{}_patch16_224', ('tiny', 'small'), VIT_TIMM),
+    **known('vit_base_{}', 'ViT_base_{}', ('patch16_224',), VIT_TIMM),
+    **known('deit_{}_patch16_224', 'DeiT_{}_patch16_224', ('tiny', 'small', 'base'), VIT_TIMM),
+    **known('deit_{}_distilled_patch16_224', 'DeiT_{}_distilled_patch16_224', ('tiny', 'small', 'base'), VIT_DISTILLED),
+    **known('swin_{}_patch4_window7_224', 'SwinTransformer_{}_patch4_window7_224', ('tiny', 'small', 'base'),
+            SWIN_TIMM)}
 NETWORKS = dict(torchvision=TORCHVISION, timm=TIMM)
 
 # %% ../../../nbs/03_models/01g_torch_names.ipynb #ba07deb2
 LEAVES = dict(running_mean='_mean', running_var='_variance')
+COMPUTED = ('.num_batches_tracked', '.relative_position_index', '.attn_mask')       # are not learned
 
 def without_module(state: dict) -> dict:
     "The entries of `state` without a `module.` that begins all names."
@@ -212,7 +219,7 @@ def adapted(a: np.ndarray, key: str, shape: tuple) -> np.ndarray:
 def translate(state: dict, own: dict, known: Known, classifiers: tuple, source: str) -> dict:
     """Our key → array, for their `state` {key: array} and the shapes of our network `own` {key: shape}; `classifiers`:
     the names of its classifiers, whose shapes may differ. PPClsError that names what does not fit."""
-    state = {key: a for key, a in without_module(state).items() if not key.endswith('.num_batches_tracked')}
+    state = {key: a for key, a in without_module(state).items() if not key.endswith(COMPUTED)}
     layers, renamed, unknown = layer_names(state, own, known.names, known.network, source), {}, []
     for key, a in state.items():
         layer, _, leaf = key.rpartition('.')
