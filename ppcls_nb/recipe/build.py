@@ -69,8 +69,7 @@ def sources_of(conf) -> list:
     teachers, student = network_names_of(conf)
     given = list(conf.pretrained_model) if OmegaConf.is_list(conf.pretrained_model) else [conf.pretrained_model]
     networks = len(teachers) + 1
-    too_few = len(given) < len(teachers) and any(given)
-    if len(given) > networks or too_few:
+    if len(given) > networks or len(given) < len(teachers) and any(given):
         expected = '1 network'
         if teachers:
             expected = (f"{networks} networks, expected those of {', '.join(teachers)} in this order, and optionally "
