@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2, numpy as np, paddle, pytest
 from omegaconf import OmegaConf
 
+from official import FACTS
 from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.data.prepare import DataInfo
 from ppcls_nb.models import list_models, list_pretrained, model_info
@@ -67,7 +68,7 @@ def test_all_are_there():
     assert set(RECIPES) == set(DIGESTS)
     assert all(len(list_configs(f'{d}/*')) == n for d, n in OTHERS.items())
     with_recipe = {family(n) for n in RECIPES if n.split('/')[0] not in OTHERS}
-    assert {model_info(n)['family'] for n in COSTS} - with_recipe == {'ResNeXt101_wsl'}
+    assert {model_info(n)['family'] for n in FACTS} - with_recipe == {'ResNeXt101_wsl'}
 
 
 @pytest.mark.parametrize('name', RECIPES)
