@@ -200,7 +200,7 @@ def test_the_given_keys_are_not_changed():
     (dict(ARCHITECTURE=dict(name='ResNet18', drop_conect_rate=1)), r"old.yaml:\d+: unknown ARCHITECTURE key"),
     (dict(LOSS=dict(function='TripletLoss')), r"old.yaml:\d+: LOSS.function is 'TripletLoss', expected one of CELoss"),
     (dict(LOSS=dict(function='CELoss', params=dict(margin=1))), r"old.yaml:\d+: unknown LOSS parameter 'margin'"),
-    (dict(architecture='ResNeSt50'), "unknown network 'ResNeSt50'")])
+    (dict(architecture='ResNeSt26'), "unknown network 'ResNeSt26'")])
 def test_what_cannot_be_honoured_is_refused_with_its_line(old, message, tmp_path):
     with pytest.raises(PPClsError, match=message):
         load_config(written(old_recipe(**old), tmp_path))

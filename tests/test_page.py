@@ -209,7 +209,7 @@ def test_weights_that_the_folder_remembers(flowers):
 
 def test_official_weights_that_the_folder_remembers_are_not_downloaded(flowers, tmp_path, monkeypatch):
     monkeypatch.setenv('PPCLS_HOME', str(tmp_path))
-    monkeypatch.setattr('ppcls_nb.models.weights.download', lambda *_, **__: pytest.fail('a download'))
+    monkeypatch.setattr('ppcls_nb.models.formats.downloads.download', lambda *_, **__: pytest.fail('a download'))
     record = Predictor(flowers.folder).record
     record.about['weights'] = 'MobileNetV1_x0_25'
     assert network_for_maps(record) is None

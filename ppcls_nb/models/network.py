@@ -113,7 +113,8 @@ class FeatureNet(nn.Layer):
         if not indices:
             raise PPClsError(f'out_indices: no stage of {name} is selected; expected at least one')
         for path in body.head:
-            *above, layer = path.split('.')
+            # some official names have a dot themselves
+            *above, layer = [path] if path in body._sub_layers else path.split('.')
             parent = body
             for part in above:
                 parent = parent._sub_layers[part]
