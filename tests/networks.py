@@ -18,21 +18,32 @@ def small(name):
 
 def smallest():
     "The sorted names of the smallest network of each family."
-    largest_first = sorted(NAMES, key=lambda n: -ALL.get(n, {}).get('total', 0))
+    size = lambda name: ALL.get(name.removesuffix('_deploy'), {}).get('total', 0)
+    largest_first = sorted(NAMES, key=lambda name: -size(name))
     return sorted({model_info(n)['family']: n for n in largest_first}.values())
 
 
 # networks with a kind of block, stem or activation that the smallest of their family lacks
 OTHER_BLOCKS = [
-    'EfficientNetB0', 'EfficientNetB0_small', 'MobileNetV3_large_x0_35', 'Res2Net50_vd_26w_4s', 'ResNeXt50_vd_32x4d',
-    'ResNet50', 'ResNet50_ACNet', 'ResNet50_vc', 'ResNet50_vd', 'SE_ResNeXt50_vd_32x4d', 'SE_ResNet50_vd',
-    'ShuffleNetV2_swish']
+    'EfficientNetB0', 'EfficientNetB0_small', 'MobileNetV3_large_x0_35', 'MobileNetV4_hybrid_medium', 'RepVGG_A0',
+    'Res2Net50_vd_26w_4s', 'ResNeXt50_vd_32x4d', 'ResNet50', 'ResNet50_ACNet', 'ResNet50_vc', 'ResNet50_vd',
+    'SE_ResNeXt50_vd_32x4d', 'SE_ResNet50_vd', 'ShuffleNetV2_swish']
+
+
+ALL_NETWORKS = os.environ.get('PPCLS_ALL_NETWORKS') == '1'
 
 
 def every_block():
     """The sorted names of networks that have every kind of block between them; with PPCLS_ALL_NETWORKS=1 in the
     environment, all networks."""
-    return NAMES if os.environ.get('PPCLS_ALL_NETWORKS') == '1' else sorted([*smallest(), *OTHER_BLOCKS])
+    return NAMES if ALL_NETWORKS else sorted([*smallest(), *OTHER_BLOCKS])
+
+
+def computed():
+    """The names of the networks whose official outputs are compared: the smallest of each family and those of up to 100
+    million numbers; with PPCLS_ALL_NETWORKS=1 all."""
+    known = {name for name in ALL if 'golden' in ALL[name]}
+    return {name for name in known if ALL_NETWORKS or ALL[name]['total'] < 100e6} | set(smallest())
 
 
 def old_state(model):

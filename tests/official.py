@@ -1,5 +1,5 @@
-"""What is known of the official networks: those of the documents of June 2020 (tests/facts/networks.json.gz), later ones
-(tests/facts/later/, made by tools/make_golden.py), and the rule of their golden outputs."""
+"""What is known of the official networks: those of the documents of June 2020 (tests/facts/networks.json.gz), later
+ones (tests/facts/later/, made by tools/make_golden.py), and the rule of their golden outputs."""
 import gzip, hashlib, json
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def filled(key, shape, gain):
     if len(shape) == 2: return n*np.float32(np.sqrt(gain/shape[0]))
     if key.endswith('_variance'): return 1 + 0.1*np.abs(n)
     if key.endswith('_mean'): return 0.1*n
-    return 1 + 0.1*n if key.endswith('.weight') else 0.1*n
+    return 1 + 0.1*n if key.endswith(('.weight', '.scale')) else 0.1*n
 
 
 def fill(model, gain):

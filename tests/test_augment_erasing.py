@@ -129,7 +129,8 @@ def test_fill_values(op, low, high):
 
 
 @pytest.mark.parametrize('op, text', (
-    (RandomErasing(), "RandomErasing(EPSILON=0.5, sl=0.02, sh=0.4, r1=0.3, mean=[0.0, 0.0, 0.0], order='auto')"),
+    (RandomErasing(), "RandomErasing(EPSILON=0.5, sl=0.02, sh=0.4, r1=0.3, mean=[0.0, 0.0, 0.0], order='auto', "
+                      "mode='const', attempt=100, use_log_aspect=False)"),
     (Cutout(), "Cutout(n_holes=1, length=112, fill=0.0, order='auto')"),
     (HideAndSeek(), "HideAndSeek(grid_sizes=(0, 16, 32, 44, 56), hide_prob=0.5, fill=0.0, order='auto')"),
     (GridMask(ratio=.6, mode=1, prob=.8, max_epoch=80).at(40),

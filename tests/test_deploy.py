@@ -33,12 +33,14 @@ SMALLER = {
     'VGG11': dict(hidden=64),
     'DPN68': ONE_BLOCK,
     'DarkNet53': dict(depths=[1]*5),
+    'DeiT_tiny_patch16_224': dict(depth=4),
     'DenseNet121': dict(depths=[2]*4),
     'Res2Net50_14w_8s': ONE_BLOCK,
     'ResNeXt101_32x8d_wsl': ONE_BLOCK,
     'ResNeXt50_32x4d': ONE_BLOCK,
     'ResNet50_ACNet_deploy': ONE_BLOCK,
     'SE_ResNeXt50_32x4d': ONE_BLOCK,
+    'SwinTransformer_tiny_patch4_window7_224': dict(depths=[2, 1, 1, 1]),
     'Xception41': dict(middle=1),
     'Xception41_deeplab': dict(middle=1)}
 

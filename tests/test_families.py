@@ -3,12 +3,15 @@ import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 from paddle.nn import functional as F
 
+from official import ALL, fill
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.models import build_model
 from ppcls_nb.models.acnet import AsymmetricConv, fuse_acnet
 from ppcls_nb.models.efficientnet import Features, block_names, layer_pads
-from ppcls_nb.models.layers import count_weights
-from ppcls_nb.models.network import FeatureNet
+from ppcls_nb.models.layers import count_weights, is_weight
+from ppcls_nb.models.network import FeatureNet, branched_layers, deploy_form
+from ppcls_nb.models.pp_lcnet_v2 import RepDepthwiseSeparable
+from ppcls_nb.models.repvgg import fuse_repvgg
 from ppcls_nb.models.se_resnet_vd import ChannelGate
 
 
@@ -128,3 +131,48 @@ def test_a_fused_state_loads_into_the_deploy_network():
     x = paddle.randn([2, 3, 64, 80])
     with paddle.no_grad():
         np.testing.assert_allclose(target(x), fused(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['PPLCNetV2_small'])
+def test_a_deploy_form_loads_into_a_network_built_for_deployment(name):
+    net = build_model(name, class_num=5)
+    for _ in range(2): net(paddle.randn([4, 3, 32, 32])*2)                # the running averages get somewhere
+    net.eval()
+    fused, target = deploy_form(net), build_model(name, class_num=5, deploy=True)
+    assert list(net.state_dict()) != list(fused.state_dict()) == list(target.state_dict())
+    assert branched_layers(net)
+    assert not branched_layers(fused)
+    target.set_state_dict(fused.state_dict())
+    target.eval()
+    x = paddle.randn([2, 3, 64, 48])
+    with paddle.no_grad():
+        np.testing.assert_allclose(target(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fused_convolution_that_does_not_learn_before_learns_after():
+    block = RepDepthwiseSeparable(4, 4, 5, 1)
+    kept = {id(p) for p in block.dw_conv.parameters()}
+    assert not [p for p in block.parameters() if id(p) in kept and is_weight(p)]
+    fused = block.deployed()
+    fused(paddle.randn([2, 4, 6, 6])).sum().backward()
+    assert fused.dw_conv.weight.grad is not None
+    optimizer = paddle.optimizer.Momentum(0.1, parameters=block.parameters())
+    before = block.dw_conv.weight.numpy()
+    block(paddle.randn([2, 4, 6, 6])).sum().backward()
+    optimizer.step()
+    np.testing.assert_array_equal(block.dw_conv.weight, before)
+
+
+@pytest.mark.parametrize('name', ['RepVGG_A0', 'RepVGG_B1g4'])
+def test_the_deployed_repvgg_gives_the_released_outputs(name):
+    g = ALL[name]['golden']
+    net = build_model(name)
+    fill(net, g['gain'])
+    fused, reference = fuse_repvgg(net), np.array(g['logits'])
+    x = np.random.Generator(np.random.PCG64(0)).standard_normal((2, 3, g['S'], g['S'])).astype('float32')
+    with paddle.no_grad():
+        out = fused(paddle.to_tensor(x)).numpy()
+    assert np.linalg.norm(out[:, :16] - reference) < 1e-4*np.linalg.norm(reference)
+    target = build_model(f'{name}_deploy')
+    assert fused.name == target.name
+    assert {k: v.shape for k, v in fused.state_dict().items()} == {k: v.shape for k, v in target.state_dict().items()}

@@ -5,8 +5,10 @@ import pytest
 from paddle import nn
 
 from ppcls_nb.models.flops import count_flops, flops_table, forward_hooks
-from ppcls_nb.models.layers import ConvBN, SqueezeExcite, conv2d, make_divisible
+from ppcls_nb.models.attention import Attention
+from ppcls_nb.models.layers import ConvBN, SqueezeExcite, conv2d, drop_path, make_divisible
 from ppcls_nb.models.network import classifier_names, evaluating, relative_difference
+from ppcls_nb.models.zoo import without_computing
 
 
 @pytest.fixture
@@ -65,6 +67,35 @@ def test_groups_divide_the_macs():
 def test_a_layer_that_is_used_twice_counts_twice():
     linear = nn.Linear(4, 4)
     assert count_flops(nn.Sequential(nn.Flatten(), linear, linear), 2, in_channels=1) == 2*16
+
+
+def test_products_of_activations_are_counted_with_and_without_computing():
+    def macs():
+        layers = nn.Flatten(2), Attention(64, 2)        # 4 tokens of 64 channels
+        return flops_table(nn.Sequential(*layers), 8, in_channels=4).groupby('kind').macs.sum().to_dict()
+    expected = dict(Linear=4*4*64**2, MatMul=2*4**2*64)
+    assert macs() == expected
+    with without_computing():
+        assert macs() == expected
+
+
+def test_windows_along_the_first_axis_are_counted():
+    class Windows(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 5)
+
+        def forward(self, x): return self.linear(x.reshape([-1, 4, 3]))
+    table = flops_table(Windows(), 4, in_channels=3)
+    assert (table.macs[0], table['map'][0]) == (4*4*3*5, '4×4')
+
+
+def test_stochastic_depth_takes_samples_with_any_number_of_axes():
+    paddle.seed(0)
+    for shape in ([100, 2], [100, 3, 2], [100, 3, 2, 2]):
+        kept = drop_path(paddle.ones(shape), .5, True).reshape([100, -1])
+        assert set(kept.flatten().tolist()) == {0, 2}
+        assert (kept.min(1) == kept.max(1)).all().item()
 
 
 def test_a_network_without_convolutions_costs_nothing():

@@ -103,7 +103,9 @@ def test_official_records():
 
 def test_the_documents_table_of_weights():
     rows = fact_rows('weights')
-    assert len(rows) == len({r['tag'] for r in rows}) == 120
+    assert len(rows) == len({r['tag'] for r in rows})
+    # later weights have no archive of 2020
+    assert sum(r['legacy_url'] is not None for r in rows) == 120
     assert weights_info('ResNet50_vd_10w').crop_size == 224
     with pytest.raises(ValueError):
         weights_from_row({**rows[0], 'top1': '71 %'})

@@ -276,9 +276,9 @@ def test_every_family_has_maps_of_all_its_stages(name):
     model = smaller(name)
     size = (80, 96) if 'ception' in name else (64, 80)
     images = np.random.default_rng(0).standard_normal((2, 3, *size), np.float32)
-    for stage in (-1, 0):
+    for stage in (None, 0):
         maps, weights, logits = map_weights(model, images, 1, stage)
-        assert maps.shape[:2] == weights.shape == (2, model.channels[stage])
+        assert maps.shape[:2] == weights.shape == (2, model.channels[model.cam_stage if stage is None else stage])
         assert logits.shape == (2, 6)
         assert np.isfinite(weights).all()
         assert weights.any() or 'Squeeze' in name                                # whose logits may be 0, behind a ReLU
@@ -293,6 +293,12 @@ def test_every_family_has_maps_of_all_its_stages(name):
     model.eval()
     with paddle.no_grad(): expected = model(paddle.to_tensor(images)).numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stage_that_the_logits_do_not_depend_on_is_refused():
+    model = build_model('DeiT_tiny_patch16_224', class_num=2)
+    with pytest.raises(PPClsError, match='do not depend on the maps of stage 3; expected 0 to 2'):
+        grad_cam(model, np.zeros((1, 3, 32, 32), np.float32), stage=-1)
 
 
 # -- pictures with maps

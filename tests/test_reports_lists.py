@@ -25,6 +25,7 @@ from ppcls_nb.distill.soft_labels import ListedFiles, soft_labels
 from ppcls_nb.recipe.build import build_data, use_data
 from ppcls_nb.recipe.load import load_config
 from ppcls_nb.recipe.trained import data_settings, image_files, run_delimiters
+from ppcls_nb.transfer.finetune import gather_images
 
 from small_run import ppcls, train_run
 
@@ -387,6 +388,20 @@ def test_every_reader_of_lists_takes_a_delimiter(flowers, tmp_path, delimiter):
     assert (tmp_path/'cache'/'val_list.txt').read_text() == file.read_text()
     assert ppcls('check', file, '--data-dir', root, '--delimiter', delimiter)[0] == 0
     assert ppcls('check', file, '--data-dir', root)[0] == 1
+
+
+def test_finetune_reads_lists_with_a_delimiter(flowers, tmp_path):
+    data = with_delimiter(flowers.garden, tmp_path/'data', {'train': '\t', 'val': ','})
+    (data/'jpg').symlink_to(flowers.garden/'jpg')
+    with pytest.raises(PPClsError, match='delimiter'):
+        gather_images(data)
+    (data/'val_list.txt').write_text((data/'val_list.txt').read_text().replace(',', '\t'))
+    images = gather_images(data, delimiter=r'\t')
+    assert images.train[1].tolist() == read_list(flowers.garden/'train_list.txt')[1].tolist()
+    command = ('finetune', 'MobileNetV3_small_x0_35', data, '--weights', 'none', '--plan')
+    assert ppcls(*command, '--delimiter', r'\t')[0] == 0
+    code, _, err = ppcls(*command)
+    assert code and 'no label in' in err
 
 
 def test_the_delimiter_of_a_run_is_that_of_its_recipe(flowers, tmp_path):

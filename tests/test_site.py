@@ -1,6 +1,6 @@
 """The site that `make docs` builds: what becomes of a notebook, links, terms and sections, and a small site in a
 browser."""
-import json, re, sys
+import json, re, sys, tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,6 +59,16 @@ def test_progress_bars_are_not_shown():
     shown = page_of('# A', code('run()', [bar]))
     assert 'before\nafter' in shown
     assert 'it/s' not in shown
+
+
+def test_paths_of_this_machine_are_not_shown():
+    root, temporary = notebook.ROOT, tempfile.mkdtemp()
+    Path(temporary).rmdir()
+    for text, shown in ((f'{temporary}/a/b.jpg: torn', 'a/b.jpg: torn'), (f'in {temporary}', 'in .'),
+                        (f'{root}/data/x', 'data/x'), (f'{Path.home()}/.cache/y', '~/.cache/y'),
+                        (f'{tempfile.gettempdir()}/tmp/x', f'{tempfile.gettempdir()}/tmp/x')):
+        assert shown in notebook.preformatted(text)
+        assert f'>{shown}<' in notebook.clean_html(f'<td>{text}</td>')
 
 
 def test_cells_that_nbdev_does_not_test_are_not_run():

@@ -21,7 +21,9 @@ NETWORKS = {
     'MobileNetV3_small_x0_35': {},
     'MobileNetV3_large_x0_35': {},
     'EfficientNetB0_small': dict(padding='SAME'),
-    'EfficientNetB0': {}}
+    'EfficientNetB0': {},
+    'PPLCNet_x0_25': {},
+    'PPLCNetV2_small': {}}
 
 
 def gradients(function, x, w):

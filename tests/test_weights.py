@@ -340,6 +340,15 @@ def test_arrays_that_fit_partly(tiny):
     assert not load_arrays(net, {'conv.bias': arrays['conv.bias']}).body_complete
 
 
+def test_constants_of_official_files_are_not_unexpected():
+    model = build_model('SwinTransformer_tiny_patch4_window7_224', class_num=2, depths=[1, 1, 1, 1])
+    arrays = {key: value.numpy() for key, value in model.state_dict().items()}
+    more = {'layers.0.blocks.0.attn.relative_position_index': np.zeros((49, 49), np.int64), 'other': np.zeros(2)}
+    report = load_arrays(model, arrays | more)
+    assert report.complete
+    assert report.unexpected == ['other']
+
+
 def test_arrays_of_another_network(tiny):
     with pytest.raises(PPClsError, match='x: none of its 1 tensors fits Tiny, except the classifier; it has names such '
                                          'as fc.bias'):

@@ -15,7 +15,8 @@ FILE = Path(ppcls_nb.__file__).parent/'facts'/'costs.csv'
 
 def pairs():
     "(network, size) of all official weights, each once."
-    return list(dict.fromkeys((r['arch'], int(r['crop_size'])) for r in fact_rows('weights')))
+    rows = fact_rows('weights') + fact_rows('weights_later')
+    return list(dict.fromkeys((r['arch'], int(r['crop_size'])) for r in rows))
 
 
 def main():

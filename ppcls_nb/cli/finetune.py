@@ -9,7 +9,7 @@ __all__ = ['NUMBERS', 'NUMBER_OPTIONS', 'more_settings', 'print_plan', 'finetune
 import os, sys
 from pathlib import Path
 from ..basics import PPClsError, check_number, read_value
-from . import BOOL, check_counts, command, number, option
+from . import BOOL, DELIMITER_OPTION, check_counts, command, number, option
 from ..train.runs import load_run
 from ..transfer import finetune as library
 
@@ -34,9 +34,9 @@ def more_settings(pairs) -> dict:
     return settings
 
 # %% ../../nbs/09_cli/05_finetune.ipynb #4bbbcd62
-def print_plan(model, data, val, seed, skip_bad, pretrained, similar, given):
+def print_plan(model, data, val, seed, skip_bad, pretrained, similar, delimiter, given):
     "Print the settings that `finetune` would choose."
-    images = library.gather_images(data, val, seed, skip_bad)
+    images = library.gather_images(data, val, seed, skip_bad, delimiter)
     network = library.start_network(model, images.class_num, pretrained, seed)
     plan = library.make_plan(len(images.train[0]), images.class_num, *network, similar, given)
     print(library.plan_text(plan))
@@ -60,11 +60,13 @@ NUMBER_OPTIONS = [
          number('--seed', help='of weights, order and augmentation'),
          number('--num-workers', help='threads that read images'),
          option('--skip-bad', action='store_true', help='leave damaged images out'),
+         DELIMITER_OPTION,
          option('-o', '--override', nargs='+', action='extend', metavar='NAME=VALUE',
                 help='other settings of the plan, such as lower_scale=0.5'),
          option('--plan', action='store_true', help='print the plan and stop'))
 def finetune(model, data, out=None, weights=None, epochs=None, size=None, batch_size=None, lr=None, head_lr=None,
-             freeze_epochs=None, similar=True, val=0.2, seed=0, num_workers=0, skip_bad=False, override=(), plan=False):
+             freeze_epochs=None, similar=True, val=0.2, seed=0, num_workers=0, skip_bad=False, delimiter=None,
+             override=(), plan=False):
     "Finetune pretrained weights on a folder of images; the same command continues where it was stopped."
     check_counts(0, seed=seed, num_workers=num_workers)
     check_number('--val', val)
@@ -72,13 +74,13 @@ def finetune(model, data, out=None, weights=None, epochs=None, size=None, batch_
     numbers = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, head_lr=head_lr, freeze_epochs=freeze_epochs)
     given = {name: value for name, value in numbers.items() if value is not None} | more_settings(override)
     if plan:
-        print_plan(model, data, val, seed, skip_bad, pretrained, similar, given)
+        print_plan(model, data, val, seed, skip_bad, pretrained, similar, delimiter, given)
         return
     name = f'{Path(model).name}-{Path(os.path.abspath(data)).name}'
     run = Path(out or Path('output')/'finetune'/name)
     try:
         library.finetune(model, data, run, pretrained, similar, seed, val, num_workers, skip_bad,
-                         bar=sys.stderr.isatty(), **given)
+                         bar=sys.stderr.isatty(), delimiter=delimiter, **given)
     except KeyboardInterrupt:
         print(f'\nstopped; {run} keeps the finished epochs, and the same command continues from there',
               file=sys.stderr)

@@ -6,12 +6,12 @@
 __all__ = ['AsymmetricConv', 'FusedConv', 'ac_conv', 'ResNet_ACNet', 'fuse_acnet']
 
 # %% ../../nbs/03_models/33_acnet.ipynb #892b5dd1
-from copy import deepcopy
 from functools import partial
 import numpy as np
 from paddle import nn
 from ..basics import PPClsError
-from .layers import ConvBN, batch_norm, conv2d, get_act
+from .layers import ConvBN, batch_norm, conv2d, folded, get_act
+from .network import branched_layers, deploy_form
 from .registry import register_model
 from .resnet import ResNet
 
@@ -39,14 +39,17 @@ class AsymmetricConv(nn.Layer):
         "The kernel (out_c, in_c, k, k) and bias (out_c,), float32 arrays, that in evaluation give the same output."
         kernel, bias, k = 0, 0, self.args[2]
         for arm in (self.square, self.row, self.col):
-            bn, w = arm.bn, arm.conv.weight.numpy().astype('float64')
-            mean, variance, gamma, beta = (
-                t.numpy().astype('float64') for t in (bn._mean, bn._variance, bn.weight, bn.bias))
-            scale = gamma/np.sqrt(variance + bn._epsilon)
+            w, b = folded(arm.conv, arm.bn)
             h, v = (k - w.shape[2])//2, (k - w.shape[3])//2
-            kernel = kernel + np.pad(w*scale[:, None, None, None], ((0, 0), (0, 0), (h, h), (v, v)))
-            bias = bias + beta - mean*scale
+            kernel, bias = kernel + np.pad(w, ((0, 0), (0, 0), (h, h), (v, v))), bias + b
         return kernel.astype('float32'), bias.astype('float32')
+
+    def deployed(self):
+        "The `FusedConv` with the same output in evaluation."
+        layer = FusedConv(*self.args)
+        for p, value in zip((layer.conv.weight, layer.conv.bias), self.fused()):
+            p.set_value(value)
+        return layer
 
 # %% ../../nbs/03_models/33_acnet.ipynb #070e504d
 class FusedConv(nn.Layer):
@@ -80,21 +83,10 @@ class ResNet_ACNet(ResNet):
 def fuse_acnet(model):
     """A copy of `model` for evaluation, each `AsymmetricConv` in it replaced by one convolution; same outputs. Keys and
     name are those of the deploy form."""
-    net = deepcopy(model)
-    found = [(path, layer) for path, layer in net.named_sublayers() if isinstance(layer, AsymmetricConv)]
-    if not found:
+    if not branched_layers(model):
         raise PPClsError(f'fuse_acnet: {type(model).__name__} has no asymmetric convolution to fuse; a deploy '
                          'network is already fused')
-    for path, layer in found:
-        parent, fused = net, FusedConv(*layer.args)
-        kernel, bias = layer.fused()
-        fused.conv.weight.set_value(kernel)
-        fused.conv.bias.set_value(bias)
-        *above, last = path.split('.')
-        for name in above:
-            parent = parent._sub_layers[name]
-        parent.add_sublayer(last, fused)
+    net = deploy_form(model)
     if hasattr(model, 'name'):
         net.name = f'{model.name}_deploy'
-    net.eval()
     return net

@@ -9,15 +9,16 @@ __all__ = ['forward_hooks', 'flops_table', 'count_flops']
 import math, paddle, pandas as pd
 from contextlib import contextmanager
 from paddle import nn
+from .layers import MatMul
 from .network import evaluating
 
 # %% ../../nbs/03_models/00d_flops.ipynb #d2f49f71
 @contextmanager
 def forward_hooks(model, kinds, hook):
-    """Inside the `with`, `model` is in evaluation mode and computes no gradients, and `hook(name, layer, output)` is
-    called after each of its layers of the classes `kinds`."""
+    """Inside the `with`, `model` is in evaluation mode and computes no gradients, and `hook(name, layer, inputs,
+    output)` is called after each of its layers of the classes `kinds`; `inputs` is a tuple."""
     def named(name):
-        return lambda layer, x, y: hook(name, layer, y)
+        return lambda layer, inputs, output: hook(name, layer, inputs, output)
 
     layers = [(name, layer) for name, layer in model.named_sublayers(include_self=True) if isinstance(layer, kinds)]
     hooks = [layer.register_forward_post_hook(named(name)) for name, layer in layers]
@@ -30,32 +31,33 @@ def forward_hooks(model, kinds, hook):
 
 # %% ../../nbs/03_models/00d_flops.ipynb #3a90e790
 def flops_table(model, size=224, in_channels: int = 3) -> pd.DataFrame:
-    """One row for each convolution and fully connected layer, in the order in which one image
+    """One row for each convolution, fully connected layer and product of activations, in the order in which one image
     (1, in_channels, height, width) passes through `model` in evaluation mode.
 
-    `size`: pixels, or (height, width). Columns: layer, kind, c_in, c_out, k, groups, map (height × width of the
-    output), outputs (numbers in it), macs, weights."""
+    `size`: pixels, or (height, width). Columns: layer, kind, c_in (of a product: the length of its sums), c_out, k,
+    groups, map (the output's axes besides the channels), outputs (numbers in it), macs, weights."""
     rows, (h, w) = [], size if isinstance(size, (tuple, list)) else (size, size)
 
-    def _hook(name, layer, y):
-        if isinstance(layer, nn.Linear):
-            c_in, c_out = layer.weight.shape
-            kh, kw, groups, pixels = 1, 1, 1, y.shape[1:-1]
-        else:
+    def _hook(name, layer, inputs, y):
+        if isinstance(layer, nn.Conv2D):
             c_out, c_in, kh, kw = layer.weight.shape
             groups, pixels = layer._groups, y.shape[2:]
-        outputs = math.prod(y.shape[1:])
+        else:
+            c_in, c_out = inputs[0].shape[-1], y.shape[-1]
+            # the windows of an image are along the first axis, as if they were several images
+            kh, kw, groups, pixels = 1, 1, 1, y.shape[y.shape[0] == 1:-1]
+        outputs = math.prod(y.shape)
         rows.append(
             dict(layer=name, kind=type(layer).__name__, c_in=c_in*groups, c_out=c_out, k=f'{kh}×{kw}', groups=groups,
                  map='×'.join(map(str, pixels)), outputs=outputs, macs=outputs*kh*kw*c_in,
                  weights=sum(math.prod(p.shape) for p in layer.parameters())))
 
-    with forward_hooks(model, (nn.Conv2D, nn.Linear), _hook):
+    with forward_hooks(model, (nn.Conv2D, nn.Linear, MatMul), _hook):
         model(paddle.zeros([1, in_channels, h, w]))
     columns = ['layer', 'kind', 'c_in', 'c_out', 'k', 'groups', 'map', 'outputs', 'macs', 'weights']
     return pd.DataFrame(rows, columns=columns)
 
 def count_flops(model, size=224, in_channels: int = 3) -> int:
-    """The multiply-accumulates of `model`'s convolutions and fully connected layers for one image of `size` pixels (or
-    (height, width)). FLOPs, which count multiplication and addition, are twice as many."""
+    """The multiply-accumulates of `model`'s convolutions, fully connected layers and products of activations for one
+    image of `size` pixels (or (height, width)). FLOPs, which count multiplication and addition, are twice as many."""
     return int(flops_table(model, size, in_channels).macs.sum())

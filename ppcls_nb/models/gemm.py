@@ -47,8 +47,10 @@ def tap_table(h: int, w: int, k: int, stride: int, top: int, left: int, oh: int,
 # %% ../../nbs/03_models/00_gemm.ipynb #e0c533ae
 def depthwise_matmul(x, weight, stride: int, pads: tuple, oh: int, ow: int):
     """Depthwise convolution of x (C, N, H, W) with weight (C, 1, k, k) → (C, N, oh, ow), as C products
-    (N, H·W) × (H·W, oh·ow). `pads`: zeros (top, left, bottom, right)."""
+    (N, H·W) × (H·W, oh·ow). `pads`: zeros (top, left, bottom, right). A 1×1 kernel is one number for each channel."""
     (c, n, h, w), k = x.shape, weight.shape[-1]
+    if k == stride == 1 and not any(pads):
+        return paddle.matmul(weight.reshape([c, 1, 1]), x.reshape([c, 1, n*h*w])).reshape([c, n, h, w])
     table = tap_table(h, w, k, stride, pads[0], pads[1], oh, ow)
     matrices = paddle.matmul(weight.reshape([c, k*k]), table).reshape([c, h*w, oh*ow])
     return paddle.matmul(x.reshape([c, n, h*w]), matrices).reshape([c, n, oh, ow])

@@ -14,7 +14,7 @@ import numpy as np, paddle
 from paddle import inference, nn
 from ..basics import PPClsError
 from .formats.program_file import check_program
-from .network import Network, evaluating
+from .network import Network, deploy_form, evaluating
 
 # %% ../../nbs/03_models/70_inference.ipynb #b27d7cd5
 PADDLE_3 = int(paddle.__version__.split('.')[0]) >= 3
@@ -29,14 +29,15 @@ def _ignore_our_modules():
 
 def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: bool = False) -> Path:
     """Write `model`, float32 images (N, C, H, W) → logits (N, class_num), as an inference model into `folder`:
-    `inference.json` (up to Paddle 2.6 `inference.pdmodel`) and `inference.pdiparams`. Returns the path of the program.
+    `inference.json` (up to Paddle 2.6 `inference.pdmodel`) and `inference.pdiparams`, in its form for deployment
+    (`deploy_form`). Returns the path of the program.
 
     N is open; so are H and W where `image_shape` (C, H, W) has None. With `softmax` the outputs are probabilities.
     PPClsError for images that are too small for the network. Source: documents 5.1.2."""
     for layer in model.sublayers(include_self=True):
         if isinstance(layer, Network) and None not in image_shape:
             layer.require_size(*image_shape[1:])
-    folder = Path(folder)
+    model, folder = deploy_form(model), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _ignore_our_modules()
     spec = [paddle.static.InputSpec([None, *image_shape], 'float32', 'image')]

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 import pandas as pd
 from ..basics import PPClsError, suggest
-from .layers import is_weight, scale_lr
+from .layers import is_weight, own_rate, scale_lr
 from .network import classifier_names
 
 # %% ../../nbs/03_models/40_lr_mult.ipynb #fcee89a4
@@ -45,12 +45,15 @@ def _layer(name: str) -> str:
     "The layer of a parameter's name, up to the first number: `blocks.3.conv1.weight` → `blocks.3`."
     return (re.match(r'.*?\.\d+(?=\.)', name) or re.match(r'[^.]+', name))[0]
 
+def _multiplier(p) -> float:
+    "The multiplier that was set for the parameter `p`, which may be slower by design."
+    return round(p.optimize_attr['learning_rate']/own_rate(p), 9)
+
 def lr_table(model) -> pd.DataFrame:
     """One row for consecutive layers with the same multiplier: `group` (first … last layer), `parameters` (single
     numbers in them), `multiplier`."""
     rows, weights = [], _weights(model).items()
-    for (_, mult), group in groupby(weights, lambda item: (item[0].split('.')[0],
-                                                           item[1].optimize_attr['learning_rate'])):
+    for (_, mult), group in groupby(weights, lambda item: (item[0].split('.')[0], _multiplier(item[1]))):
         names, params = zip(*group)
         first, last = _layer(names[0]), _layer(names[-1])
         label = first if first == last else f'{first} … {last}'
@@ -88,5 +91,5 @@ def set_layer_decay(model, decay: float) -> pd.DataFrame:
         raise PPClsError(f'layer_decay is {decay}; expected a number above 0 and up to 1, such as 0.75')
     for depth, group in enumerate(reversed(layer_groups(model))):
         for p in group.values():
-            scale_lr([p], p.optimize_attr['learning_rate']*decay**depth)
+            scale_lr([p], p.optimize_attr['learning_rate']/own_rate(p)*decay**depth)
     return lr_table(model)

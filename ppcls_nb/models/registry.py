@@ -167,13 +167,15 @@ def register_weights(*records: Weights):
 
 COLUMN_TYPES = dict(top1=float, top5=float, file_top1=float, file_top5=float,
                     params_M=float, flops_G=float, resize_short=int, crop_size=int,
+                    mean=lambda text: tuple(map(float, text.split('|'))),
+                    std=lambda text: tuple(map(float, text.split('|'))),
                     classifier=lambda text: tuple(text.split('|')) if '|' in text else text)
 
 def weights_from_row(row: dict) -> Weights:
-    "The record of a row {column: text} of `facts/weights.csv`; several classifiers are separated by `|`."
+    "The record of a row {column: text} of `facts/weights.csv`; several values in a column are separated by `|`."
     return Weights(**{k: COLUMN_TYPES.get(k, str)(text) for k, text in row.items() if text is not None})
 
-register_weights(*map(weights_from_row, fact_rows('weights')))
+register_weights(*map(weights_from_row, fact_rows('weights') + fact_rows('weights_later')))
 
 # %% ../../nbs/03_models/01_registry.ipynb #dff52563
 register_weights(

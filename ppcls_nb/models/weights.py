@@ -112,16 +112,17 @@ class LoadReport:
 # %% ../../nbs/03_models/02_weights.ipynb #258f3a22
 def load_arrays(model, state: dict, source: str = 'weights', ignored: dict | None = None) -> LoadReport:
     """Copy the arrays of `state` whose name and shape fit into `model`; a `PPClsError` if none fits. `source`: what
-    messages call the weights; `ignored`: kind → names, for the report."""
-    own = model.state_dict()
+    messages call the weights; `ignored`: kind → names, for the report. Arrays whose names end in one of the network's
+    `constants`, which it computes itself, are not unexpected."""
+    own, constants = model.state_dict(), getattr(model, 'constants', ())
     common = [key for key in own if key in state]
     shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in common}
     report = LoadReport(
         source, matched=[key for key in common if shapes[key][0] == shapes[key][1]],
         missing=[key for key in own if key not in state],
         skipped_shape={key: pair for key, pair in shapes.items() if pair[0] != pair[1]},
-        unexpected=[key for key in state if key not in own], classifier=classifier_names(model),
-        ignored=dict(ignored or {}))
+        unexpected=[key for key in state if key not in own and key.split('.')[-1] not in constants],
+        classifier=classifier_names(model), ignored=dict(ignored or {}))
     if all(map(report._in_classifier, report.matched)):
         name = getattr(model, 'name', type(model).__name__)
         but = ', except the classifier' if report.matched else ''

@@ -21,26 +21,35 @@ from .interpret import Interpretation, save_figures
 from .pictures import RIGHT, UNKNOWN, WRONG, answer_text, picture_grid, shorten, show_picture
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #10f878d3
-def check_stage(model, stage: int) -> int:
-    "The stage `stage` of `model`, counted from 0; `PPClsError` if the model has no stages, or not that one."
+def check_stage(model, stage: int = None) -> int:
+    """The stage `stage` of `model`, counted from 0; None is the last one that the logits depend on.
+
+    Raises `PPClsError` if the model has no stages, or not that one, or the logits do not depend on it."""
     name = getattr(model, 'name', type(model).__name__)
     if not isinstance(model, Network):
         raise PPClsError(f'Grad-CAM: {name} has no stages; expected a Network, as create_model returns it')
     count = len(model.strides)
+    last = model.cam_stage % count
+    if stage is None:
+        return last
     if not isinstance(stage, int) or not -count <= stage < count:
         found = f'{name} has {count} stages, 0 to {count - 1} (strides {model.strides})'
         raise PPClsError(f'Grad-CAM: {found}; there is no stage {stage!r}')
+    if stage % count > last:
+        found = f'the logits of {name} do not depend on the maps of stage {stage % count}'
+        raise PPClsError(f'Grad-CAM: {found}; expected 0 to {last}')
     return stage % count
 
-def recorded_maps(model: Network, x, stage: int) -> list:
-    "The outputs of all stages for x (N, C, H, W), recorded so that logits can be differentiated by those of `stage`."
+def recorded_maps(model: Network, x, stage: int) -> tuple:
+    """The outputs of all stages for x (N, C, H, W), and the logits, recorded so that these can be differentiated by the
+    maps of `stage`."""
     if stage < len(model.strides) - 1:
         x.stop_gradient = False                        # recorded even where all weights are frozen
-        return model.features(x)
+        return model.maps_and_logits(x)
     with paddle.no_grad():
         maps = [m.detach() for m in model.stage_maps(x)]
     maps[stage].stop_gradient = False
-    return maps
+    return maps, model.logits_of(maps)
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #a888a9e8
 def check_classes(classes, logits) -> np.ndarray:
@@ -55,18 +64,17 @@ def check_classes(classes, logits) -> np.ndarray:
     return np.broadcast_to(numbers, (n,))
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #c89cad2f
-def map_weights(model, images, classes=None, stage: int = -1) -> tuple:
+def map_weights(model, images, classes=None, stage: int = None) -> tuple:
     """The maps of a stage (N, K, h, w), the weight of each for the image's class (N, K), and the logits (N, class_num).
 
     All are float32 arrays. `images`: (N, C, H, W) float32, an array or tensor; `classes`: None (the predicted ones), a
-    number for all, or one for each image. The model is not changed.
+    number for all, or one for each image; `stage`: None for the last one. The model is not changed.
     Raises `PPClsError` for images of another shape, and for a stage or class that does not exist."""
     stage, x = check_stage(model, stage), paddle.to_tensor(np.array(images, np.float32))
     if x.ndim != 4 or not len(x):
         raise PPClsError(f'Grad-CAM: images of shape {tuple(x.shape)}; expected (N, C, H, W) with N of 1 or more')
     with evaluating(model), paddle.enable_grad():
-        maps = recorded_maps(model, x, stage)
-        logits = model.logits_of(maps)
+        maps, logits = recorded_maps(model, x, stage)
         picked = check_classes(classes, logits.numpy()).astype(np.int64)
         logit = paddle.take_along_axis(logits, paddle.to_tensor(picked).unsqueeze(1), 1)
         gradient, = paddle.grad(logit.sum(), maps[stage])
@@ -82,11 +90,12 @@ def class_map(maps, weights, size) -> np.ndarray:
     top = heat.max((1, 2), keepdims=True)
     return heat/np.where(top > 0, top, 1)
 
-def grad_cam(model, images, classes=None, stage: int = -1) -> np.ndarray:
+def grad_cam(model, images, classes=None, stage: int = None) -> np.ndarray:
     """Heat maps of `images` (N, C, H, W) float32 for their classes: (N, H, W) float32, 1 at each image's maximum.
 
     `model`: a `Network`; `classes`: None (the predicted ones), a number for all, or one for each image; `stage`: the
-    stage of the maps. Where no region contributes to the class, the map is 0. The model is not changed.
+    stage of the maps (None: the last one that the logits depend on). Where no region contributes to the class, the map
+    is 0. The model is not changed.
     Raises `PPClsError` for a model without stages, and for a stage or class that does not exist.
     Source: Selvaraju et al. 2017 (arXiv:1610.02391)."""
     maps, weights, _ = map_weights(model, images, classes, stage)
@@ -121,7 +130,7 @@ def prepare_pictures(files, ops) -> tuple:
     return np.stack([transform(b, ops[at:]) for b in before]), [as_picture(b) for b in before]
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #b52c9f47
-def plot_grad_cam(model, images, pictures=None, classes=None, names=None, labels=None, stage: int = -1,
+def plot_grad_cam(model, images, pictures=None, classes=None, names=None, labels=None, stage: int = None,
                   columns: int = 6):
     """Show each image under the map of its class, with the name and probability of the class. Returns the figure.
 
@@ -144,7 +153,7 @@ def plot_grad_cam(model, images, pictures=None, classes=None, names=None, labels
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #4f470a09
 @patch
-def plot_grad_cam(self: Interpretation, model, ops, n: int = 6, stage: int = -1):
+def plot_grad_cam(self: Interpretation, model, ops, n: int = 6, stage: int = None):
     """Show the `n` images with the largest losses three times: plain, with the map of the prediction, with that of the
     label.
 

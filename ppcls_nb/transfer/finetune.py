@@ -19,7 +19,8 @@ from ..basics import PPClsError, json_text, suggest, write_text
 from ..data.checks import check_list, check_splits, require_ok
 from ..data.datasets import ImageDataset
 from ..data.imaug import DecodeImage, RandCropImage, describe_ops
-from ..data.lists import class_names_text, list_lines, list_text, read_class_names, read_list, write_list
+from ..data.lists import (check_delimiter, class_names_text, list_delimiter, list_lines, list_text,
+                                 read_class_names, read_list, write_list)
 from ..data.loader import make_loader
 from ..data.prepare import data_name
 from ..data.resolve import resolve_data
@@ -155,27 +156,33 @@ class FinetuneData:
 # %% ../../nbs/06_transfer/00_finetune.ipynb #1da48a0e
 MAX_TO_DECODE = 2_000          # images; lists up to this size are decoded once before training
 
-def gather_images(source, val: float = 0.2, seed: int = 0, skip_bad: bool = False) -> FinetuneData:
+def gather_images(source, val: float = 0.2, seed: int = 0, skip_bad: bool = False,
+                  delimiter: str | None = None) -> FinetuneData:
     """Images and labels of a folder (a folder for each class; train/ and val/ with such folders; train_list.txt with or
     without val_list.txt; the layout of flowers102), of a `DataInfo`, or of a name that `prepare_data` knows; a
     `FinetuneData` is returned as it is.
 
-    PPClsError with all errors of the lists at once, before training; `skip_bad`: damaged images are no error."""
+    `delimiter`: what may be between path and label in lists instead of a space. `skip_bad`: damaged images are no
+    error. PPClsError with all errors of the lists at once, before training."""
     if isinstance(source, FinetuneData):
         return source
     if isinstance(source, str) and not source.strip():
         raise PPClsError('data: no folder is named')
+    delimiters = () if delimiter is None else (check_delimiter(delimiter),)
     with TemporaryDirectory() as folder:
         try:
-            info = resolve_data(source, Path(folder), val, seed)
+            info = resolve_data(source, Path(folder), val, seed, delimiters=delimiters)
             root = Path(os.path.abspath(info.root))
             files = [info.lists/'train_list.txt', info.lists/'val_list.txt']
             names = read_class_names(info.lists/'classes.txt')
             class_num = names and len(names)
             small = sum(len(list_lines(f)) for f in files) <= MAX_TO_DECODE
             decode = DecodeImage() if small and not skip_bad else False
-            require_ok(*(check_list(f, root, class_num, decode=decode) for f in files), check_splits(*files, root=root))
-            train, valid = (read_list(f, root, class_num) for f in files)
+            between = [list_delimiter(file, delimiters) for file in files]
+            require_ok(*(check_list(file, root, class_num, decode=decode, delimiter=text)
+                         for file, text in zip(files, between)),
+                       check_splits(*files, root=root, delimiter=between[0]))
+            train, valid = (read_list(file, root, class_num, delimiter=text) for file, text in zip(files, between))
         except PPClsError as e:
             raise PPClsError(str(e).replace(f'{folder}{os.sep}', '')) from e
     present = len(np.unique(train[1]))
@@ -361,15 +368,16 @@ def _print_plan(t, tag, images, run):
 # %% ../../nbs/06_transfer/00_finetune.ipynb #b7af643a
 def finetune(model, data, run=None, pretrained=None, similar: bool = True, seed: int = 0, val: float = 0.2,
              num_workers: int = 0, skip_bad: bool = False, bar: bool = True, show: bool = True, valid_interval: int = 1,
-             **settings) -> Trainer:
+             delimiter: str | None = None, **settings) -> Trainer:
     """Finetune `model` (a network's name, a weights' tag, or a network) on `data` (anything that `gather_images` takes,
     or a `Data` of loaders) and return the finished `Trainer` with `.plan` and `.classes`.
 
     `settings` replace those of `finetune_defaults`, such as epochs, lr, freeze_epochs, and `size` in pixels; `similar`:
     whether the images are like those of the weights. `run`: a folder to keep it in, and to resume from. `val`: share
-    to validate on where there is no list for that. `show` prints the plan; it is evaluated every `valid_interval`
-    epochs and at the end. Errors: those of `gather_images` and `start_network`, before the first step."""
-    images = None if isinstance(data, Data) else gather_images(data, val, seed, skip_bad)
+    to validate on where there is no list for that; `delimiter`: see `gather_images`. `show` prints the plan; it is
+    evaluated every `valid_interval` epochs and at the end. Errors: those of `gather_images` and `start_network`, before
+    the first step."""
+    images = None if isinstance(data, Data) else gather_images(data, val, seed, skip_bad, delimiter)
     if images is None and data.valid is None:
         raise PPClsError('finetune: data.valid is None; expected a loader of images that are not trained on')
     class_num, n = (images or data).class_num, len(images.train[0]) if images else len(data.train.dataset)

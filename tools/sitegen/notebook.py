@@ -1,6 +1,7 @@
 "Turns an executed notebook into the Markdown of a page and the files of its pictures."
-import base64, html, re, struct
+import base64, html, re, struct, tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bs4 import BeautifulSoup
 
@@ -10,6 +11,8 @@ HIDDEN_TAGS = {'exercise-wrong', 'remove-cell'}
 IMAGES = {'image/png': 'png', 'image/jpeg': 'jpg', 'image/svg+xml': 'svg'}
 FIGURE = re.compile(r'<(Figure size [\dx.]+ with \d+ Axes|IPython\.core\.display\.\w+ object)>')
 ANSI = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')
+ROOT = Path(__file__).resolve().parents[2]
+TEMPORARY = re.compile(rf'{re.escape(tempfile.gettempdir())}/tmp\w{{8}}(?!\w)/?')
 BAR = re.compile(r'\d+%\|[^|]*\| *\d+/\d+ \[')
 
 
@@ -56,9 +59,15 @@ def stream_text(text: str) -> str:
     return '\n'.join(line for line in lines if not BAR.search(line)).strip('\n')
 
 
+def own_paths(text: str) -> str:
+    "`text` without this machine's paths: those in temporary folders and in the repository are relative to them."
+    text = TEMPORARY.sub(lambda found: '' if found[0].endswith('/') else '.', text)
+    return text.replace(f'{ROOT}/', '').replace(f'{Path.home()}/', '~/')
+
+
 def preformatted(text: str) -> str:
     "Text of an output as HTML that the search leaves out."
-    return f'<div class="output" data-search-exclude><pre>{html.escape(text, quote=False)}</pre></div>'
+    return f'<div class="output" data-search-exclude><pre>{html.escape(own_paths(text), quote=False)}</pre></div>'
 
 
 def clean_html(text: str) -> str:
@@ -68,7 +77,7 @@ def clean_html(text: str) -> str:
         style.decompose()
     for table in soup.find_all('table'):
         del table['border']
-    body = re.sub(r'\n\s*\n', '\n', str(soup)).strip()
+    body = own_paths(re.sub(r'\n\s*\n', '\n', str(soup)).strip())
     return f'<div class="output table" data-search-exclude>{body}</div>'
 
 
@@ -102,7 +111,7 @@ def output_html(output, name: str, alt: str) -> tuple:
     if 'text/html' in data:
         return clean_html(data['text/html']), None, None
     if 'text/markdown' in data:
-        return data['text/markdown'], None, None
+        return own_paths(data['text/markdown']), None, None
     text = ANSI.sub('', data.get('text/plain', ''))
     return '' if FIGURE.fullmatch(text.strip()) or not text.strip() else preformatted(text), None, None
 

@@ -27,7 +27,7 @@ COMPUTATIONS = frozenset('''
     mul matmul matmul_v2 bmm
     mean sum max min reduce_mean reduce_sum reduce_max reduce_min argmax arg_max topk top_k top_k_v2
     reshape reshape2 transpose transpose2 flatten flatten2 flatten_contiguous_range squeeze squeeze2 unsqueeze
-    unsqueeze2 concat split split_with_num stack unstack slice strided_slice gather roll flip
+    unsqueeze2 concat split split_with_num stack unstack slice strided_slice gather index_select roll flip not_equal
     expand expand_v2 expand_as expand_as_v2 tile pad pad2d pad3d
     shape shape64 cast assign assign_value full full_int_array full_like full_with_tensor
     fill_constant fill_constant_batch_size_like fill_any_like fill_zeros_like
