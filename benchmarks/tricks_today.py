@@ -7,7 +7,8 @@ weights are finetuned with AdamW and a cosine (BASE below), and again with each 
 fifth of the images of each class of the training list; its number is also the seed, so all tricks of a fold have the
 same images and the same initial classifier, and their differences are paired. The validation list is not used. Trials
 are run folders under OUT: an interrupted one continues, a finished one is not repeated. `--table` writes the results
-of all finished trials, with the machine, as CSV."""
+of all finished trials, with the machine, as CSV; nbs/11_guides/02a_tricks_today.ipynb draws
+ppcls_nb/facts/tricks_today.csv."""
 import argparse, contextlib, io
 from datetime import date
 from pathlib import Path
