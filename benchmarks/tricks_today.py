@@ -128,7 +128,7 @@ def table(out: Path) -> list:
             rows.append(dict(trick=name, fold=fold, correct=run.correct(), images=run.total(),
                              gained=int((hits(run) & ~plain).sum()), lost=int((plain & ~hits(run)).sum()),
                              loss=round(last['valid_loss'], 4), train_top1=round(100*trained, 2),
-                             seconds=round(run.seconds(), 1), steps=run.steps(), epochs=EPOCHS, size=SIZE,
+                             steps=run.steps(), epochs=EPOCHS, size=SIZE,
                              processor=machine['processor'], paddle=machine['paddle'], ppcls_nb=ppcls_nb.__version__,
                              date=date.today().isoformat()))
     return rows
