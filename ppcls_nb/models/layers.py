@@ -19,7 +19,7 @@ from .small_conv import Conv2D, in_cnhw
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d7660857
 def leaky_relu(x):
-    "x where it is positive, else x/100; as a maximum, since paddle2onnx 2.1.0 does not convert `F.leaky_relu` correctly."
+    "x where it is positive, else x/100; a maximum, since paddle2onnx 2.1.0 loses the slope of `F.leaky_relu`."
     return paddle.maximum(x, 0.01*x)
 
 ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid, gelu=F.gelu,
