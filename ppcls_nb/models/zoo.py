@@ -107,6 +107,9 @@ EXPLANATIONS = {
     ('RegNetX_4GF', 'flops'): 'twice the round number of its name',
     **{(name, 'params'): 'those of the form for deployment' for name in ('PPLCNetV2_base', 'PPLCNetV2_base_ssld')},
     ('CSPDarkNet53', 'flops'): 'for images of 224 pixels',
+    **{(f'{name}_patch16_384', 'params'): 'position embeddings for images of 224 pixels'
+       for name in ('ViT_base', 'DeiT_base', 'DeiT_base_distilled')},
+    **{(f'SwinTransformer_{size}_patch4_window7_224', 'params'): 'rounded to a million' for size in ('tiny', 'small')},
     **{(f'MobileNetV4_hybrid_{size}', 'flops'): 'without the products of attention' for size in ('medium', 'large')},
     **{(f'MixNet_{size}', 'params'): 'running averages of batch norm counted' for size in 'SML'},
     **{(f'RepVGG_{name}', what): 'those of the form for deployment' for what in ('flops', 'params')
