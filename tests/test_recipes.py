@@ -7,12 +7,14 @@ from pathlib import Path
 import cv2, numpy as np, paddle, pytest
 from omegaconf import OmegaConf
 
+from official import FACTS
 from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.data.prepare import DataInfo
 from ppcls_nb.models import list_models, list_pretrained, model_info
 from ppcls_nb.recipe.build import Trainer, build_mixing, build_transforms, sources_of, use_data
 from ppcls_nb.recipe.load import CONFIGS, assign, find_config, list_configs, load_config, merge, pairs, parse_yaml
 from ppcls_nb.recipe.load import read_recipe
+from ppcls_nb.recipe.schema import OptimizerConf, ReaderConf
 from ppcls_nb.train import CELoss, build_optimizer, build_schedule
 from ppcls_nb.models.weights import weights_of_recipe
 
@@ -23,6 +25,7 @@ OURS = LATER | {'Fix/Fix_ResNet50_vd_ssld_v2'}      # the documents describe thi
 DOCUMENTED = ('ARCHITECTURE.name ARCHITECTURE.params pretrained_model mode model_save_dir classes_num total_images '
               'save_interval validate valid_interval '
               'epochs topk image_shape ls_epsilon use_mix use_distillation LEARNING_RATE OPTIMIZER TRAIN VALID').split()
+LATER_KEYS = {'skip_bad', 'delimiter', 'aug_repeats', 'drop_last', 'layer_decay', 'no_weight_decay_names'}
 DIGESTS = dict(csv.reader((Path(__file__).parent/'facts'/'recipes.csv').read_text().splitlines()))
 COSTS = {r['arch']: int(r['params']) for r in fact_rows('costs')}
 
@@ -30,13 +33,12 @@ COSTS = {r['arch']: int(r['params']) for r in fact_rows('costs')}
 def digest(conf) -> str:
     "Eight characters that stand for all documented values of a recipe."
     keys = OmegaConf.to_container(conf)
-    for section in ('TRAIN', 'VALID'):
-        keys[section].pop('skip_bad')
-        keys[section].pop('delimiter')
-        if keys[section]['aug_repeats'] == 1:
-            keys[section].pop('aug_repeats')
-    if keys['OPTIMIZER']['layer_decay'] is None:
-        keys['OPTIMIZER'].pop('layer_decay')
+    # keys that came later count where they are not as before
+    for section, declared in (('TRAIN', ReaderConf), ('VALID', ReaderConf), ('OPTIMIZER', OptimizerConf)):
+        defaults = OmegaConf.to_container(OmegaConf.structured(declared))
+        for name in LATER_KEYS & keys[section].keys():
+            if keys[section][name] == defaults[name]:
+                keys[section].pop(name)
     values = {k: keys['ARCHITECTURE'][k.split('.')[1]] if '.' in k else keys[k] for k in DOCUMENTED}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -66,7 +68,7 @@ def test_all_are_there():
     assert set(RECIPES) == set(DIGESTS)
     assert all(len(list_configs(f'{d}/*')) == n for d, n in OTHERS.items())
     with_recipe = {family(n) for n in RECIPES if n.split('/')[0] not in OTHERS}
-    assert {model_info(n)['family'] for n in COSTS} - with_recipe == {'ResNeXt101_wsl'}
+    assert {model_info(n)['family'] for n in FACTS} - with_recipe == {'ResNeXt101_wsl'}
 
 
 @pytest.mark.parametrize('name', RECIPES)

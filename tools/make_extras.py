@@ -1,5 +1,6 @@
 """Writes ppcls_nb/facts/extras.csv: what each extra of settings.ini installs beside the base, in packages and MB on
-disk, measured in this environment. An extra that is not installed here has no numbers.
+disk, measured in this environment. An extra that is not installed here keeps its numbers; those of gpu are the contents
+of its wheels.
 
     python tools/make_extras.py"""
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ppcls_nb.basics import write_csv
+from ppcls_nb.basics import fact_rows, write_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 USES = {
@@ -64,12 +65,13 @@ def main():
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')
     settings, found = config['DEFAULT'], installed()
+    earlier = {row['extra']: (row['packages'] or '', row['mb'] or '') for row in fact_rows('extras')}
     base = closure(settings['requirements'].split(), found)
     rows = [('', 'what every installation has', len(base), round(sum(megabytes(found[name]) for name in base)))]
     for extra, use in USES.items():
         names = closure(settings[f'{extra}_requirements'].split(), found)
         if names is None:
-            rows.append((extra, use, '', ''))
+            rows.append((extra, use, *earlier.get(extra, ('', ''))))
         else:
             size = sum(megabytes(found[name]) for name in names - base)
             rows.append((extra, use, len(names - base), round(size)))

@@ -111,12 +111,13 @@ def resize_positions(positions, grid: tuple, new_grid: tuple, extra: int = 0):
 def pad_map(x, below: int, right: int, axis: int = 2):
     """x with `below` rows and `right` columns of zeros; `axis`: that of the rows, the next one is that of the columns.
 
-    All axes are listed: converted to ONNX, the shorter form with four numbers reads uninitialized memory."""
-    if not below and not right:
-        return x
-    paddings = [0]*2*x.ndim
-    paddings[2*axis + 1], paddings[2*axis + 3] = below, right
-    return F.pad(x, paddings)
+    Joined, not padded: oneDNN's padding of all axes writes beyond its memory (Paddle 3.3.1), and converted to ONNX,
+    the form for two axes reads uninitialized memory."""
+    for count, along in ((below, axis), (right, axis + 1)):
+        if count:
+            zeros = paddle.zeros_like(paddle.slice(x, [along], [0], [1]))
+            x = paddle.concat([x, *[zeros]*count], along)
+    return x
 
 def pad_to_multiple(x, multiple: int):
     "Images x (N, C, H, W) with zeros below and at the right, so that height and width are multiples of `multiple`."

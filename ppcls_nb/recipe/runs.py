@@ -16,7 +16,7 @@ from .schema import network_names
 from ..train import load_run
 
 # %% ../../nbs/08_recipe/01a_runs.ipynb #b0402d01
-SHARED_FOLDERS = 'quick_start', 'DataAugment', 'Distillation', 'Fix'
+SHARED_FOLDERS = 'quick_start', 'DataAugment', 'Distillation', 'Fix', 'Later'
 
 def run_name(config) -> str:
     """The name of a recipe's run folder in its `model_save_dir`: the recipe's own, after that of its folder if it is
