@@ -40,6 +40,7 @@ SMALLER = {
     'ResNeXt50_32x4d': ONE_BLOCK,
     'ResNet50_ACNet_deploy': ONE_BLOCK,
     'SE_ResNeXt50_32x4d': ONE_BLOCK,
+    'SwinTransformerV2_tiny_patch4_window8_256': dict(depths=[2, 1, 1, 1]),
     'SwinTransformer_tiny_patch4_window7_224': dict(depths=[2, 1, 1, 1]),
     'Xception41': dict(middle=1),
     'Xception41_deeplab': dict(middle=1)}

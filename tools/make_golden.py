@@ -5,7 +5,7 @@ pip install paddlepaddle==3.3.1 paddleclas==2.6.0.
 python tools/make_golden.py -o tests/facts/later/pp_lcnet.json.gz --size 64 PPLCNet_x0_25 PPLCNet_x1_0
 """
 import argparse, gzip, importlib, json, sys, types
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np, paddle
@@ -25,6 +25,16 @@ def released_networks():
     networks = importlib.import_module('paddleclas.ppcls.arch.backbone')
     importlib.import_module('paddleclas.ppcls.utils.logger').init_logger()
     return networks
+
+
+def replace_module(networks, file):
+    "Let `networks` be those of `file` where it has them: another version of the module of the same name."
+    name = next(name for name in sys.modules if name.endswith(f'.{file.stem}') and name.startswith(networks.__name__))
+    spec = spec_from_file_location(name, file)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for network in module.__all__:
+        setattr(networks, network, getattr(module, network))
 
 
 def packed_state(state):
@@ -83,9 +93,12 @@ def main():
     parser.add_argument('--size', type=int, default=64, help='height and width of the images (default 64)')
     parser.add_argument('--gain', type=float, default=2.0, help='of the rule; smaller where rounding shows (default 2)')
     parser.add_argument('--keys-only', action='store_true', help='no outputs: for networks too large for tests')
+    parser.add_argument('--module', type=Path, help='a file that stands for the module of the same name')
     parser.add_argument('--release', default='2.6.0', help='of paddleclas, for the record (default 2.6.0)')
     a = parser.parse_args()
     networks = released_networks()
+    if a.module:
+        replace_module(networks, a.module)
     facts = json.loads(gzip.decompress(a.out.read_bytes())) if a.out.exists() else {}
     for name in a.names:
         with unique_name.guard():          # some networks name their parameters

@@ -21,7 +21,8 @@ from . import (alexnet, vgg, googlenet, inception_v4, resnet, resnet_vd, resnext
                              se_resnet_vd, se_resnext, res2net, densenet, dpn, xception, xception_deeplab, squeezenet,
                              darknet, mobilenet_v1, mobilenet_v2, mobilenet_v3, shufflenet_v2, efficientnet, hrnet,
                              acnet, pp_lcnet, pp_lcnet_v2, pp_hgnet, pp_hgnet_v2, mobilenet_v4, ghostnet, mixnet,
-                             cspnet, repvgg, resnest, regnet, convnext, vision_transformer, swin, mobilevit)
+                             cspnet, repvgg, resnest, regnet, convnext, vision_transformer, swin, swin_v2,
+                             mobilevit)
 from .lr_mult import layer_groups, lr_table, set_layer_decay, set_lr_mult
 from .grad_checkpointing import set_grad_checkpointing
 
