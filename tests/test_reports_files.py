@@ -445,7 +445,7 @@ def test_a_cached_file_that_was_replaced_is_noticed(tmp_path, monkeypatch, no_we
     def fake_download(url, path, desc=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('official')
-    monkeypatch.setattr(weights_module, 'download', fake_download)
+    monkeypatch.setattr('ppcls_nb.models.formats.downloads.download', fake_download)
     file = fetch_url('https://example.org/a.pdparams')
     assert fetch_url('https://example.org/a.pdparams') == file
     file.write_text('replaced')
