@@ -96,14 +96,14 @@ def both_ways(name, kw, monkeypatch, training, size=(64, 48), batch=12, seed=0):
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_networks_agree_with_dropout_and_stochastic_depth(name, training, monkeypatch):
-    """An input of a ReLU that rounding takes to the other side of 0 changes the gradients of one batch by a percent or
-    two; a wrong form is wrong for every batch."""
+    """An input of a ReLU that rounding takes to the other side of 0 changes the gradients by a percent or two, in large
+    batches of large images more often; a wrong form is wrong for every batch."""
     differences = []
-    for seed in range(4):
-        _, _, (ours, theirs) = both_ways(name, NETWORKS[name], monkeypatch, training, seed=seed)
+    for seed, size, batch in ((0, (64, 48), 12), (0, (32, 32), 8), (1, (32, 32), 8), (2, (32, 32), 8)):
+        _, _, (ours, theirs) = both_ways(name, NETWORKS[name], monkeypatch, training, size, batch, seed)
         assert np.linalg.norm(ours[0] - theirs[0]) < 1e-3*np.linalg.norm(theirs[0])
-        size = np.sqrt(sum((g**2).sum() for g in theirs[1:]))
-        differences.append(np.sqrt(sum(((a - b)**2).sum() for a, b in zip(ours[1:], theirs[1:])))/size)
+        length = np.sqrt(sum((g**2).sum() for g in theirs[1:]))
+        differences.append(np.sqrt(sum(((a - b)**2).sum() for a, b in zip(ours[1:], theirs[1:])))/length)
         if differences[-1] < 1e-3:
             return
     pytest.fail(f'relative differences of the gradients: {differences}')
