@@ -2,9 +2,10 @@
 import cv2, matplotlib.pyplot as plt, numpy as np, paddle, pytest
 from paddle import nn
 
+from networks import smallest
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug.standard import DecodeImage, NormalizeImage, ResizeImage, ToCHWImage
-from ppcls_nb.models import build_model, list_models, model_info
+from ppcls_nb.models import build_model
 from ppcls_nb.models.layers import ConvBN
 from ppcls_nb.models.network import FeatureNet, Network, computes_in_cnhw
 from ppcls_nb.models.small_conv import Conv2D
@@ -255,14 +256,6 @@ def test_a_map_without_anything_for_the_class_is_zero():
     assert heat.dtype == np.float32
     assert not heat[0].any()
     assert (heat[1] == 1).all()
-
-
-def smallest():
-    "The network with the fewest weights of each family."
-    from official import ALL
-    names = [n for n in list_models() if model_info(n)['module'].startswith('ppcls_nb.models.')]
-    largest_first = sorted(names, key=lambda n: -ALL.get(n, {}).get('total', 0))
-    return sorted({model_info(n)['family']: n for n in largest_first}.values())
 
 
 def smaller(name):

@@ -11,7 +11,7 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import KaimingNormal
 from .layers import ConvBN, conv2d, relu_
-from .network import Network
+from .network import Network, maps_at
 from .registry import register_model
 
 # %% ../../nbs/03_models/34b_pp_hgnet.ipynb #2c5d445a
@@ -94,11 +94,7 @@ class PPHGNet(Network):
             if isinstance(layer, nn.Conv2D): KaimingNormal()(layer.weight)
 
     def features(self, x):
-        x, maps = self.pool(self.stem(x)), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return maps_at(range(len(self.stages)), self.stages, self.pool(self.stem(x)))
 
     def logits(self, x):
         x = relu_(self.last_conv(F.adaptive_avg_pool2d(x, 1)))

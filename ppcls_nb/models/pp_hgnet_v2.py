@@ -11,7 +11,7 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import KaimingNormal
 from .layers import ConvBN, ScaleShift, conv2d, relu_
-from .network import Network
+from .network import Network, maps_at
 from .pp_hgnet import chain_maps, hg_stage
 from .registry import register_model
 
@@ -110,11 +110,7 @@ class PPHGNetV2(Network):
             if isinstance(layer, nn.Conv2D): KaimingNormal()(layer.weight)
 
     def features(self, x):
-        x, maps = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return maps_at(range(len(self.stages)), self.stages, self.stem(x))
 
     def logits(self, x):
         x = self.lab(relu_(self.last_conv(F.adaptive_avg_pool2d(x, 1))))

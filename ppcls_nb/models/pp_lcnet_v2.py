@@ -12,7 +12,7 @@ from paddle import nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import KaimingNormal
 from .layers import ConvBN, SqueezeExcite, conv2d, folded, make_divisible, relu_
-from .network import Network
+from .network import Network, maps_at
 from .registry import register_model
 
 # %% ../../nbs/03_models/34a_pp_lcnet_v2.ipynb #e0fb5c7e
@@ -122,11 +122,7 @@ class PPLCNetV2(Network):
             if isinstance(layer, ConvBN): KaimingNormal()(layer.conv.weight)
 
     def features(self, x):
-        x, maps = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return maps_at(range(len(self.stages)), self.stages, self.stem(x))
 
     def logits(self, x):
         x = relu_(self.last_conv(F.adaptive_avg_pool2d(x, 1)))
