@@ -3,9 +3,9 @@
 python benchmarks/zoo_latency.py [PATTERN ...]     measures the networks whose names match (default: all) and writes
 their rows of ppcls_nb/facts/cpu_latency.csv.
 
-A network with random weights is exported and run by paddle.inference with oneDNN, as in deployment (without oneDNN
-where Paddle does not support it; the column `through` says so). The latency is the median of up to 15 runs after a
-warm-up, at least 5 for slow networks. Each row has the runs, threads, Paddle version, date and processor. The file is
+A network with random weights is exported in its form for deployment and run by paddle.inference with oneDNN (without
+oneDNN where Paddle does not support it; the column `through` says so). The latency is the median of up to 15 runs after
+a warm-up, at least 5 for slow networks. Each row has the runs, threads, Paddle version, date and processor. The file is
 written after each network, so the program can be interrupted."""
 import datetime, gc, statistics, sys, tempfile, time
 from fnmatch import fnmatchcase
@@ -18,6 +18,7 @@ from paddle import inference
 from ppcls_nb.basics import write_csv
 from ppcls_nb.course.timing import processor_name
 from ppcls_nb.models import build_model
+from ppcls_nb.models.network import branched_layers
 from ppcls_nb.models.registry import fact_rows
 from ppcls_nb.models.zoo import without_computing
 
@@ -31,6 +32,8 @@ def predictor(name, size, threads, onednn=True):
     scope = paddle.static.scope_guard(paddle.static.global_scope().new_scope())
     with tempfile.TemporaryDirectory() as folder, scope, without_computing():
         model = build_model(name)
+        if branched_layers(model):
+            model = build_model(name, deploy=True)
         model.eval()
         x = paddle.static.data('x', [1, 3, size, size])
         y, exe = model(x), paddle.static.Executor(paddle.CPUPlace())

@@ -1,9 +1,11 @@
 """What is known of the official networks: those of the documents of June 2020 (tests/facts/networks.json.gz), later
 ones (tests/facts/later/, made by tools/make_golden.py), and the rule of their golden outputs."""
 import gzip, hashlib, json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np, paddle
+from paddle.nn.initializer import Constant, Initializer
 
 FACTS = json.loads(gzip.decompress((Path(__file__).parent/'facts'/'networks.json.gz').read_bytes()))['networks']
 LATER = {
@@ -22,6 +24,17 @@ def official_state(name):
         for leaf in ('weight', 'bias', '_mean', '_variance') if key.endswith('.*') else [None]:
             out[key if leaf is None else f'{key[:-1]}{leaf}'] = shape
     return out
+
+
+@contextmanager
+def without_random_weights():
+    "Inside the `with`, networks have zeros where they would have random numbers: they are filled afterwards."
+    call, zeros = Initializer.__call__, Constant(0.)
+    Initializer.__call__ = lambda self, *args: call(self if isinstance(self, Constant) else zeros, *args)
+    try:
+        yield
+    finally:
+        Initializer.__call__ = call
 
 
 def filled(key, shape, gain):

@@ -37,6 +37,8 @@ SMALLER = {
     'DarkNet53': dict(depths=[1]*5),
     'DeiT_tiny_patch16_224': dict(depth=4),
     'DenseNet121': dict(depths=[2]*4),
+    'HRNet_W18_C': dict(modules=[1, 1, 1]),
+    'InceptionV4': dict(depths=[1, 1, 1]),
     'Res2Net50_14w_8s': ONE_BLOCK,
     'ResNeSt50_fast_1s1x64d': ONE_BLOCK,
     'ResNeXt101_32x8d_wsl': ONE_BLOCK,

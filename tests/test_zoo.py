@@ -2,15 +2,14 @@
 of the largest. Every kind of block: any size, channels and class count, gradients, features, export. With
 PPCLS_ALL_NETWORKS=1 everything for every network.
 
-`make test` runs in two processes; the giants are one group, so they come one after the other, and each frees its
-memory. One network alone: pytest tests/test_zoo.py -k ResNet50_vd"""
+One network alone: pytest tests/test_zoo.py -k ResNet50_vd"""
 import gc, math
 
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pytest
 
 from networks import ALL_NETWORKS, NAMES, OTHER_BLOCKS, computed, every_block, small, smallest
-from official import ALL, FACTS, golden_output, official_state
+from official import ALL, FACTS, golden_output, official_state, without_random_weights
 from ppcls_nb.basics import fact_rows
 from ppcls_nb.models import build_model, create_model, model_info, weights_info
 from ppcls_nb.models.inference import save_inference
@@ -24,12 +23,6 @@ OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy',      # no official checkpoint
 # deployed, without weights of their own
 OURS |= {name for name in NAMES if name.startswith('RepVGG') and name.endswith('_deploy')}
 COSTS = fact_rows('costs')
-
-
-def sharded(names):
-    "Parameters for pytest, the networks over 60 million weights in one group."
-    giant = lambda n: ALL.get(n, {}).get('trainable', 0) > 60e6
-    return [pytest.param(n, marks=[pytest.mark.xdist_group('giants')] if giant(n) else []) for n in sorted(names)]
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +62,10 @@ def test_official_keys_shapes_and_counts_of_the_largest(name):
         check_state(name, build_model(name))
 
 
-@pytest.mark.parametrize('name', sharded(computed() - OURS))
+@pytest.mark.parametrize('name', sorted(computed() - OURS))
 def test_official_keys_shapes_counts_and_outputs(name):
-    model, stages = build_model(name), []
+    with without_random_weights():
+        model, stages = build_model(name), []
     check_state(name, model)
     # the second calls the first, maybe in another order of axes, and is recorded last
     for method in ('features', 'stage_maps'):
@@ -89,7 +83,7 @@ def test_official_keys_shapes_counts_and_outputs(name):
     assert [2**round(math.log2(g['S']/m.shape[2])) for m in maps] == list(model.strides)
 
 
-@pytest.mark.parametrize('name', sharded(every_block()))
+@pytest.mark.parametrize('name', every_block())
 def test_any_task_learns(name):
     """Two sizes, other channels, another class count; every weight gets a finite gradient; an image's answer does not
     depend on its batch."""
@@ -111,7 +105,7 @@ def test_any_task_learns(name):
     with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', sharded(NAMES if ALL_NETWORKS else OTHER_BLOCKS))
+@pytest.mark.parametrize('name', NAMES if ALL_NETWORKS else OTHER_BLOCKS)
 def test_exported_network_gives_the_same_outputs(name, tmp_path):
     "Of the smallest of each family: test_deploy.py, with every engine."
     model, (h, w) = build_model(name, class_num=5), small(name)

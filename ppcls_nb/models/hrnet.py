@@ -105,23 +105,23 @@ VARIANTS = {f'HRNet_W{w}_C': dict(width=w) for w in (18, 30, 32, 40, 44, 48, 64)
 @register_model(VARIANTS)
 class HRNet(Network):
     """HRNet-C (https://arxiv.org/abs/1908.07919): (N, in_channels, H, W) → logits (N, class_num). `width`: channels of
-    the finest branch, doubled in each coarser one.
+    the finest branch, doubled in each coarser one; `modules`: of the second, third and fourth stage.
 
     Stages: the four branches at the end. The head reads all of them."""
     head = ('last_cls', 'cls_head_conv_list', 'conv_last', 'fc')
 
-    def __init__(self, width: int, class_num: int = 1000, in_channels: int = 3):
+    def __init__(self, width: int, modules: tuple = (1, 4, 3), class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         w = self.channels = tuple(width*2**i for i in range(4))
         self.conv_layer1_1 = ConvBN(in_channels, 64, 3, 2, act='relu')
         self.conv_layer1_2 = ConvBN(64, 64, 3, 2, act='relu')
         self.layer1 = nn.Sequential(Residual(64, 256, 64, True), *[Residual(256, 256, 64) for _ in range(3)])
         self.conv_tr1_1, self.conv_tr1_2 = ConvBN(256, w[0], 3, act='relu'), ConvBN(256, w[1], 3, 2, act='relu')
-        self.st2 = Stage(w[:2], 1)
+        self.st2 = Stage(w[:2], modules[0])
         self.conv_tr2 = ConvBN(w[1], w[2], 3, 2, act='relu')
-        self.st3 = Stage(w[:3], 4)
+        self.st3 = Stage(w[:3], modules[1])
         self.conv_tr3 = ConvBN(w[2], w[3], 3, 2, act='relu')
-        self.st4 = Stage(w, 3)
+        self.st4 = Stage(w, modules[2])
         self.last_cls = Widen(w)
         self.cls_head_conv_list = nn.LayerList([ConvBN(c, 2*c, 3, 2, act='relu') for c in (128, 256, 512)])
         self.conv_last = ConvBN(1024, 2048, 1, act='relu')

@@ -81,17 +81,18 @@ class Stem(Mixed):
 @register_model(dict(InceptionV4={}))
 class InceptionV4(Network):
     """InceptionV4 (https://arxiv.org/abs/1602.07261): (N, in_channels, H, W), H, W ≥ 75, 299 by default → logits (N,
-    class_num).
+    class_num). `depths`: blocks of the kinds A, B and C.
 
     The `strides` are nominal: many convolutions do not pad, so the maps are smaller than H/stride by a few pixels.
     `dropout` is in front of the classifier."""
     classifier, head, channels, smallest = 'out', ('_drop', 'out'), (192, 384, 1024, 1536), 75
 
-    def __init__(self, dropout: float = 0.2, class_num: int = 1000, in_channels: int = 3):
+    def __init__(self, depths: tuple = (4, 7, 3), dropout: float = 0.2, class_num: int = 1000, in_channels: int = 3):
         super().__init__()
         self._inception_stem = Stem(in_channels, STEM)
         names = lambda kind, count: [f'_inception{kind}_{i + 1}' for i in range(count)]
-        self.stages = [names('A', 4), ['_reductionA'] + names('B', 7), ['_reductionB'] + names('C', 3)]
+        a, b, c = map(names, 'ABC', depths)
+        self.stages = [a, ['_reductionA', *b], ['_reductionB', *c]]
         kinds = dict(inceptionA=A, reductionA=REDUCTION_A, inceptionB=B, reductionB=REDUCTION_B, inceptionC=C)
         in_c = 384
         for name in sum(self.stages, []):
