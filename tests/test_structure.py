@@ -187,6 +187,17 @@ def test_a_lesson_ends_in_a_summary(notebook):
     assert (notebook.parent/target[1]).is_file()
 
 
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'data/README.md'])
+def test_links_of_a_page_of_the_repository_lead_to_files(page):
+    file = ROOT/page
+    text = file.read_text(encoding='utf-8')
+    targets = [target.partition('#')[0] for target in re.findall(r']\(([^)\s]+)\)', text)]
+    assert [t for t in targets if t and not re.match(r'\w+:', t) and not (file.parent/t).exists()] == []
+    paths = re.findall(r'`((?:nbs|tests|tools|benchmarks)/[\w./-]+\.\w+)', text)
+    example = 'nbs/FOLDER/NN_name.ipynb'
+    assert [path for path in paths if path != example and not (ROOT/path).exists()] == []
+
+
 @every_notebook
 def test_committed_without_outputs(notebook):
     code = [c for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
