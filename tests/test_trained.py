@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np, paddle, pytest
 
 from ppcls_nb.basics import PPClsError
+from ppcls_nb.data.imaug import eval_ops
+from ppcls_nb.deploy.export import export_model
+from ppcls_nb.models import create_model
 from ppcls_nb.recipe.trained import class_names, image_files, load_predictor, open_recipe, predict_files, run_of
 from ppcls_nb.recipe.trained import run_weights, set_device, trained_network
 from ppcls_nb.train import save_weights
@@ -92,3 +95,9 @@ def test_the_cpu_can_be_chosen():
     set_device(False)
     assert paddle.device.get_device() == 'cpu'
     paddle.set_device(device)
+
+
+def test_an_exported_network_is_named_as_such(tmp_path):
+    export_model(create_model('MobileNetV1_x0_25', class_num=2), tmp_path/'net', eval_ops(32))
+    with pytest.raises(PPClsError, match='net: an exported network, for ppcls predict, .*; expected the run'):
+        load_predictor(str(tmp_path/'net'))

@@ -20,6 +20,7 @@ from ..data.folders import SUFFIXES, walk_images
 from ..data.imaug import eval_ops
 from ..data.lists import list_delimiter, read_class_names, read_list, usable_rows
 from ..data.resolve import resolve_data
+from ..deploy.export import RECORD_FILE
 from ..deploy.predict import rank_images
 from ..models import create_model, list_models, list_pretrained, weights_info
 from ..models.network import classifier_names
@@ -227,6 +228,9 @@ def load_predictor(model, weights=None, classes=None):
         if record is None:
             raise PPClsError(f'{model}: these weights do not name their network; give both, -m NAME -p FILE')
         network, operations, names = network_of_record(record, model)
+    elif (Path(model)/RECORD_FILE).is_file():
+        raise PPClsError(f'{model}: an exported network, for ppcls predict, benchmark, quantize, serve and web; '
+                         'expected the run or the weights it was made of')
     else:
         tag = suggest(model, list_pretrained(), 'weights')
         raise PPClsError(f'{model}: no run folder, no weights in one, and as a tag: {tag}; for a file from elsewhere '
