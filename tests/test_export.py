@@ -170,3 +170,9 @@ def test_damaged_folders_are_refused(folder, tmp_path, change, message):
     change(copy)
     with pytest.raises(PPClsError, match=message):
         read_export(copy)
+
+
+def test_a_run_is_not_an_exported_network(tmp_path):
+    (tmp_path/'config.yaml').write_text('epochs: 1\n')
+    with pytest.raises(PPClsError, match='a run folder, not an exported network; export it first: ppcls export -m '):
+        read_export(tmp_path)

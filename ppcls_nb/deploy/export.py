@@ -275,10 +275,12 @@ def _read_record_file(folder: Path) -> dict:
     file = folder/RECORD_FILE
     if not folder.is_dir():
         raise PPClsError(f'{folder}: no such folder; expected one that ppcls export wrote')
+    if not file.is_file() and (folder/'config.yaml').is_file():
+        raise PPClsError(f'{folder}: a run folder, not an exported network; export it first: ppcls export -m {folder} '
+                         '-o DIR')
     if not file.is_file():
         raise PPClsError(f'{folder}: {RECORD_FILE} is missing, so this is not a network exported by ppcls_nb; export '
-                         'one '
-                         'with: ppcls export -m NAME -p WEIGHTS -o DIR')
+                         'one with: ppcls export -m NAME -p WEIGHTS -o DIR')
     try:
         values = yaml.safe_load(file.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
