@@ -14,7 +14,7 @@ from ppcls_nb.basics import fact_rows
 from ppcls_nb.models import build_model, create_model, model_info, weights_info
 from ppcls_nb.models.inference import save_inference
 from ppcls_nb.models.layers import is_weight
-from ppcls_nb.models.network import classifier_names
+from ppcls_nb.models.network import classifier_names, relative_difference
 from ppcls_nb.models.zoo import network_costs, without_computing
 
 OURS = {'ResNet50_ACNet', 'ResNet50_ACNet_deploy',      # no official checkpoint with today's names
@@ -87,8 +87,8 @@ def test_official_keys_shapes_counts_and_outputs(name):
 def test_any_task_learns(name):
     """Two sizes, other channels, another class count; every weight gets a finite gradient; an image's answer does not
     depend on its batch."""
-    model, (h, w) = build_model(name, class_num=7, in_channels=2), small(name)
     paddle.seed(0)
+    model, (h, w) = build_model(name, class_num=7, in_channels=2), small(name)
     y = model(paddle.randn([4, 2, h, h]))
     loss = sum(
         paddle.nn.functional.cross_entropy(out, paddle.to_tensor([0, 1, 2, 3]))
@@ -102,7 +102,7 @@ def test_any_task_learns(name):
     model.clear_gradients()
     model.eval()
     x = paddle.randn([2, 2, h, w])
-    with paddle.no_grad(): np.testing.assert_allclose(model(x)[1:], model(x[1:]), rtol=1e-3, atol=1e-4)
+    with paddle.no_grad(): assert relative_difference(model(x)[1:], model(x[1:])) < 1e-4
 
 
 @pytest.mark.parametrize('name', NAMES if ALL_NETWORKS else OTHER_BLOCKS)
@@ -115,7 +115,8 @@ def test_exported_network_gives_the_same_outputs(name, tmp_path):
     program = save_inference(model, tmp_path, (3, h, w))
     del model
     gc.collect()
-    np.testing.assert_allclose(paddle.jit.load(str(program.with_suffix('')))(x), ours, rtol=1e-3, atol=1e-4)
+    exported = paddle.jit.load(str(program.with_suffix('')))
+    assert relative_difference(exported(x), ours) < 1e-4
     for f in tmp_path.iterdir(): f.unlink()
 
 
