@@ -142,6 +142,14 @@ def test_a_raise_has_its_own_line(notebook):
 
 
 @every_module
+def test_a_network_is_computed_without_super(notebook):
+    "Paddle 2.6 cannot compile a `forward` with `super()`."
+    forwards = [node for node in syntax(notebook) if isinstance(node, ast.FunctionDef) and node.name == 'forward']
+    names = [node.id for forward in forwards for node in ast.walk(forward) if isinstance(node, ast.Name)]
+    assert 'super' not in names
+
+
+@every_module
 def test_a_module_is_described_in_one_sentence(notebook):
     first = cells(notebook)[0][1]
     quoted = [line for line in first.split('\n') if line.startswith('> ')]

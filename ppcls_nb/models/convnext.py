@@ -18,7 +18,8 @@ from .registry import register_model
 # %% ../../nbs/03_models/37_convnext.ipynb #845fa8bb
 class ChannelNorm(nn.LayerNorm):
     "Layer norm over the channels of each pixel: (N, C, H, W) → (N, C, H, W)."
-    def forward(self, x): return super().forward(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+    # without super(), which Paddle 2.6 cannot compile
+    def forward(self, x): return nn.LayerNorm.forward(self, x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
 
 # %% ../../nbs/03_models/37_convnext.ipynb #88ec305f
 class ConvNeXtBlock(nn.Layer):

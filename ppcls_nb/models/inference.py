@@ -91,6 +91,8 @@ class InferenceEngine:
             c.enable_mkldnn()
         elif hasattr(c, 'disable_mkldnn'):
             c.disable_mkldnn()
+        if not PADDLE_3:        # a pass for recommenders, which crashes on the graphs of vision transformers
+            c.delete_pass('seqpool_cvm_concat_fuse_pass')
         if self.change:
             self.change(c)
         try:

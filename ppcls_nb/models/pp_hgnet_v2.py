@@ -25,7 +25,7 @@ class HGLayer(ConvBN):
         self.lab = ScaleShift() if act and lab else None
 
     def forward(self, x):
-        x = super().forward(x)
+        x = ConvBN.forward(self, x)         # not super(), which Paddle 2.6 cannot compile
         return x if self.lab is None else self.lab(x)
 
 # %% ../../nbs/03_models/34c_pp_hgnet_v2.ipynb #f77fbaf4
