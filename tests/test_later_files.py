@@ -390,3 +390,26 @@ def test_a_training_batch_that_is_never_full_is_refused(tmp_path):
         Trainer.from_config(conf, bar=False)
     conf.TRAIN.batch_size = 4
     assert len(Trainer.from_config(conf, bar=False).data.train) == 1
+
+
+@pytest.mark.parametrize('path, value, message', [
+    ('Optimizer', 5, "Optimizer: 5, expected a section"),
+    ('Arch', 'ResNet50', "Arch: 'ResNet50', expected a section"),
+    ('Arch.scale', 'half', "Arch.scale: 'half', expected a number such as 0.5"),
+    ('Optimizer.lr', 0.1, 'Optimizer.lr: 0.1, expected a section'),
+    ('DataLoader.Eval.sampler', 'x', "DataLoader.Eval.sampler: 'x', expected a section"),
+    ('Loss.Train', [{'CELoss': 5}], 'Loss.Train: CELoss: 5, expected its arguments'),
+    ('Metric.Eval', [{'TopkAcc': {'topk': []}}], r'Metric.Eval.TopkAcc: topk is \[\], expected whole numbers'),
+    ('Metric.Eval', [{'TopkAcc': {'topk': [1, 'five']}}], r"topk is \[1, 'five'\], expected whole numbers"),
+    ('DataLoader.Train.dataset.batch_transform_ops', [{'OpSampler': 3}], 'OpSampler: 3, expected its arguments'),
+    ('DataLoader.Train.dataset.batch_transform_ops', [{'OpSampler': {'MixupOperator': 3}}],
+     'MixupOperator: 3, expected its arguments')])
+def test_values_where_names_with_values_belong(path, value, message):
+    keys = dict(Arch=dict(name='PPLCNet'), Optimizer=dict(name='Momentum', lr=dict(name='Cosine')))
+    *sections, last = path.split('.')
+    inner = keys
+    for section in sections:
+        inner = inner.setdefault(section, {})
+    inner[last] = value
+    with pytest.raises(PPClsError, match=message):
+        translate(keys)

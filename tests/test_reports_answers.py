@@ -14,8 +14,10 @@ import yaml
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.data.folders import make_list_files
+from ppcls_nb.data.imaug import RandCropImage
 from ppcls_nb.data.resolve import resolve_data
 from ppcls_nb.recipe.load import load_config
+from ppcls_nb.recipe.runs import warn_of_progressive
 from ppcls_nb.recipe.trained import image_files
 from ppcls_nb.train import load_run
 
@@ -332,3 +334,10 @@ def test_runs_with_fewer_than_five_classes_are_compared(tmp_path):
         (tmp_path/name/'config.yaml').write_text('epochs: 1\n')
     table = compare({name: load_run(tmp_path/name) for name in 'ab'})
     assert table.top5.tolist() == [1., 1.]
+
+
+@pytest.mark.parametrize('epochs, said', [(2, True), (5, True), (6, False)])
+def test_sizes_of_the_first_epochs_that_last_for_the_whole_run(epochs, said, capsys):
+    "With fewer epochs than `progressive` has sizes for, the network never sees images of its size: that is said."
+    warn_of_progressive([RandCropImage(32, progressive=[[3, 16], [5, 24]]), RandCropImage(32)], epochs)
+    assert (f'the run has {epochs}, so none has the size 32' in capsys.readouterr().out) == said

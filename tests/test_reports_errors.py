@@ -7,11 +7,14 @@ import zipfile
 
 import ppcls_nb  # before paddle: sets the threads
 import pytest
+import yaml
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli.finetune import more_settings
 from ppcls_nb.course import notebooks
 from ppcls_nb.course.notebooks import parse_parameters
+from ppcls_nb.data.lists import read_list
+from ppcls_nb.models import create_model
 from ppcls_nb.models.formats.any_file import read_arrays
 from ppcls_nb.recipe.load import load_config, pairs, parse_yaml
 from ppcls_nb.transfer.finetune import check_setting
@@ -140,3 +143,27 @@ def test_numbers_of_the_course(tmp_path, capsys, argv):
 def test_numbers_of_a_recipe_are_finite(name, value):
     with pytest.raises(PPClsError, match=f'{name} is {value.replace(".", "")}, expected a finite number'):
         load_config('quick_start/ResNet50_vd', [f'{name}={value}'])
+
+
+@pytest.mark.parametrize('arguments', [dict(scale='wide'), dict(scale=-1), dict(scale=float('nan'))])
+def test_arguments_with_which_no_network_can_be_built(arguments):
+    with pytest.raises(PPClsError, match='MobileNetV1: no network can be built with the arguments'):
+        create_model('MobileNetV1', **arguments)
+
+
+@pytest.mark.parametrize('delimiter, name', [('\t', r'U\+0009 TAB'), (';', "';'")])
+def test_a_list_with_several_labels_and_another_delimiter(delimiter, name, tmp_path):
+    (tmp_path/'a.jpg').touch()
+    (tmp_path/'list.txt').write_text(f'a.jpg{delimiter}1,0,0\n')
+    with pytest.raises(PPClsError, match=f'several labels and another delimiter than .*; here {name} is between'):
+        read_list(tmp_path/'list.txt')
+
+
+@pytest.mark.parametrize('size, pairs, expected', [
+    ([3, 64, 64], [[1, 96]], [[1, 48]]), ([3, 64, 64], [[1, [96, 96]]], [[1, [48, 48]]])])
+def test_sizes_of_the_first_epochs_follow_image_shape(size, pairs, expected, tmp_path):
+    operations = [{'RandCropImage': {'size': 128, 'progressive': pairs}}]
+    recipe = tmp_path/'a.yaml'
+    recipe.write_text(yaml.safe_dump(dict(image_shape=[3, 128, 128], TRAIN=dict(transforms=operations))))
+    found = load_config(recipe, [f'image_shape={size}']).TRAIN.transforms[0]['RandCropImage']
+    assert (found['size'], found['progressive']) == (64, expected)

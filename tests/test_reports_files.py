@@ -712,3 +712,24 @@ def test_scans_of_one_channel_each_count_too():
     assert decoding_cost(data, w, h, at) == w*h
     one_channel = data[:scan+4] + b'\x01' + data[scan+5:]
     assert decoding_cost(one_channel, w, h, at) > w*h
+
+
+def test_a_search_on_a_full_disk_names_its_journal(tmp_path, monkeypatch):
+    "The journal of the study cannot grow: one line with its name, and with room again the search goes on."
+    space = Space({'lr': [0.1, 0.2]})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda fd: fail(errno.ENOSPC))
+        with pytest.raises(PPClsError, match='journal.log: cannot be written: No space left on device'):
+            open_study(tmp_path/'search', space, 'grid')
+    assert open_study(tmp_path/'search', space, 'grid').get_trials() == []
+
+
+def fail(code): raise OSError(code, os.strerror(code))
+
+
+def test_a_new_folder_on_a_full_disk(tmp_path):
+    "Nothing was there before, and that is what the message says; an existing one is kept."
+    for folder, message in ((tmp_path/'new', 'nothing was left under that name'), (tmp_path, 'is still there')):
+        with pytest.raises(PPClsError, match=f'No space left on device; .*{message}'):
+            with atomic_folder(folder, lambda path: True):
+                fail(errno.ENOSPC)

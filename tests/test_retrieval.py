@@ -9,8 +9,11 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.deploy.retrieval import Gallery, classifier_layer, embed, retrieval_scores
+from ppcls_nb.data.datasets import BadImage
+from ppcls_nb.data.lists import read_list
+from ppcls_nb.deploy.retrieval import Gallery, classifier_layer, embed, embed_files, retrieval_scores
 from ppcls_nb.models import build_model
+from ppcls_nb.recipe.trained import load_predictor
 from ppcls_nb.train import save_weights
 from small_run import check_refused, ppcls, train_run
 
@@ -146,3 +149,57 @@ def test_lists_with_several_labels_have_no_scores(flowers, tmp_path):
     (tmp_path/'list.txt').write_text(''.join(f'{file} {labels}\n' for file, labels in zip(files, ('0,1', '1,1'))))
     code, out, _ = search(flowers, tmp_path/'list.txt', gallery=tmp_path/'list.txt')
     assert (code, 'recall' in out) == (0, False)
+
+
+def scores_of(out): return [line for line in out.splitlines() if line.startswith('recall')]
+
+
+def test_an_image_of_the_gallery_does_not_count_for_itself(flowers, tmp_path):
+    "The same list on both sides, and the gallery through a link: the scores of searching among the other images."
+    train = flowers.garden/'train_list.txt'
+    code, out, _ = search(flowers, train, '--topk', 3)
+    assert code == 0
+    assert '48 of them are in the gallery, too' in out
+    [line] = scores_of(out)
+    network, operations, _ = load_predictor(flowers.run)
+    paths, labels = read_list(train)
+    _, vectors = embed_files(network, operations, paths)
+    expected = retrieval_scores(Gallery(vectors, paths, labels), vectors, labels, (1, 3), leave_out_self=True)
+    assert line.split()[:3] == [f'{name}:{value:.4f}' for name, value in expected.items()]
+    (tmp_path/'linked').symlink_to(flowers.garden)
+    _, again, _ = search(flowers, train, '--topk', 3, gallery=tmp_path/'linked'/'train_list.txt')
+    assert scores_of(again) == [line]
+
+
+@pytest.mark.parametrize('factor', [float('nan'), 0.])
+def test_features_without_a_direction_are_similar_to_nothing(flowers, factor, tmp_path):
+    net = build_model('MobileNetV1_x0_25', class_num=4)
+    for p in net.parameters():
+        p.set_value(p*factor)
+    save_weights(tmp_path/'w.pdparams', net)
+    check_refused('the features of the network are not finite, or all 0', 'retrieve', '-m', 'MobileNetV1_x0_25', '-p',
+                  tmp_path/'w.pdparams', '--gallery', flowers.garden/'train_list.txt', '-i', flowers.garden/'jpg')
+    first = photographs(flowers, 1)
+    with pytest.raises(BadImage, match='not finite, or all 0'):
+        embed_files(net, load_predictor(flowers.run)[1], first)
+
+
+def test_lists_of_other_people_and_folders_with_other_files(flowers, tmp_path):
+    "Tabs between path and labels, several labels: found, and it is said why there are no scores; notes are counted."
+    files = photographs(flowers, 3)
+    (tmp_path/'list.txt').write_text(''.join(f'{file}\t0,1\n' for file in files))
+    code, out, err = search(flowers, tmp_path/'list.txt', '--delimiter', r'\t', gallery=tmp_path/'list.txt')
+    assert (code, scores_of(out)) == (0, [])
+    assert 'no scores: they need lists with one label for each image' in err
+    _, _, err = search(flowers, files[0], gallery=flowers.garden)
+    assert 'left out, without the suffix of an image' in err
+
+
+@pytest.mark.parametrize('command', ['retrieve', 'infer'])
+def test_a_run_and_other_weights(command, flowers):
+    "-m RUN -p FILE: the run has weights of its own, so a network's name is expected."
+    more = ['--gallery', flowers.garden] if command == 'retrieve' else []
+    weights = flowers.run.parent/'other.pdparams'
+    weights.write_bytes((flowers.run/'best.pdparams').read_bytes())
+    check_refused(f'{flowers.run}: a file or folder, expected the name of a network', command, '-m', flowers.run, '-p',
+                  weights, '-i', flowers.garden, *more)

@@ -335,3 +335,24 @@ def test_a_config_of_something_else_is_no_reason_to_refuse_a_file(weights, tmp_p
         file = f'{prefix}{tmp_path}/mobilenetv3_small_100.safetensors'
         record = resolve_weights(file, 'MobileNetV3_small_x1_0').record
         assert 'preprocessing not known' in record.origin
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(input_size=[3, 256, 128]), r'input_size is \[3, 256, 128\], expected 3 channels and a square'),
+    (dict(input_size=[1, 28, 28]), r'input_size is \[1, 28, 28\], expected 3 channels and a square'),
+    (dict(input_size=224), 'input_size is 224'),
+    (dict(mean=[0.5]), r'mean is \[0.5\], expected three numbers'),
+    (dict(std=[0, 1, 1]), r'std is \[0, 1, 1\], expected three numbers'),
+    (dict(crop_pct=0), 'crop_pct 0: expected a number above 0')])
+def test_a_config_that_says_nothing_about_square_images(changes, message, tmp_path):
+    entries = {**CONFIG['pretrained_cfg'], **changes}
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'pretrained_cfg': entries}))
+    with pytest.raises(PPClsError, match=f'config.json: {message}'):
+        torch_config(tmp_path/'model.safetensors')
+
+
+@pytest.mark.parametrize('entry', [dict(pretrained_cfg=5), dict(architecture=['resnet50'])])
+def test_a_config_of_another_form(entry, tmp_path):
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, **entry}))
+    with pytest.raises(PPClsError, match='expected the config.json of a network of timm'):
+        torch_config(tmp_path/'model.safetensors')

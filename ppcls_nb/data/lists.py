@@ -150,6 +150,11 @@ def label_reason(line: str, delimiter: str) -> str:
     reason = f"label '{visible(last.strip(), 60)}' is not a whole number; {example}"
     if not relative.strip():
         reason = f"no label in '{visible(line)}'; {example}"
+    several = re.search(r'([^\w.\-/)\],]+)\d+(,\d+)+$', line[-10_000:])
+    if several and several[1] != delimiter:
+        between = describe_invisible(several[1]).partition(' at character')[0] or f"'{several[1]}'"
+        return (f'several labels and another delimiter than {delimiter!r}; here {between} is between path and labels; '
+                'for these write multilabel: True and that delimiter')
     other = re.search(r'([^\w.\-/)\]]+)\d+$', line[-100:])
     if other and other[1] not in (delimiter, '-'):
         between = describe_invisible(other[1]).partition(' at character')[0] or f"'{other[1]}'"

@@ -110,7 +110,8 @@ def _as_write_error(folder: Path, new: Path | None = None):
         if e.errno not in WRITE_ERRORS or elsewhere:
             raise
         reason = os.strerror(e.errno)
-        raise PPClsError(f'{folder}: cannot be written: {reason}; what was there before is still there') from e
+        kept = 'what was there before is still there' if folder.exists() else 'nothing was left under that name'
+        raise PPClsError(f'{folder}: cannot be written: {reason}; {kept}') from e
 
 @contextlib.contextmanager
 def atomic_folder(folder, replaceable, what: str = 'an exported network'):

@@ -9,6 +9,7 @@ __all__ = ['classifier_layer', 'embed', 'embed_files', 'Gallery', 'retrieval_sco
 from importlib.util import find_spec
 import numpy as np, paddle
 from ..basics import PPClsError
+from ..data.datasets import BadImage
 from .predict import image_batches
 from ..models.network import classifier_names, evaluating
 from ..train.multilabel import average_precision, mean_of_known
@@ -42,11 +43,19 @@ def embed(model, images) -> np.ndarray:
 
 def embed_files(model, ops, files, batch_size: int = 32, num_workers: int = 0, failed: dict | None = None):
     """(indices into `files`, embeddings (N, D)) of the images that can be read; the others are entered in `failed`
-    {file: reason}, or raise `BadImage` if it is None."""
+    {file: reason}, or raise `BadImage` if it is None. So do images whose features are not finite, or all 0, which are
+    similar to nothing."""
     indices, parts = [], []
     for batch, arrays in image_batches(files, ops, batch_size, num_workers, failed):
-        indices += batch
-        parts.append(embed(model, arrays))
+        features = embed(model, arrays)
+        usable = np.isfinite(features).all(1) & features.any(1)
+        for i in np.array(batch)[~usable]:
+            reason = 'the features of the network are not finite, or all 0; are its weights damaged?'
+            if failed is None:
+                raise BadImage(files[i], reason)
+            failed[str(files[i])] = reason
+        indices += [i for i, good in zip(batch, usable) if good]
+        parts.append(features[usable])
     return indices, np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 # %% ../../nbs/07_deploy/01a_retrieval.ipynb #72a4a805
@@ -76,17 +85,17 @@ class Gallery:
         return 1 - distances, indices
 
 # %% ../../nbs/07_deploy/01a_retrieval.ipynb #563383e5
-def retrieval_scores(gallery: Gallery, queries, labels, ks=(1, 5), leave_out_self: bool = False) -> dict:
+def retrieval_scores(gallery: Gallery, queries, labels, ks=(1, 5), leave_out_self: bool = False, own=None) -> dict:
     """{'recall@k': for each of `ks`, 'mAP': …} of `queries` (Q, D) with `labels` (Q,) in a gallery with labels. Queries
     whose class is not in the gallery count as not found, and are left out of mAP. `leave_out_self`: query i is image i
-    of the gallery, and not looked for."""
+    of the gallery, and not looked for; `own`: for each query, the indices of the gallery that are not looked for."""
     if gallery.labels is None:
         raise PPClsError('the gallery has no labels, so it is not known what is right')
     hits, precisions = {k: 0 for k in ks}, []
+    own = own or [[n] if leave_out_self else [] for n in range(len(labels))]
     for n, (query, label) in enumerate(zip(np.asarray(queries, np.float32), labels)):
         similarity, right = gallery.vectors @ query, gallery.labels == label
-        if leave_out_self:
-            similarity, right = np.delete(similarity, n), np.delete(right, n)
+        similarity, right = np.delete(similarity, own[n]), np.delete(right, own[n])
         order = np.argsort(-similarity, kind='stable')
         for k in ks:
             hits[k] += bool(right[order[:k]].any())

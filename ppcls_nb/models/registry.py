@@ -89,6 +89,10 @@ def build_model(name: str, class_num: int = 1000, lr_mult_list=None, **kw):
         model = cls(class_num=class_num, **arguments)
     except TypeError as e:
         raise PPClsError(f'{name}: {e}') from e
+    except (AssertionError, ValueError, ArithmeticError, LookupError) as e:
+        if not kw:
+            raise
+        raise PPClsError(f'{name}: no network can be built with the arguments {kw}: {e!s:.200}') from e
     model.name, model.class_num, model.arguments = name, class_num, arguments
     if drop_path_rate is not None:
         set_drop_path(model, drop_path_rate)

@@ -32,7 +32,7 @@ from ..models import create_model, list_pretrained, set_lr_mult, weights_info
 from ..models import set_grad_checkpointing, set_layer_decay
 from ..models.weights import may_be_foreign, torch_record, weights_of_recipe
 from .load import CONFIGS, Config, find_config, list_configs, load_config, require
-from .runs import require_weights
+from .runs import require_weights, warn_of_progressive
 from .schema import AMPConf, network_names, same_settings
 from ..train import BCELoss, CELoss, Data, JSDivLoss, Mix, Trainer
 from ..train import build_optimizer, build_schedule, standard_callbacks
@@ -166,6 +166,7 @@ def build_loader(reader, conf, train: bool, labelled: bool = True):
 def build_data(conf) -> Data:
     "The training and validation loaders of a recipe; for a distillation, images without labels may be listed."
     train = build_loader(conf.TRAIN, conf, True, labelled=not conf.use_distillation)
+    warn_of_progressive(train.dataset.transforms, conf.epochs)
     if conf.total_images and conf.total_images != len(train.dataset):
         print(f'total_images is {conf.total_images} in the recipe; the list has {len(train.dataset)}, which is used')
     valid = build_loader(conf.VALID, conf, False) if conf.validate else None
@@ -352,8 +353,7 @@ def optimizer_of_recipe(conf, model, batches: int):
     steps = -(-batches//conf.accumulate)
     given = params.pop('steps', None)
     if given not in (None, steps*conf.epochs):
-        total = steps*conf.epochs
-        print(f'LEARNING_RATE.params.steps is {given} in the recipe; the run has {total}, which is used')
+        print(f'LEARNING_RATE.params.steps is {given} in the recipe; the run has {steps*conf.epochs}, which is used')
     if conf.lr_scaling and 'lr' in params:
         params['lr'] = scaled_lr(params['lr'], conf.TRAIN.batch_size*conf.accumulate, base=conf.lr_scaling)
     schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, steps, **params)

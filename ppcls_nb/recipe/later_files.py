@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LATER_SECTIONS', 'GLOBAL_KEYS', 'LATER_LOSSES', 'SINGLE_METRICS', 'SEVERAL_METRICS', 'SCHEDULE_NAMES',
            'SCHEDULE_KEYS', 'DATASETS', 'READER_KEYS', 'WITHOUT_EFFECT', 'is_later', 'Translation', 'translate_global',
-           'network_name', 'translate_arch', 'named_entries', 'translate_loss', 'translate_metric',
+           'network_name', 'translate_arch', 'named_entries', 'checked_entries', 'translate_loss', 'translate_metric',
            'translate_schedule', 'translate_optimizer', 'plain_argument', 'translate_operations', 'translate_mix',
-           'translate_data', 'translate_amp', 'what_is_left', 'translate']
+           'translate_data', 'translate_amp', 'check_sections', 'what_is_left', 'translate']
 
 # %% ../../nbs/08_recipe/00b_later_files.ipynb #4a1a657c
 from copy import deepcopy
@@ -80,7 +80,7 @@ def translate_global(t: Translation):
     elif device and not paddle.device.is_compiled_with_cuda():
         t.notes['Global.device'] = 'this Paddle computes on the CPU'
     if t.take('Global', 'use_visualdl'):
-        t.put('vdl_dir', str(Path(folder)/'vdl'), 'Global', 'use_visualdl')
+        t.put('vdl_dir', str(Path(str(folder))/'vdl'), 'Global', 'use_visualdl')
     for path in (('EMA',), ('Global', 'ema')):
         settings = value_at(t.old, *path)
         if isinstance(settings, dict) and settings.pop('enable', True):
@@ -103,6 +103,8 @@ def translate_arch(t: Translation):
                                    'TEACHER_distill_STUDENT with use_distillation: True, and retrieval ppcls retrieve')
     if name is not None:
         scale = None if name in list_models() else t.take('Arch', 'scale')
+        if not isinstance(scale, (int, float, type(None))):
+            t.refuse(('Arch', 'scale'), f'{scale!r}, expected a number such as 0.5')
         name = network_name(name, scale)
         t.put('ARCHITECTURE.name', name, 'Arch', 'name')
         t.take('Arch', 'name')
@@ -129,10 +131,16 @@ SEVERAL_METRICS = 'AccuracyScore', 'HammingDistance', 'MultiLabelMAP', 'ATTRMetr
 
 def named_entries(t: Translation, *path) -> list:
     "[(name, arguments), …] of the list of functions at `path`."
-    entries = t.take(*path) or []
+    return checked_entries(t, path, t.take(*path) or [])
+
+def checked_entries(t: Translation, path, entries) -> list:
+    "[(name, arguments), …] of `entries`, the list of functions at `path`."
     if not isinstance(entries, list) or not all(isinstance(e, (dict, str)) and len(e) for e in entries):
         t.refuse(path, f"{entries!r}, expected a list of 'Name: {{argument: value}}'")
     found = [{entry: None} if isinstance(entry, str) else entry for entry in entries]
+    for name, arguments in (item for entry in found for item in entry.items()):
+        if not isinstance(arguments, (dict, type(None))):
+            t.refuse(path, f"{name}: {arguments!r}, expected its arguments, '{name}: {{argument: value}}'")
     return [(name, dict(arguments or {})) for entry in found for name, arguments in entry.items()]
 
 def translate_loss(t: Translation):
@@ -165,7 +173,10 @@ def translate_metric(t: Translation):
         path = 'Metric', part
         for name, arguments in named_entries(t, *path):
             ks = arguments.get('topk', arguments.get('k', 1))
-            ks = sorted(ks if isinstance(ks, list) else [ks])
+            ks = ks if isinstance(ks, list) else [ks]
+            if not ks or not all(type(k) is int for k in ks):
+                t.refuse((*path, name), f'topk is {ks}, expected whole numbers such as [1, 5]')
+            ks = sorted(ks)
             if name in SEVERAL_METRICS:
                 t.notes[f'Metric.{part}.{name}'] = 'of several labels, mAP, precision, recall and F1 are reported'
             elif name not in SINGLE_METRICS or not set(ks[:-1]) <= {1}:
@@ -283,7 +294,8 @@ def translate_mix(t: Translation, path: tuple):
     for name, arguments in entries:
         mix = [{name: arguments or None}]
         if name == 'OpSampler':
-            mix = [{op: {'prob': 0, **(settings or {})}} for op, settings in arguments.items()]
+            operations = [{op: settings} for op, settings in arguments.items()]
+            mix = [{op: {'prob': 0, **settings}} for op, settings in checked_entries(t, path, operations)]
         t.put('TRAIN.mix', mix, *path)
         t.put('use_mix', True, *path)
 
@@ -348,6 +360,15 @@ def translate_amp(t: Translation):
     for key in list(section):
         t.move(('AMP', key), f'AMP.{key}')
 
+def check_sections(t: Translation):
+    "PPClsError for a section that is something else than names with values."
+    readers = [('DataLoader', part, *below) for part in ('Train', 'Eval')
+               for below in ((), ('dataset',), ('sampler',), ('loader',))]
+    for path in (*((name,) for name in t.old if name != 'Infer'), ('Optimizer', 'lr'), *readers):
+        value = value_at(t.old, *path)
+        if not isinstance(value, (dict, type(None))):
+            t.refuse(path, f"{value!r}, expected a section, '{path[-1]}: {{name: value}}'")
+
 def what_is_left(keys, path=()) -> list:
     "The paths of the values in `keys`, at any depth, that are not empty."
     if not isinstance(keys, dict):
@@ -360,6 +381,7 @@ def translate(keys: dict, place=lambda path: 'recipe') -> tuple[dict, dict]:
     or value that has no counterpart."""
     own = {key: value for key, value in keys.items() if key not in (*LATER_SECTIONS, 'AMP')}
     t = Translation({key: value for key, value in keys.items() if key not in own}, place)
+    check_sections(t)
     for function in (translate_global, translate_arch, translate_loss, translate_metric, translate_optimizer,
                      translate_data, translate_amp):
         function(t)

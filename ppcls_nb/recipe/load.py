@@ -195,9 +195,12 @@ def width_height(size) -> tuple:
 
 def scaled_pair(pair, scale: float):
     "A pair [epochs, size] of `progressive` with the size times `scale`; anything else as it is."
-    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)):
+    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], (int, list))):
         return pair
-    return [pair[0], max(1, round(pair[1]*scale))]
+    epochs, size = pair
+    if isinstance(size, list):
+        return [epochs, [max(1, round(n*scale)) if isinstance(n, int) else n for n in size]]
+    return [epochs, max(1, round(size*scale))]
 
 def resized(name: str, settings: dict, old: tuple, new: tuple) -> dict:
     "The settings of the operation `name` with sizes for images of `old` (width, height) replaced by those for `new`."

@@ -186,6 +186,9 @@ def network_of_record(record: Weights, weights: str):
 
 def network_of_file(name: str, weights: str):
     "(network, operations, class names or None) for a weights file without a run; its classifier tells the classes."
+    if name not in list_models() and Path(name).exists():
+        raise PPClsError(f'{name}: a file or folder, expected the name of a network for the weights {weights}, such as '
+                         'ResNet50_vd; what a run has trained needs no other weights')
     if name not in list_models():
         raise PPClsError(suggest(name, list_models(), 'network'))
     record = torch_record(weights, name)

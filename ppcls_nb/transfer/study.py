@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from tqdm import tqdm
-from ..basics import PPClsError, atomic_path, first_few, suggest, write_json
+from ..basics import PPClsError, atomic_path, first_few, suggest, write_errors, write_json
 from ..figures import plain_texts
 from ..train.checkpoint import RunLock
 from ..train.trainer import Callback
@@ -76,6 +76,12 @@ def _pruner(pruning) -> BasePruner:
         return NopPruner()
     raise PPClsError(f"search: {suggest(pruning, ('median', 'halving', 'none'), 'pruning')}")
 
+class _Journal(JournalFileBackend):
+    "Optuna's journal; a disk that is full, or a folder that cannot be written to, is a `PPClsError` with its name."
+    def append_logs(self, logs):
+        with write_errors(self._file_path):
+            super().append_logs(logs)
+
 def _storage(folder: Path, storage, on_stale_trial=None):
     """Optuna's storage: a journal in `folder`, or the database at the URL `storage`, which detects dead workers by a
     heartbeat and calls `on_stale_trial(study, trial)`."""
@@ -83,7 +89,7 @@ def _storage(folder: Path, storage, on_stale_trial=None):
         folder.mkdir(parents=True, exist_ok=True)
         file = str(folder/'journal.log')
         lock = JournalFileOpenLock(file) if os.name == 'nt' else None
-        return JournalStorage(JournalFileBackend(file, lock_obj=lock))
+        return JournalStorage(_Journal(file, lock_obj=lock))
     try:
         return RDBStorage(str(storage), heartbeat_interval=30, grace_period=120,
                           heartbeat_stale_trial_callback=on_stale_trial)

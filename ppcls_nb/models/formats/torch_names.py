@@ -9,14 +9,15 @@ __all__ = ['STEM', 'DEEP_STEM', 'LAYER', 'OLD', 'WSL', 'RESNET', 'RESNET_D', 'RE
            'BASIC', 'SAME', 'SYMMETRIC', 'SHARED', 'TORCHVISION', 'TIMM', 'NETWORKS', 'LEAVES', 'COMPUTED',
            'LOOKALIKES', 'residual_blocks', 'inverted_blocks', 'Known', 'known', 'without_module', 'block_names',
            'numbers_in', 'block_table', 'layer_names', 'adapted', 'translate', 'named_network', 'split_source',
-           'has_names', 'Foreign', 'identify', 'require_arguments', 'preprocessing', 'torch_config', 'foreign_record']
+           'has_names', 'Foreign', 'identify', 'check_torch_config', 'torch_config', 'require_arguments',
+           'preprocessing', 'foreign_record']
 
 # %% ../../../nbs/03_models/01h_torch_names.ipynb #84d56a5a
-import inspect, json, re
+import inspect, json, math, re
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from ...basics import PPClsError, fact_rows, file_text, first_few, suggest
+from ...basics import PPClsError, check_number, fact_rows, file_text, first_few, suggest
 from .torch_maps import (CONVNEXT_TIMM, CONVNEXT_TORCHVISION, NameMap, REGNET_TIMM,
                                                 REGNET_TORCHVISION, SWIN_TIMM, SWIN_TORCHVISION, VIT_DISTILLED,
                                                 VIT_TIMM, VIT_TORCHVISION, layer_pairs)
@@ -309,6 +310,44 @@ def identify(state: dict, path: Path, network: str | None = None, library: str |
                          'begins with the name of its network')
     return chosen[0]._replace(config=config)
 
+# %% ../../../nbs/03_models/01h_torch_names.ipynb #3be8d75f
+def check_torch_config(cfg: dict, file: Path):
+    "PPClsError for entries of timm's `config.json`, the `file`, that say nothing about square RGB images."
+    def are_numbers(value, least):
+        return isinstance(value, list) and len(value) == 3 and all(
+            type(n) in (int, float) and math.isfinite(n) and n >= least for n in value)
+
+    size = cfg['input_size']
+    if not (are_numbers(size, 1) and size[0] == 3 and size[1] == size[2]):
+        raise PPClsError(f'{file}: input_size is {size!r}, expected 3 channels and a square, such as [3, 224, 224]')
+    for key, least in (('mean', 0), ('std', 1e-6)):
+        if not are_numbers(cfg[key], least):
+            raise PPClsError(f'{file}: {key} is {cfg[key]!r}, expected three numbers')
+    check_number(f'{file}: crop_pct', cfg.get('crop_pct', 0.875), above=True)
+
+def torch_config(path: Path, required: bool = True) -> dict | None:
+    """The `config.json` of timm beside the file `path`; None without one, and unless `required` for one that names no
+    network. PPClsError for one without the entries that it needs."""
+    file = path.with_name('config.json')
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file_text(file, 1 << 20))
+    except ValueError as e:
+        raise PPClsError(f'{file}: not JSON: {e}') from e
+    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
+        if not required:
+            return None
+        raise PPClsError(f"{file}: no 'architecture'; expected the config.json of a network of timm")
+    if not isinstance(config.get('pretrained_cfg'), (dict, type(None))):
+        raise PPClsError(f"{file}: 'pretrained_cfg' is no table; expected the config.json of a network of timm")
+    cfg = {**config, **(config.get('pretrained_cfg') or {})}
+    for key in ('input_size', 'mean', 'std', 'interpolation'):
+        if key not in cfg:
+            raise PPClsError(f"{file}: no '{key}'; expected the config.json of a network of timm")
+    check_torch_config(cfg, file)
+    return config
+
 # %% ../../../nbs/03_models/01h_torch_names.ipynb #035a7210
 def require_arguments(model, known: Known, source: str):
     "PPClsError if the network was not built with the arguments that weights of `known` need."
@@ -322,7 +361,7 @@ def require_arguments(model, known: Known, source: str):
 def preprocessing(path: Path, config: dict | None) -> dict:
     "The fields of `Weights` for the images that the weights in the file `path` need; {} where they are not known."
     if config:
-        cfg = {**config, **config.get('pretrained_cfg', {})}
+        cfg = {**config, **(config.get('pretrained_cfg') or {})}
         size = cfg['input_size'][-1]
         return dict(resize_short=int(size/cfg.get('crop_pct', 0.875)), crop_size=size, mean=tuple(cfg['mean']),
                     std=tuple(cfg['std']), interpolation=cfg['interpolation'])
@@ -331,26 +370,6 @@ def preprocessing(path: Path, config: dict | None) -> dict:
             return dict(resize_short=int(row['resize_short']), crop_size=int(row['crop_size']),
                         interpolation=row['interpolation'], top1=float(row['top1']))
     return {}
-
-def torch_config(path: Path, required: bool = True) -> dict | None:
-    """The `config.json` of timm beside the file `path`; None without one, and unless `required` for one that names no
-    network. PPClsError for one without the entries that it needs."""
-    file = path.with_name('config.json')
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file_text(file, 1 << 20))
-    except ValueError as e:
-        raise PPClsError(f'{file}: not JSON: {e}') from e
-    if not isinstance(config, dict) or 'architecture' not in config:
-        if not required:
-            return None
-        raise PPClsError(f"{file}: no 'architecture'; expected the config.json of a network of timm")
-    cfg = {**config, **config.get('pretrained_cfg', {})}
-    for key in ('input_size', 'mean', 'std', 'interpolation'):
-        if key not in cfg:
-            raise PPClsError(f"{file}: no '{key}'; expected the config.json of a network of timm")
-    return config
 
 def foreign_record(state: dict, foreign: Foreign, path: Path, source: str) -> Weights:
     "The record of the weights `state` in the file `path`, which `source` names."
