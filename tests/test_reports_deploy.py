@@ -477,6 +477,6 @@ def test_a_disk_that_fills_while_inference_onnx_is_written(network, tmp_path, mo
     def fail(*args):
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(onnx_module, '_convert', fail)
-    with pytest.raises(PPClsError, match='my-onnx-net: cannot be written: No space left on device; what was there'):
+    with pytest.raises(PPClsError, match='my-onnx-net: cannot be written: No space left on device; nothing was left'):
         write_export(network, tmp_path/'my-onnx-net', eval_ops(32), None, None)
     assert list(tmp_path.iterdir()) == []

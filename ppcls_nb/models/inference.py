@@ -98,8 +98,7 @@ class InferenceEngine:
         try:
             self.predictor = inference.create_predictor(c)
         except (RuntimeError, ValueError, OSError, NotImplementedError) as e:
-            raise PPClsError(f'{self.program}: this Paddle ({paddle.__version__}) cannot read it: '
-                             f'{_last_line(e)}') from e
+            raise PPClsError(f'{self.program}: Paddle {paddle.__version__} cannot read it: {_last_line(e)}') from e
         self.feed = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
         self.fetch = self.predictor.get_output_handle(self.predictor.get_output_names()[0])
 
