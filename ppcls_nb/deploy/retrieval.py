@@ -85,14 +85,14 @@ class Gallery:
         return 1 - distances, indices
 
 # %% ../../nbs/07_deploy/01a_retrieval.ipynb #563383e5
-def retrieval_scores(gallery: Gallery, queries, labels, ks=(1, 5), leave_out_self: bool = False, own=None) -> dict:
+def retrieval_scores(gallery: Gallery, queries, labels, ks=(1, 5), own=None) -> dict:
     """{'recall@k': for each of `ks`, 'mAP': …} of `queries` (Q, D) with `labels` (Q,) in a gallery with labels. Queries
-    whose class is not in the gallery count as not found, and are left out of mAP. `leave_out_self`: query i is image i
-    of the gallery, and not looked for; `own`: for each query, the indices of the gallery that are not looked for."""
+    whose class is not in the gallery count as not found, and are left out of mAP. `own`: for each query, its own
+    index (or indices) in the gallery, which is not looked for; `range(N)` where the queries are the gallery."""
     if gallery.labels is None:
         raise PPClsError('the gallery has no labels, so it is not known what is right')
     hits, precisions = {k: 0 for k in ks}, []
-    own = own or [[n] if leave_out_self else [] for n in range(len(labels))]
+    own = own or [[]]*len(labels)
     for n, (query, label) in enumerate(zip(np.asarray(queries, np.float32), labels)):
         similarity, right = gallery.vectors @ query, gallery.labels == label
         similarity, right = np.delete(similarity, own[n]), np.delete(right, own[n])
