@@ -37,13 +37,23 @@ def is_run(cell) -> bool:
     return cell.cell_type == 'code' and not any(line.strip() in NOT_RUN for line in cell.source.split('\n'))
 
 
+def kernel_environment() -> dict:
+    """The environment of the kernels: one thread each, MKL's path and the filters of messages, as `import ppcls_nb`
+    sets them; many lessons import Paddle before the package."""
+    warnings = ','.join(f'ignore:{message}' for message in QUIET_WARNINGS if ',' not in message)
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': warnings}
+    set_mkl_path(env)
+    quiet_logs(env)
+    return env
+
+
 def execute(notebook: Path, out: Path):
     "Execute the notebook in its folder and write it to `out`, with the seconds it took; a failure is a `PPClsError`."
     nb, start = read_notebook(notebook), time.monotonic()
     client = NotebookClient(nb, timeout=CELL_TIMEOUT, kernel_manager_class=VenvKernel,
                             resources={'metadata': {'path': str(notebook.parent)}})
     try:
-        with client.setup_kernel():
+        with client.setup_kernel(env=kernel_environment()):
             for index, cell in enumerate(nb.cells):
                 if is_run(cell):
                     client.execute_cell(cell, index)
@@ -76,20 +86,10 @@ def seconds_left(waiting: dict, done: list, workers: int = WORKERS):
     return sum(seconds or usual for seconds in waiting.values())/workers
 
 
-def set_environment():
-    """What the kernels inherit: one thread each, MKL's path and the filters of messages, as `import ppcls_nb` sets
-    them; many lessons import Paddle before the package."""
-    os.environ['OMP_NUM_THREADS'] = '1'
-    os.environ['PYTHONWARNINGS'] = ','.join(f'ignore:{message}' for message in QUIET_WARNINGS if ',' not in message)
-    set_mkl_path(os.environ)
-    quiet_logs(os.environ)
-
-
 def execute_all(notebooks: list, cache: Path, package: Path, tell=print) -> dict:
     """Execute the notebooks that the folder `cache` does not hold yet; notebook → executed file.
 
     `tell` gets a line for each that ends, with the time left. Failures do not stop the others; then `PPClsError`."""
-    set_environment()
     digest = package_digest(package)
     executed = {notebook: executed_path(notebook, cache, digest) for notebook in notebooks}
     todo = [notebook for notebook in notebooks if not executed[notebook].exists()]
