@@ -40,10 +40,10 @@ def every_block():
 
 
 def computed():
-    """The names of the networks whose official outputs are compared: the smallest of each family and those of up to 100
+    """The names of the networks whose official outputs are compared: the smallest of each family and those of up to 40
     million numbers; with PPCLS_ALL_NETWORKS=1 all."""
     known = {name for name in ALL if 'golden' in ALL[name]}
-    return {name for name in known if ALL_NETWORKS or ALL[name]['total'] < 100e6} | set(smallest())
+    return {name for name in known if ALL_NETWORKS or ALL[name]['total'] < 40e6} | set(smallest())
 
 
 def old_state(model):

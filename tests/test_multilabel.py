@@ -20,7 +20,7 @@ from ppcls_nb.deploy.export import read_export
 from ppcls_nb.deploy.predict import Predictor, ranked_classes
 from ppcls_nb.deploy.serve import create_app
 from ppcls_nb.deploy.web import network_record
-from ppcls_nb.recipe.build import Trainer
+from ppcls_nb.recipe.build import Trainer, build_models
 from ppcls_nb.recipe.load import load_config
 from ppcls_nb.train import Data, LabelCounts, load_run
 from ppcls_nb.train.callbacks.mix import Mix
@@ -51,11 +51,11 @@ def draw_squares(folder, n=24, delimiter=' '):
 def recipe_file(tmp_path, folder, delimiter=' ', **changes):
     "A recipe for MobileNetV3_small_x0_35 on the images in `folder`."
     normalize = {'NormalizeImage': dict(order='')}
-    reader = dict(batch_size=4, data_dir=str(folder), delimiter=delimiter, transforms=[
+    reader = dict(batch_size=8, data_dir=str(folder), delimiter=delimiter, transforms=[
         {'DecodeImage': None}, {'ResizeImage': dict(size=32)}, normalize, {'ToCHWImage': None}])
     keys = dict(
         ARCHITECTURE=dict(name='MobileNetV3_small_x0_35'), classes_num=3, multilabel=True, image_shape=[3, 32, 32],
-        LEARNING_RATE=dict(function='Cosine', params=dict(lr=0.005)), epochs=1, save_interval=0,
+        LEARNING_RATE=dict(function='Cosine', params=dict(lr=0.002)), epochs=1, save_interval=0,
         OPTIMIZER=dict(function='Adam', params={}), model_save_dir=str(tmp_path/'output'), use_gpu=False,
         TRAIN=dict(reader, file_list=str(folder/'train_list.txt')),
         VALID=dict(reader, file_list=str(folder/'val_list.txt')))
@@ -69,7 +69,7 @@ def trained(tmp_path_factory):
     "(folder of the images, run folder) of a network that was trained by the command."
     tmp_path = tmp_path_factory.mktemp('several')
     folder = draw_squares(tmp_path/'images', delimiter='\t')
-    file = recipe_file(tmp_path, folder, delimiter='\t', epochs=16)
+    file = recipe_file(tmp_path, folder, delimiter='\t', epochs=40)
     assert main(['train', '-c', str(file), '--out', str(tmp_path/'run')]) == 0
     return folder, tmp_path/'run'
 
@@ -123,12 +123,13 @@ def test_the_two_kinds_of_lists_are_not_mixed_up(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('changes, message', [
-    (dict(threshold=1.5), 'threshold is 1.5; expected a probability between 0 and 1'),
+    (dict(threshold=1.5), r'squares.yaml:\d+: threshold is 1.5; expected a probability between 0 and 1'),
+    (dict(multilabel=False, threshold=0.4), r'squares.yaml:\d+: threshold without multilabel has no effect'),
     (dict(use_distillation=True, ARCHITECTURE=dict(name='ResNet18_distill_ResNet18')), 'multilabel with use_distill')])
 def test_settings_that_do_not_fit_are_refused(tmp_path, changes, message):
-    conf = load_config(recipe_file(tmp_path, draw_squares(tmp_path/'images', 4), **changes))
+    file = recipe_file(tmp_path, draw_squares(tmp_path/'images', 4), **changes)
     with pytest.raises(PPClsError, match=message):
-        Trainer.from_config(conf, bar=False)
+        build_models(load_config(file))
 
 
 # training

@@ -169,6 +169,18 @@ def test_cells_of_assertions_are_short(notebook):
     assert [length for length in lengths if length > 10] == []
 
 
+DRAW = re.compile(r'\bpaddle\.(rand|randn|randint|uniform|normal|randperm|standard_normal)\(')
+SEED = re.compile(r'\bseed\(\d')
+
+
+@every_notebook
+def test_a_lesson_that_draws_is_seeded_first(notebook):
+    "Otherwise an assertion fails once in many runs."
+    source = '\n'.join(source for source in code_cells(notebook) if not source.startswith(EXPORTS))
+    draw, seed = DRAW.search(source), SEED.search(source)
+    assert draw is None or (seed and seed.start() < draw.start()), 'expected paddle.seed(0) after the imports'
+
+
 def has_only_imports(source):
     "Whether a cell imports and sets names, and defines nothing."
     allowed = ast.Import, ast.ImportFrom, ast.Assign, ast.If, ast.Try

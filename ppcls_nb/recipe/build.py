@@ -230,8 +230,6 @@ def build_models(conf):
     require(conf, 'ARCHITECTURE.name')
     choose_device(conf)
     teachers, name = network_names(conf.ARCHITECTURE.name)
-    if conf.multilabel and not 0 < conf.threshold < 1:
-        raise PPClsError(f'threshold is {conf.threshold}; expected a probability between 0 and 1')
     if conf.multilabel and conf.use_distillation:
         raise PPClsError('multilabel with use_distillation: a distillation learns the probabilities of one label; '
                          'expected only one of the two')

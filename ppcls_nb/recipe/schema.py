@@ -8,7 +8,7 @@ __all__ = ['MACHINE', 'PRETRAINED_HELP', 'LEAKAGE_HELP', 'FIX_HELP', 'SECTIONS',
            'EarlyStoppingConf', 'Config', 'section_class', 'declared_keys', 'keys_that_may_change', 'default_text',
            'key_table', 'without_keys', 'same_settings', 'check_type', 'check_keys', 'value_at', 'network_names',
            'check_function', 'check_functions', 'check_networks', 'check_operations', 'check_finite', 'check_values',
-           'check_delimiters', 'check_names']
+           'check_delimiters', 'check_threshold', 'check_names']
 
 # %% ../../nbs/08_recipe/00_schema.ipynb #cc61e1ac
 import math
@@ -357,12 +357,23 @@ def check_delimiters(keys: dict, fail):
             except PPClsError as e:
                 fail((section, 'delimiter'), f'{section}.{e}')
 
+def check_threshold(keys: dict, fail):
+    "Call `fail(path, message)` for a `threshold` that is no probability, or has no effect."
+    threshold = value_at(keys, 'threshold')
+    if threshold in (None, Config.threshold) or not isinstance(threshold, (int, float)):
+        return
+    if not 0 < threshold < 1:
+        fail(('threshold', ), f'threshold is {threshold}; expected a probability between 0 and 1')
+    if not value_at(keys, 'multilabel'):
+        fail(('threshold', ), 'threshold without multilabel has no effect: write multilabel: True, too, or remove it')
+
 def check_names(keys: dict, fail):
     "All checks of networks, operations, values, and of the arguments of the distillation loss."
     check_networks(keys, fail)
     check_operations(keys, fail)
     check_values(keys, fail)
     check_delimiters(keys, fail)
+    check_threshold(keys, fail)
     try:
         JSDivLoss(**(value_at(keys, 'distill') or {}))
     except (PPClsError, TypeError) as e:
