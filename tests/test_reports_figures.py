@@ -178,6 +178,16 @@ def test_parameters_of_a_search(fonts):
     assert {'$a$', '$b^$'} <= set(drawn(plot_search(study)))
 
 
+def test_a_search_of_one_trial_fits_its_figure(tmp_path):
+    optuna = pytest.importorskip('optuna')
+    from ppcls_nb.transfer.study import plot_search
+    study = optuna.create_study(direction='maximize')
+    study.optimize(lambda trial: trial.suggest_float('lr', 0, 1), 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='constrained_layout not applied')
+        plot_search(study, tmp_path)
+
+
 def test_networks_of_a_benchmark(fonts):
     from ppcls_nb.deploy.benchmark import figure
     row = dict(network=r'my $\foo$', pixels=32, threads=1, batch=1, engine='paddle', p25=1., p50=2., p75=3., failed='')

@@ -1,6 +1,7 @@
 """The site that `make docs` builds: what becomes of a notebook, links, terms and sections, and a small site in a
 browser."""
-import json, re, sys, tempfile
+import inspect, json, re, sys, tempfile
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,18 +167,20 @@ def test_minutes_are_added_up():
         '7 minutes, all 5 minutes\n\n1. [b](a/b.md): c *(7 min)*')
 
 
-def test_every_public_name_has_a_place_in_the_api():
-    import ppcls_nb.data.lists as module
-    repository = REPOSITORY
-    text, names = api.module_page('ppcls_nb.data.lists', None, repository, ROOT)
-    own = [name for name in module.__all__ if getattr(getattr(module, name), '__module__', 'ppcls_nb.data.lists')
-           == 'ppcls_nb.data.lists']
-    assert names == own
-    assert all(f'{{ #{name} }}' in text for name in own)
+@pytest.mark.parametrize('name', ['ppcls_nb.data.lists', 'ppcls_nb.models.formats.torch_names', 'ppcls_nb.train'])
+def test_every_public_name_has_a_place_in_the_api(name):
+    module = import_module(name)
+    text, names = api.module_page(name, None, REPOSITORY, ROOT)
+    elsewhere = dict(api.reexported(module))
+    assert set(names) | set(elsewhere) == {n for n in module.__all__ if not inspect.ismodule(getattr(module, n))}
+    assert all(f'{{ #{own} }}' in text for own in names)
+    for other, home in elsewhere.items():
+        assert other in [public.name for public in api.public_names(import_module(home))]
 
 
 GOOD = {'index.html': '<article><h2 id="here">H</h2><a href="a/b.html#there">b</a><img src="p.png"></article>',
-        'a/b.html': '<article><a id="there" href="../index.html#here">back</a> <code>$\\frac{1}{2}$</code></article>'}
+        'a/b.html': '<article><a id="there" href="../index.html#here">back</a> <code>$\\frac{1}{2}$</code>'
+                    '<code>40%|████  | 4/10</code></article>'}
 
 
 @pytest.mark.parametrize('text,fault', [

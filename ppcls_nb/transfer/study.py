@@ -327,7 +327,7 @@ def plot_search(study, folder=None):
     right.barh(list(importance), list(importance.values()), height=.6)
     right.invert_yaxis()
     right.set(xlabel='importance', xlim=(0, 1))
-    if not importance: right.text(.5, .5, 'too few completed trials', ha='center')
+    if not importance: right.text(.5, .5, 'too few completed trials', ha='center', transform=right.transAxes)
     plain_texts(fig)
     if folder:
         with atomic_path(Path(folder)/'search.png') as tmp: fig.savefig(tmp, format='png', dpi=120)

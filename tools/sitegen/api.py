@@ -42,12 +42,17 @@ def line_of(value):
         return None
 
 
+def home_of(value, module) -> str:
+    "The name of the module that defines a public name of `module`: classes and functions know theirs."
+    return module.__name__ if kind_of(value) == 'value' else value.__module__
+
+
 def public_names(module) -> list:
     "The names in the module's `__all__` that it defines itself, as `Name`, in order."
     found = []
     for name in getattr(module, '__all__', []):
         value = getattr(module, name)
-        if inspect.ismodule(value) or getattr(value, '__module__', module.__name__) != module.__name__: continue
+        if inspect.ismodule(value) or home_of(value, module) != module.__name__: continue
         found.append(Name(name, kind_of(value), value, line_of(value) if kind_of(value) != 'value' else None))
     return found
 
@@ -129,8 +134,9 @@ def reexported(module) -> list:
     "(name, module) of the public names that the module has from others."
     found = []
     for name in getattr(module, '__all__', []):
-        home = getattr(getattr(module, name), '__module__', None)
-        if home and home != module.__name__ and home.startswith('ppcls_nb'):
+        value = getattr(module, name)
+        home = home_of(value, module)
+        if not inspect.ismodule(value) and home != module.__name__ and home.startswith('ppcls_nb'):
             found.append((name, home))
     return found
 

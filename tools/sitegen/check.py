@@ -55,7 +55,8 @@ class HtmlReader(HTMLParser):
 
     def handle_data(self, data):
         in_article = any(tag == 'article' for tag, _ in self.opened)
-        if in_article and NOISE.search(data):
+        is_source = any(tag == 'code' for tag, _ in self.opened)
+        if in_article and not is_source and NOISE.search(data):
             self.page.noise.append(NOISE.search(data)[0])
         if in_article and not any(skipped for _, skipped in self.opened) and RAW_FORMULA.search(data):
             self.page.raw.append(data.strip()[:60])
