@@ -165,6 +165,7 @@ def test_minutes_are_added_up():
     lesson = SimpleNamespace(page='a/b.md', minutes=5, seconds=120)
     assert lessons.add_minutes('{minutes}, all {hours}\n\n1. [b](a/b.md): c', [lesson]) == (
         '7 minutes, all 5 minutes\n\n1. [b](a/b.md): c *(7 min)*')
+    assert lessons.add_minutes('1. Read [b](a/b.md) and [c](a/c.md)', [lesson]) == '1. Read [b](a/b.md) and [c](a/c.md)'
 
 
 @pytest.mark.parametrize('name', ['ppcls_nb.data.lists', 'ppcls_nb.models.formats.torch_names', 'ppcls_nb.train'])

@@ -43,7 +43,9 @@ class CELoss(nn.Layer):
     def one(self, logits, labels):
         "The loss of one output."
         soft = paddle.is_floating_point(labels)
-        return F.cross_entropy(logits, labels, soft_label=soft, label_smoothing=self.epsilon)
+        # the mean of Paddle 2.6 itself would wait for the device at every step, to count labels to ignore
+        losses = F.cross_entropy(logits, labels, soft_label=soft, label_smoothing=self.epsilon, reduction='none')
+        return losses.mean()
 
 # %% ../../nbs/04_train/00_losses.ipynb #c4870b13
 class BCELoss(nn.Layer):

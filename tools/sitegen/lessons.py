@@ -169,14 +169,14 @@ def format_hours(minutes: int) -> str:
 
 
 def add_minutes(text: str, lessons: list) -> str:
-    """Markdown `text` with the minutes behind each list item's link to a lesson, and in place of `{minutes}` their sum;
-    `{hours}` is the time to read all lessons.
+    """Markdown `text` with the minutes behind each list item that begins with a link to a lesson, and in place of
+    `{minutes}` their sum; `{hours}` is the time to read all lessons.
 
     Links are those of the page: 'FOLDER/NAME.md'."""
     known, total = {lesson.page: lesson for lesson in lessons}, 0
     lines = []
     for line in text.split('\n'):
-        item = re.match(r'\s*(?:\d+\.|[-*]) +.*?\]\(([^)#\s]+)\)', line)
+        item = re.match(r'\s*(?:\d+\.|[-*]) +\[[^\]]*\]\(([^)#\s]+)\)', line)
         lesson = known.get(posixpath.normpath(item[1])) if item else None
         if lesson:
             minutes = lesson.minutes + round((lesson.seconds or 0)/60)
