@@ -125,8 +125,7 @@ def harm(root, how):
 
 def launch(*args, folder, script=__file__, ranks=2):
     "Start `script` in two processes by the launcher; returns (exit code, what it printed, the log of rank 1)."
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(ppcls_nb.__file__).parent.parent),
-           'CUDA_VISIBLE_DEVICES': ''}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(ppcls_nb.__file__).parent.parent)}
     options = ['--nproc_per_node', str(ranks), '--log_dir', str(folder/'log')]
     command = [sys.executable, '-m', 'paddle.distributed.launch', *options, str(script), *map(str, args)]
     job = subprocess.run(command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
