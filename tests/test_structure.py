@@ -175,7 +175,7 @@ SEED = re.compile(r'\bseed\(\d')
 
 @every_notebook
 def test_a_lesson_that_draws_is_seeded_first(notebook):
-    "Otherwise an assertion fails once in many runs."
+    "An assertion about numbers that are drawn without a seed fails once in many runs."
     source = '\n'.join(source for source in code_cells(notebook) if not source.startswith(EXPORTS))
     draw, seed = DRAW.search(source), SEED.search(source)
     assert draw is None or (seed and seed.start() < draw.start()), 'expected paddle.seed(0) after the imports'
