@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import ppcls_nb  # before paddle: threads, MKL's path, memory
+from ppcls_nb.gpu import use_deterministic_kernels
 
 sys.path.append(str(Path(__file__).resolve().parents[1]/'tools'))
 
@@ -24,3 +25,9 @@ def environment_is_left_as_found():
     before = our_variables()
     yield
     assert our_variables() == before
+
+
+@pytest.fixture(scope='session', autouse=True)
+def equal_results_on_a_gpu():
+    "Many tests compare bits; on a GPU the fastest kernels do not repeat them."
+    use_deterministic_kernels()

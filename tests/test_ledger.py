@@ -1,15 +1,21 @@
 "The ledger of the tutorials, from run folders that were written without any training."
 import json
 from math import nan
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.course.ledger import (
-    ROLE_TITLES, claim_sentence, claim_table, main, make_ledger, markdown_claims, markdown_roles, mean_and_error,
-    origin, plot_ledger, read_ledger, role_table, verdict)
+    REPORTED_ACCURACY, REPORTED_NETWORKS, REPORTED_PIXELS, ROLE_TITLES, claim_sentence, claim_table,
+    document_sentence, document_table, is_comparable, main, make_ledger, markdown_claims, markdown_roles,
+    mean_and_error, origin, plot_ledger, read_ledger, role_table, verdict)
+from ppcls_nb.course.profiles import load_profile
+from ppcls_nb.data.prepare import DataInfo
+from ppcls_nb.recipe.schema import network_names
 
+PROFILES = Path(__file__).parents[1]/'nbs'/'00_tutorials'/'profiles'
 CORRECT = dict(zip(ROLE_TITLES, (6, 24, 26, 22, 28, 30, 23)))      # of 40 images
 
 
@@ -129,3 +135,44 @@ def test_the_picture_shows_each_role_while_training_and_at_the_end(folders, tmp_
     assert [bar.get_width() for bar in bars.patches] == pytest.approx(role_table(ledger).top1.tolist())
     assert [line.get_ydata()[-1] for line in curves.lines] == pytest.approx(role_table(ledger).top1.tolist())
     assert [line.get_xdata().tolist() for line in curves.lines] == [[10]]*len(ROLE_TITLES)
+
+
+# ── the accuracies of the documents
+
+def gpu_ledger(**correct):
+    "An invented ledger of the documents' networks: their accuracies on 1,020 images, unless `correct` says how many."
+    counts = {role: round(1020*top1) for role, top1 in REPORTED_ACCURACY.items()} | {'mobile_alone': 900} | correct
+    return dict(profile='gpu', roles={
+        role: dict(network=REPORTED_NETWORKS[role.partition('_')[0]], pixels=REPORTED_PIXELS, steps=640, images=1020,
+                   correct=[n]) for role, n in counts.items()})
+
+
+@pytest.mark.parametrize('images, agrees', [(0, True), (10, True), (-10, True), (11, False), (-11, False)])
+def test_an_accuracy_agrees_within_a_point(images, agrees):
+    ledger = gpu_ledger(server_finetune=959 + images)     # 94.02 % of 1,020, then 10 images are 0.98 points
+    table = document_table(ledger)
+    assert len(table) == 6
+    assert table.agrees[ROLE_TITLES['server_finetune']] == agrees
+    assert table.agrees.sum() == 5 + agrees
+    assert table.points[ROLE_TITLES['server_finetune']] == pytest.approx(100*(959 + images)/1020 - 94.02)
+    assert document_sentence(ledger).startswith(f"{5 + agrees} of the documents' 6 accuracies")
+    assert ('server, finetuned' in document_sentence(ledger)) != agrees
+
+
+def test_other_networks_are_not_compared_with_the_documents(folders):
+    ledger = make_ledger(folders, 'smoke')
+    assert not is_comparable(ledger)
+    with pytest.raises(PPClsError, match="the profile 'smoke' did not train the documents' networks"):
+        document_table(ledger)
+    smaller = gpu_ledger()
+    smaller['roles']['mobile_distilled']['pixels'] = 192
+    assert is_comparable(gpu_ledger())
+    assert not is_comparable(smaller)
+
+
+@pytest.mark.parametrize('role', REPORTED_ACCURACY)
+def test_the_profile_gpu_trains_the_networks_of_the_documents(role):
+    info = DataInfo('flowers102', Path('images'), Path('lists'), '', 102)
+    conf = load_profile('gpu', PROFILES).recipe(role, info)
+    assert network_names(conf.ARCHITECTURE.name)[1] == REPORTED_NETWORKS[role.partition('_')[0]]
+    assert conf.image_shape[1] == REPORTED_PIXELS
