@@ -1,0 +1,74 @@
+"""The wheel of Paddle 2 for GPUs and NVIDIA's packages, as far as they can be looked at without a GPU. Needs an
+environment with the extra gpu (`make venv PADDLE=gpu`, then its pytest); the extras are resolved for every Python with
+PPCLS_PACKAGE_INDEX=1 only, since that asks the package index."""
+import os, re, subprocess, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import paddle
+import pytest
+
+from ppcls_nb.gpu import library_problem
+from ppcls_nb.nvidia import LIBRARIES, packages_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+settings = ConfigParser(delimiters=['='], interpolation=None)
+settings.read(ROOT/'settings.ini', encoding='utf-8')
+settings = settings['DEFAULT']
+PINS = dict(requirement.split('==') for requirement in settings['gpu_requirements'].split())
+PACKAGES = packages_folder()
+with_wheel = pytest.mark.skipif(not PACKAGES, reason='needs Paddle 2 for GPUs: make venv PADDLE=gpu')
+
+# components of the CUDA toolkit 11.8, from NVIDIA's release notes of it
+CUDA_11_8 = {'cublas': '11.11.3.6', 'cufft': '10.9.0.58', 'curand': '10.3.0.86', 'cusolver': '11.4.1.48',
+             'cusparse': '11.7.5.86', 'cuda-nvrtc': '11.8.89', 'cuda-cupti': '11.8.87', 'nvjpeg': '11.9.0.86',
+             'nvtx': '11.8.86'}
+# what the wheel opens besides: the driver's two libraries, cuSPARSELt and TensorRT, which no package has, and libraries
+# for other devices and for profiling, which it does not miss
+OTHERS = {'libcuda.so', 'libnvidia-ml.so', 'libcusparseLt.so', 'libnvinfer.so', 'libnvinfer_plugin.so'}
+
+
+@pytest.mark.parametrize('component', CUDA_11_8)
+def test_the_pins_are_those_of_cuda_11_8(component):
+    assert PINS[f'nvidia-{component}-cu11'] == CUDA_11_8[component]
+
+
+@with_wheel
+def test_the_pins_fit_what_the_wheel_was_built_with():
+    assert paddle.version.full_version == PINS['paddlepaddle-gpu']
+    assert paddle.version.cuda() == '11.8'
+    assert PINS['nvidia-cudnn-cu11'].startswith(paddle.version.cudnn() + '.')
+
+
+def names_in(file: Path) -> set:
+    "Names of shared libraries without a version among the texts in a binary file."
+    return {name.decode() for name in re.findall(rb'\0(lib(?:cu|nv|nccl)\w*\.so)\0', file.read_bytes())}
+
+
+@with_wheel
+def test_the_names_that_the_wheel_opens_are_known():
+    found = set()
+    for file in [*PACKAGES.glob('paddle/base/libpaddle.so'), *PACKAGES.glob('paddle/libs/libphi.so')]:
+        found |= names_in(file)
+    assert found - OTHERS == LIBRARIES.keys()
+
+
+@with_wheel
+def test_every_library_loads_by_the_name_that_paddle_uses():
+    assert library_problem(PACKAGES) is None
+
+
+@pytest.mark.skipif(os.environ.get('PPCLS_PACKAGE_INDEX') != '1', reason='asks the package index: PPCLS_PACKAGE_INDEX=1')
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12'])
+@pytest.mark.parametrize('extra', ['cpu', 'cpu26', 'gpu'])
+def test_the_extras_resolve(extra, python, tmp_path):
+    """With everything that `make venv` installs, from wheels, without installing it. OmegaConf is left out: for another
+    Python pip takes wheels only, and a package that it needs, antlr4-python3-runtime 4.9, has none."""
+    names = ['requirements', *(f'{name}_requirements' for name in (
+        extra, 'weights', 'jpeg', 'notebook', 'watch', 'search', 'deploy', 'serve', 'dev', 'test'))]
+    requirements = [requirement for name in names for requirement in settings[name].split()
+                    if not requirement.startswith('omegaconf')]
+    command = [sys.executable, '-m', 'pip', 'install', '--dry-run', '--ignore-installed', '--quiet', '--target',
+               str(tmp_path), '--only-binary', ':all:', '--python-version', python]
+    done = subprocess.run([*command, *requirements], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
