@@ -188,17 +188,17 @@ def test_a_number_means_one_lesson():
 
 def test_every_lesson_that_is_named_by_its_number_exists():
     wrong = []
-    for notebook in [*(ROOT/'nbs').glob('*/*.ipynb'), ROOT/'nbs'/'index.ipynb']:
-        for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
+    for path in [*(ROOT/'nbs').glob('*/*.ipynb'), ROOT/'nbs'/'index.ipynb']:
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
             text = ''.join(cell['source'])
             if cell['cell_type'] != 'markdown': continue
             for number, target in re.findall(r'\[[Ll]esson (\d\d/\d\d[a-z]?)\]\(([^)#]+)[^)]*\)', text):
-                file = (notebook.parent/target).resolve()
+                file = (path.parent/target).resolve()
                 if not file.is_file() or f'{file.parent.name[:2]}/{file.name.partition("_")[0]}' != number:
-                    wrong.append(f'{notebook.name}: {number} is not {target}')
+                    wrong.append(f'{path.name}: {number} is not {target}')
             unlinked = re.sub(r'\[[^\]]*\]\([^)]*\)', '', text)
             numbers = [number for number in hooks.LESSON.findall(unlinked) if number not in NUMBERED]
-            wrong += [f'{notebook.name}: no lesson, or several, have the number {number}' for number in numbers]
+            wrong += [f'{path.name}: no lesson, or several, have the number {number}' for number in numbers]
     assert not wrong
 
 

@@ -170,7 +170,8 @@ def write_site_data(site: Site, documents: dict, symbols: dict):
     glossary = site.root/'nbs'/'pages'/'glossary.md'
     terms = read_glossary(glossary.read_text(encoding='utf-8')) if glossary.exists() else []
     sections = {number: section.address for number, section in documents.items()}
-    lessons = {number: (lesson_address(site, lesson), lesson.title) for number, lesson in by_number(site.lessons).items()}
+    numbered = by_number(site.lessons).items()
+    lessons = {number: (lesson_address(site, lesson), lesson.title) for number, lesson in numbered}
     data = dict(terms=[vars(term) for term in terms], sections=sections, lessons=lessons, symbols=symbols)
     write_text(site.sources.parent/'site_data.json', json.dumps(data))
 
