@@ -2,6 +2,7 @@
 exercise is complete. Then notebooks without solutions, and grading, with small notebooks."""
 import ast
 import json
+import re
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -147,6 +148,16 @@ def test_every_lesson_has_an_exercise():
     assert len({path.parent for path in lessons}) == 7
     without = [str(path.relative_to(ROOT)) for path in lessons if path not in LESSONS]
     assert not without, 'see tools/add_exercise.py'
+
+
+def test_every_exercise_has_a_check():
+    old = []
+    for path in notebooks_in(ROOT/'nbs'):
+        if path.parent.name in ('08_recipe', '09_cli'): continue        # still to be converted
+        cells = [cell for cell in read_notebook(path).cells if cell.cell_type == 'markdown']
+        old += [str(path.relative_to(ROOT)) for cell in cells
+                if re.search(r'^##+ Exercise\b', cell.source, flags=re.M) and exercise_part(cell)[1] != 'task']
+    assert not old, 'a heading without the cells of an exercise; see tools/add_exercise.py'
 
 
 def test_nbdev_clean_keeps_what_an_exercise_needs():

@@ -5,6 +5,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest, yaml
+from browser import BROWSERS
 
 from ppcls_nb._modidx import d as nbdev_index
 from ppcls_nb.course.online import COLAB_EXTRAS, read_repository
@@ -41,6 +42,11 @@ def make_calls(text):
     return [(target, dict(pair.split('=', 1) for pair in pairs.split())) for target, pairs in calls]
 
 
+def looks_for_browser(steps):
+    "Whether one of `steps` fails where the runner has no browser that the tests use."
+    return any(step.get('run') in {f'{browser} --version' for browser in BROWSERS} for step in steps)
+
+
 def job_faults(job, events):
     "What is wrong with one job of a workflow that runs on `events`."
     found = []
@@ -53,6 +59,10 @@ def job_faults(job, events):
         found.append('runner')
     if 'self-hosted' in job['runs-on'] and not events <= {'schedule', 'workflow_dispatch'}:
         found.append('self-hosted')
+    for index, step in enumerate(job['steps']):
+        targets = {target for target, _ in make_calls(step.get('run', ''))}
+        if targets & {'test', 'docs'} and not looks_for_browser(job['steps'][:index]):
+            found.append('browser')
     return found
 
 
@@ -96,6 +106,7 @@ jobs:
     timeout-minutes: 90
     steps:
       - {uses: actions/checkout@v6.0.2, with: {persist-credentials: false}}
+      - run: google-chrome --version
       - run: make test
 """
 
@@ -109,6 +120,8 @@ jobs:
     ('timeout', '90', '361'),
     ('runner', 'ubuntu-24.04', 'ubuntu-latest'),
     ('self-hosted', 'ubuntu-24.04', '[self-hosted, gpu]'),
+    ('browser', 'google-chrome --version', 'firefox --version'),
+    ('browser', '      - run: google-chrome --version\n', ''),
     ('pin', '@v6.0.2', '@main'),
     ('pin', '@v6.0.2', '@v6'),
     ('pin', 'actions/checkout@v6.0.2', 'docker://rhysd/actionlint:latest'),
@@ -143,7 +156,7 @@ def test_pushes_to_the_branch_of_the_repository_start_it(file):
 def test_every_supported_python_is_tested():
     job = read(ROOT/'.github'/'workflows'/'test.yml')['jobs']['test']
     assert job['strategy']['matrix']['python'] == PYTHONS
-    assert [step['run'] for step in job['steps'] if 'run' in step] == ['make test']
+    assert [step['run'] for step in job['steps'] if 'run' in step][-1] == 'make test'
 
 
 @every_workflow

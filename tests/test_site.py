@@ -111,6 +111,42 @@ def test_sections_of_the_documents_are_linked():
     assert not soup.find_all('p')[1].find('a')
 
 
+SECTIONS = {number: section.address for number, section in links.read_documents(PAGES/'documents.yaml').items()}
+
+
+def linked_sections(html, documents='<p>The documents say it.</p><p>Not here.</p>'):
+    "The numbers that become links to the documents in `html`, on a page that names them with the text `documents`."
+    soup = soup_of(documents + html)
+    hooks.link_sections(soup, SECTIONS)
+    return [a.get_text() for a in soup.find_all('a') if a.get('href') == SECTIONS.get(a.get_text())]
+
+
+@pytest.mark.parametrize('html,numbers', [
+    ('<p>What the documents say:</p><ul><li>2.2.9: few images.</li><li>a<ul><li>3.2.4: rates.</li></ul></li></ul>',
+     ['2.2.9', '3.2.4']),
+    ('<ol><li>The documents do this.</li><li><p>5.1.2 does that.</p></li></ol>', ['5.1.2']),
+    ('<table><tr><th></th><th>in the documents</th></tr><tr><td>5.1.1</td><td><code>5.1.3</code></td></tr></table>',
+     ['5.1.1']),
+    ('<p>Of the documents:</p><table><tr><th>fixed (4.1.2)</th><td>5.1.3</td></tr></table>', ['4.1.2', '5.1.3']),
+    ('<p>See documents 3.2 and 3.2.4.</p>', ['3.2', '3.2.4'])])
+def test_sections_in_lists_and_tables_are_linked(html, numbers):
+    assert linked_sections(html, '') == numbers
+
+
+@pytest.mark.parametrize('html', [
+    '<p>With Paddle 1.3.1.</p>', '<ul><li>version 1.3.1</li></ul>', '<table><tr><td>1.3.1</td></tr></table>',
+    '<div class="output"><table><tr><td>the documents, 5.1.1</td></tr></table></div>', '<h2>Paddle 1.3.1</h2>',
+    '<p>Documents: Paddle (3.3.1)</p>'])
+def test_other_numbers_are_not_linked(html):
+    assert linked_sections(html) == []
+
+
+def test_sections_in_parentheses_are_linked_on_a_page_that_names_the_documents():
+    html = '<h2 id="loading">Loading (5.1.1, 5.1.2)</h2><table><tr><th>fixed (4.1.2)</th></tr></table><p>(3.1.2)</p>'
+    assert linked_sections(html) == ['5.1.1', '5.1.2', '4.1.2', '3.1.2']
+    assert linked_sections(html, '') == []
+
+
 def test_every_section_that_a_lesson_names_is_known():
     documents = links.read_documents(PAGES/'documents.yaml')
     unknown = set()
@@ -121,6 +157,49 @@ def test_every_section_that_a_lesson_names_is_known():
             if cell['cell_type'] == 'markdown':
                 unknown |= {number for number in numbers if not links.find_section(documents, number)}
     assert unknown == set()
+
+
+NUMBERED = lessons.by_number(LESSONS)
+
+
+def test_numbers_of_lessons_are_linked():
+    pages = {'04/05': ('04_train/05_callbacks.html', 'Callbacks'), '07/03a': ('07_deploy/03a.html', 'Quantization'),
+             '05/01': ('https://example.org/01', 'Elsewhere')}
+    soup = soup_of('<h2>Lesson 04/05</h2><p>Lessons 05/01 and 07/03a, not lesson 09/99, <code>lesson 04/05</code> or '
+                   '<a href="b.html">lesson 04/05</a>; a date, 04/05, and lesson 04/05/2026.</p>')
+    hooks.link_lessons(soup, pages, '07_deploy/00_export.html')
+    found = [(a.get_text(), a['href'], a.get('title')) for a in soup.find_all('a')]
+    assert found == [('04/05', '../04_train/05_callbacks.html', 'Callbacks'),
+                     ('05/01', 'https://example.org/01', 'Elsewhere'), ('07/03a', '03a.html', 'Quantization'),
+                     ('lesson 04/05', 'b.html', None)]
+
+
+def test_a_lesson_is_not_linked_to_itself():
+    soup = soup_of('<p>lesson 04/05</p>')
+    hooks.link_lessons(soup, {'04/05': ('04_train/05_callbacks.html', 'Callbacks')}, '04_train/05_callbacks.html')
+    assert not soup.find('a')
+
+
+def test_a_number_means_one_lesson():
+    assert NUMBERED['04/05'].path.as_posix() == '04_train/05_callbacks.ipynb'
+    assert NUMBERED['07/03a'].path.as_posix() == '07_deploy/03a_quantization_lesson.ipynb'
+    assert '07/00' not in NUMBERED      # two lessons have it
+
+
+def test_every_lesson_that_is_named_by_its_number_exists():
+    wrong = []
+    for path in [*(ROOT/'nbs').glob('*/*.ipynb'), ROOT/'nbs'/'index.ipynb']:
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            text = ''.join(cell['source'])
+            if cell['cell_type'] != 'markdown': continue
+            for number, target in re.findall(r'\[[Ll]esson (\d\d/\d\d[a-z]?)\]\(([^)#]+)[^)]*\)', text):
+                file = (path.parent/target).resolve()
+                if not file.is_file() or f'{file.parent.name[:2]}/{file.name.partition("_")[0]}' != number:
+                    wrong.append(f'{path.name}: {number} is not {target}')
+            unlinked = re.sub(r'\[[^\]]*\]\([^)]*\)', '', text)
+            numbers = [number for number in hooks.LESSON.findall(unlinked) if number not in NUMBERED]
+            wrong += [f'{path.name}: no lesson, or several, have the number {number}' for number in numbers]
+    assert not wrong
 
 
 def test_every_lesson_has_a_goal():

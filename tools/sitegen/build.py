@@ -14,7 +14,7 @@ from ppcls_nb.course.online import Repository, read_repository
 
 from . import ROOT, api, tutorial
 from .glossary import read_glossary
-from .lessons import add_minutes, all_lessons, folder_title, head, lessons_that_use, table
+from .lessons import add_minutes, all_lessons, by_number, folder_title, head, lessons_that_use, table
 from .links import file_address, read_documents, rewrite_links
 from .notebook import to_page
 
@@ -158,12 +158,21 @@ def run_mkdocs(site: Site, nav: list):
         raise PPClsError(f'mkdocs: {e}') from e
 
 
+def lesson_address(site: Site, lesson) -> str:
+    "The page of a lesson, relative to the site; where the site lacks it, the address of its notebook."
+    if lesson.page in site.pages:
+        return re.sub(r'\.md$', '.html', lesson.page)
+    return file_address(site.repository, f'nbs/{lesson.path.as_posix()}')
+
+
 def write_site_data(site: Site, documents: dict, symbols: dict):
-    "Write what the hooks of MkDocs need: terms, sections of the documents and public names, with their addresses."
+    "Write what the hooks of MkDocs need: terms, sections of the documents, lessons and public names, with addresses."
     glossary = site.root/'nbs'/'pages'/'glossary.md'
     terms = read_glossary(glossary.read_text(encoding='utf-8')) if glossary.exists() else []
     sections = {number: section.address for number, section in documents.items()}
-    data = dict(terms=[vars(term) for term in terms], sections=sections, symbols=symbols)
+    numbered = by_number(site.lessons).items()
+    lessons = {number: (lesson_address(site, lesson), lesson.title) for number, lesson in numbered}
+    data = dict(terms=[vars(term) for term in terms], sections=sections, lessons=lessons, symbols=symbols)
     write_text(site.sources.parent/'site_data.json', json.dumps(data))
 
 

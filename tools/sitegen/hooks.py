@@ -1,4 +1,4 @@
-"Hooks of MkDocs: pages with formulas load MathJax; sections of the documents, public names and terms become links."
+"Hooks of MkDocs: pages with formulas load MathJax; sections of the documents, lessons, names and terms become links."
 import json, re, sys
 from functools import cache
 from pathlib import Path
@@ -10,10 +10,15 @@ from sitegen.glossary import NOT_IN, Term, is_prose, link_terms, replace  # noqa
 from sitegen.links import relative  # noqa: E402
 
 NO_TERMS = ('glossary.html', 'api/', 'lessons.html', 'documents.html')
-THREE = re.compile(r'(?<![\d.])[1-8]\.\d{1,2}\.\d{1,2}(?![\d.]*\d)')
-TWO = re.compile(r'(?<=ocuments )[1-8]\.\d(?![\d.]*\d)|(?<=ocuments \()[1-8]\.\d(?![\d.]*\d)|'
-                 r'(?<=ocuments: )[1-8]\.\d(?![\d.]*\d)')
-BLOCKS = ['p', 'li', 'td', 'dd', 'blockquote']
+SECTION = re.compile(r'(?<![\d.])[1-8]\.\d{1,2}\.\d{1,2}(?![\d.]*\d)|(?<=ocuments )[1-8]\.\d(?![\d.]*\d)|'
+                     r'(?<=ocuments \()[1-8]\.\d(?![\d.]*\d)|(?<=ocuments: )[1-8]\.\d(?![\d.]*\d)')
+IN_PARENTHESES = re.compile(r'(?:(?<=\()|(?<=\d\.\d, ))[1-8]\.\d{1,2}\.\d{1,2}(?=(?:, [1-8]\.\d{1,2}\.\d{1,2})*\))')
+HEADINGS = ['h2', 'h3', 'h4']
+BLOCKS = ['p', 'li', 'td', 'th', 'dd', 'blockquote', *HEADINGS]
+WHOLES = ['ul', 'ol', 'table']
+NO_SECTIONS = NOT_IN - {'th', 'dl', *HEADINGS}
+LESSON = re.compile(r'(?:(?<=esson\s)|(?<=essons\s)|(?<=/\d\d\sand\s)|(?<=/\d\d[a-z]\sand\s))'
+                    r'\d\d/\d\d[a-z]?(?![\w/]|[.-]\d)')
 
 
 @cache
@@ -39,14 +44,48 @@ def section_link(soup, sections: dict, found):
     return link
 
 
+def says_documents(element) -> bool:
+    "Whether a part of a page names the documents; part of a word is enough, since \"documents'\" is one, too."
+    return element is not None and 'ocument' in element.get_text()
+
+
+def context_says_documents(block) -> bool:
+    "Whether a block names the documents; for one in a list or table, whether that does, or the paragraph before it."
+    wholes = block.find_parents(WHOLES)
+    if not wholes:
+        return says_documents(block)
+    before = wholes[-1].find_previous_sibling()
+    is_text = before is not None and before.name in ('p', *HEADINGS)
+    return says_documents(wholes[-1]) or is_text and says_documents(before)
+
+
 def link_sections(soup, sections: dict):
-    "Link the numbers of sections of the documents, in paragraphs that name the documents."
-    for block in soup.find_all(BLOCKS):
-        if 'ocument' not in block.get_text(): continue
-        for node in block.find_all(string=True):
-            for pattern in (THREE, TWO):
-                if node.parent and pattern.search(node) and is_prose(node, NOT_IN - {'th', 'dl'}):
-                    replace(soup, node, pattern, lambda found: section_link(soup, sections, found))
+    """Link the numbers of sections of the documents: in blocks, lists and tables that name the documents, and on a page
+    that names them also those alone in parentheses, as in headings."""
+    on_page = says_documents(soup)
+    for node in soup.find_all(string=SECTION):
+        block = node.find_parent(BLOCKS)
+        if not block or not is_prose(node, NO_SECTIONS): continue
+        if block.name not in HEADINGS and context_says_documents(block):
+            replace(soup, node, SECTION, lambda found: section_link(soup, sections, found))
+        elif on_page:
+            replace(soup, node, IN_PARENTHESES, lambda found: section_link(soup, sections, found))
+
+
+def link_lessons(soup, lessons: dict, page: str):
+    "Link numbers such as 'lesson 04/05' to the lesson: `lessons` maps numbers to (page or address, title)."
+    def make(found):
+        target, title = lessons.get(found[0], (page, ''))
+        if target == page:
+            return None
+        address = target if target.startswith('http') else relative(page, target)
+        link = soup.new_tag('a', href=address, title=title)
+        link.string = found[0]
+        return link
+
+    for node in soup.find_all(string=LESSON):
+        if is_prose(node, NO_SECTIONS):
+            replace(soup, node, LESSON, make)
 
 
 def link_names(soup, symbols: dict, page: str):
@@ -77,6 +116,7 @@ def on_page_content(html, page, config, files):
     formulas(soup, url)
     if url != 'documents.html':
         link_sections(soup, data['sections'])
+    link_lessons(soup, data['lessons'], url)
     link_names(soup, data['symbols'], url)
     if not url.startswith(NO_TERMS):
         link_terms(soup, [Term(**term) for term in data['terms']], relative(url, 'glossary.html'))

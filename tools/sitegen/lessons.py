@@ -87,6 +87,16 @@ def all_lessons(nbs: Path) -> list:
     return lessons
 
 
+def by_number(lessons: list) -> dict:
+    "Number → `Lesson`, such as '04/05' for 04_train/05_callbacks; numbers that several lessons have are left out."
+    numbers = {}
+    for lesson in lessons:
+        number = re.match(r'\d\d[a-z]?(?=_)', lesson.path.name)
+        if number:
+            numbers.setdefault(f'{lesson.folder[:2]}/{number[0]}', []).append(lesson)
+    return {number: same[0] for number, same in numbers.items() if len(same) == 1}
+
+
 def format_seconds(seconds: float) -> str:
     "'4 s' or '3 min'."
     return f'{max(1, round(seconds))} s' if seconds < 90 else f'{round(seconds/60)} min'
