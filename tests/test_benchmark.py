@@ -1,7 +1,6 @@
 """`benchmark` with its processes: a variant each, one that dies and one that cannot run here among them; the choice of
 an engine from the table; and what is remembered is what `auto` takes."""
 import os
-from importlib.util import find_spec
 
 import ppcls_nb  # before paddle: sets the threads
 import numpy as np, paddle, pandas as pd, pytest
@@ -17,13 +16,12 @@ from ppcls_nb.deploy.engine_choice import available_engines, remember_engine, re
 from ppcls_nb.deploy.export import export_model, read_export
 from ppcls_nb.models import create_model
 
-HAS_ONNX = bool(find_spec('paddle2onnx') and find_spec('onnxruntime'))
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     return export_model(create_model('MobileNetV3_small_x0_35', class_num=10),
-                        tmp_path_factory.mktemp('export')/'small', eval_ops(32), onnx=bool(find_spec('paddle2onnx')))
+                        tmp_path_factory.mktemp('export')/'small', eval_ops(32), onnx=True)
 
 
 @pytest.fixture(scope='module')
@@ -65,8 +63,7 @@ def test_processes_measure_and_die(folder, monkeypatch):
     assert table.load_s['paddle'] > 0
     assert table.failed['openvino'].startswith('its process ended with exit code')
     assert table.p50.isna()['openvino']
-    if find_spec('psutil'):
-        assert 1 < table.memory_MB['paddle'] < 2000
+    assert 1 < table.memory_MB['paddle'] < 2000
     assert 'PYTHONWARNINGS' not in os.environ
 
 
@@ -167,7 +164,6 @@ def test_the_fastest_engine_is_measured_once(folder, home):
     assert set(remembered_engine(record, 1)['ms']) == {1}
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason='needs ONNX Runtime and paddle2onnx')
 def test_command_remembers(folder, home, capfd):
     argv = ['--engines', 'onnx', '--batch', '1', '--threads', '1', '--runs', '3', '--remember']
     assert main(['benchmark', str(folder), *argv]) == 0

@@ -12,7 +12,6 @@ from ppcls_nb.models import create_model
 from ppcls_nb.train import save_weights
 from small_run import check_refused, ppcls, train_run
 
-HAS_ONNX = int(paddle.__version__.split('.')[0]) >= 3
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +20,7 @@ def flowers(tmp_path_factory):
     flowers = train_run(tmp_path_factory.mktemp('flowers'))
     (flowers.run/'classes.txt').write_text('daisy\npoppy\ngreat mullein\ngentian\n')
     flowers.exported = flowers.home/'exported'
-    code, flowers.printed, err = ppcls('export', '-m', flowers.run, '-o', flowers.exported, *['--onnx']*HAS_ONNX)
+    code, flowers.printed, err = ppcls('export', '-m', flowers.run, '-o', flowers.exported, '--onnx')
     assert (code, err) == (0, '')
     lines = (flowers.garden/'val_list.txt').read_text().splitlines()[:4]
     flowers.pictures = [flowers.garden/line.split()[0] for line in lines]
@@ -47,7 +46,7 @@ def test_an_export_has_all_that_prediction_needs(flowers):
     assert record.about['weights'].endswith('best.pdparams')
     operations = [next(iter(operation)) for operation in record.preprocess]
     assert operations == ['DecodeImage', 'ResizeImage', 'NormalizeImage', 'ToCHWImage']
-    assert ('inference.onnx' in record.files) == HAS_ONNX
+    assert 'inference.onnx' in record.files
     assert 'next: ppcls predict -m' in flowers.printed
 
 
@@ -114,7 +113,7 @@ def rounded(saved):
     return [[(top['label'], top['name'], round(top['score'], 4)) for top in row['top']] for row in saved['predictions']]
 
 
-ENGINES = ['paddle', 'training', *['onnx', 'openvino']*HAS_ONNX]
+ENGINES = ['paddle', 'training', 'onnx', 'openvino']
 
 
 def predict_list(flowers, folder, *argv):

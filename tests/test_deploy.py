@@ -7,7 +7,6 @@ statistics of real images, so that the outputs are as large as a trained network
 absolutely if they are below 1 and relative to an image's largest logit if they are above. Deep and wide networks have
 fewer blocks and hidden units here (SMALLER). One alone: pytest tests/test_deploy.py -k DenseNet121"""
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
@@ -25,7 +24,7 @@ from ppcls_nb.models import create_model
 from ppcls_nb.train import CELoss, evaluate, save_weights
 from networks import small, smallest
 
-TEACHER_ENGINES = ['paddle', 'training', *['onnx']*bool(find_spec('paddle2onnx') and find_spec('onnxruntime'))]
+TEACHER_ENGINES = ['paddle', 'training', 'onnx']
 
 ONE_BLOCK = dict(depths=[1, 1, 1, 1])
 SMALLER = {
@@ -104,7 +103,7 @@ def test_all_ways_of_inference_agree(name, flowers, tmp_path):
     conf = fresh_run(name, size_of(name), flowers, tmp_path/'run')
     net, ops, names = load_predictor(str(tmp_path/'run'))
     result = evaluate(net, build_loader(conf.VALID, conf, False), CELoss(), (1,), detail=True)
-    folder = export_model(net, tmp_path/'net', ops, names, onnx='onnx' in TEACHER_ENGINES)
+    folder = export_model(net, tmp_path/'net', ops, names, onnx=True)
     files = [str(f) for f in build_loader(conf.VALID, conf, False).dataset.paths]
     inferred = [labels[0] for _, labels, _ in predict_files(net, ops, files, 1)]
     predictors = {e: Predictor(folder, e) for e in TEACHER_ENGINES}
@@ -129,7 +128,6 @@ class Shuffled(nn.Layer):
     def forward(self, x): return self.fc(nn.functional.channel_shuffle(paddle.concat([x, x], 1), 2).mean([2, 3]))
 
 
-@pytest.mark.skipif('onnx' not in TEACHER_ENGINES, reason='no paddle2onnx')
 def test_an_operation_that_onnx_lacks_is_an_error_and_does_not_end_the_process(tmp_path):
     message = 'cannot convert this network; it contains operations .*: channel_shuffle'
     with pytest.raises(PPClsError, match=message):

@@ -8,8 +8,10 @@ import paddle, pytest
 from ppcls_nb.basics import PPClsError, file_digest
 from ppcls_nb.data.imaug import DecodeImage, ResizeImage, ToCHWImage, eval_ops, train_ops
 from ppcls_nb.deploy.export import RECORD_FILE, atomic_folder, export_model, ops_to_recipe, output_shape, read_export
-from ppcls_nb.deploy.onnx import PADDLE_3, program_ops
+from ppcls_nb.deploy import onnx
+from ppcls_nb.deploy.onnx import program_ops
 from ppcls_nb.models import build_model
+from ppcls_nb.models.inference import PADDLE_3
 
 NAMES = ['daisy', 'poppy', 'great mullein', 'gentian']
 
@@ -25,13 +27,13 @@ class MeanColor(paddle.nn.Layer):
 class Inconsistent(MeanColor):
     "Its outputs in Python differ from those of the traced program."
     def forward(self, x):
-        return super().forward(x) + (10. if paddle.in_dynamic_mode() else 0.)
+        return MeanColor.forward(self, x) + (10. if paddle.in_dynamic_mode() else 0.)
 
 
 class Upsampling(MeanColor):
     "Adaptive pooling to more pixels than there are: ONNX has no such operation."
     def forward(self, x):
-        return super().forward(paddle.nn.functional.adaptive_avg_pool2d(x, 48))
+        return MeanColor.forward(self, paddle.nn.functional.adaptive_avg_pool2d(x, 48))
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +44,7 @@ def net():
 
 @pytest.fixture(scope='module')
 def folder(net, tmp_path_factory):
-    return export_model(net, tmp_path_factory.mktemp('export')/'daisies', eval_ops(32), NAMES, onnx=PADDLE_3)
+    return export_model(net, tmp_path_factory.mktemp('export')/'daisies', eval_ops(32), NAMES, onnx=True)
 
 
 def digests(folder): return {f.name: file_digest(f) for f in folder.iterdir()}
@@ -104,7 +106,7 @@ def test_the_folder_is_complete(net, folder):
     record = read_export(folder)
     assert ops_to_recipe(record.ops()) == ops_to_recipe(eval_ops(32))
     assert record.class_names == NAMES
-    assert record.file('inference.onnx') == (folder/'inference.onnx' if PADDLE_3 else None)
+    assert record.file('inference.onnx') == folder/'inference.onnx'
 
 
 @pytest.mark.parametrize('options, message', [
@@ -125,7 +127,6 @@ def test_other_outputs_than_the_network_are_refused(folder):
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.skipif(not PADDLE_3, reason='paddle2onnx needs Paddle 3')
 def test_an_onnx_file_that_does_not_run_is_refused(folder):
     before = digests(folder)
     with pytest.raises(PPClsError, match='ONNX Runtime cannot run the converted network on images of shape .3, 32'):
@@ -176,3 +177,16 @@ def test_a_run_is_not_an_exported_network(tmp_path):
     (tmp_path/'config.yaml').write_text('epochs: 1\n')
     with pytest.raises(PPClsError, match='a run folder, not an exported network; export it first: ppcls export -m '):
         read_export(tmp_path)
+
+
+def test_a_converter_for_another_paddle_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, 'version', lambda name: '1.3.1' if PADDLE_3 else '2.1.0')
+    with pytest.raises(PPClsError, match=re.escape(f'does not fit Paddle {paddle.__version__}; get the one that does '
+                                                   f'with: pip install {onnx.CONVERTER}')):
+        onnx.to_onnx(folder/'inference.pdmodel', tmp_path/'net.onnx')
+
+
+def test_the_extras_install_the_converter_that_the_message_names():
+    settings = (Path(__file__).parents[1]/'settings.ini').read_text(encoding='utf-8')
+    extra = re.search(f"^{'cpu' if PADDLE_3 else 'cpu26'}_requirements = (.*)", settings, re.M).group(1)
+    assert onnx.CONVERTER in extra

@@ -1,6 +1,5 @@
 "`Predictor` and the functions that prepare its images: every kind of image, damaged ones, every engine, every refusal."
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
@@ -11,15 +10,11 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.datasets import BadImage
 from ppcls_nb.data.imaug import DecodeImage, NormalizeImage, ToCHWImage, eval_ops
 from ppcls_nb.deploy.export import export_model, read_export
-from ppcls_nb.deploy.onnx import PADDLE_3
 from ppcls_nb.deploy.predict import Predictor, image_batches, open_foreign, prepare_image, rank_images
 from ppcls_nb.models import build_model
 
 OPS, NAMES = eval_ops(32), ['star', 'wheel', 'bell', 'spiral']
-TEACHER_ENGINES = ['paddle', 'training']
-if PADDLE_3 and find_spec('paddle2onnx'):
-    TEACHER_ENGINES += [e for e, package in (('onnx', 'onnxruntime'), ('openvino', 'openvino')) if find_spec(package)]
-HAS_ONNX = bool(PADDLE_3 and find_spec('paddle2onnx'))
+TEACHER_ENGINES = ['paddle', 'training', 'onnx', 'openvino']
 
 
 def blurred(seed):
@@ -40,7 +35,7 @@ def net():
 
 @pytest.fixture(scope='module')
 def folder(net, tmp_path_factory):
-    return export_model(net, tmp_path_factory.mktemp('export')/'flowers', OPS, NAMES, onnx=HAS_ONNX)
+    return export_model(net, tmp_path_factory.mktemp('export')/'flowers', OPS, NAMES, onnx=True)
 
 
 @pytest.fixture(scope='module')

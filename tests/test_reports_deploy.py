@@ -7,7 +7,6 @@ import pickle
 import resource
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
@@ -35,7 +34,6 @@ from ppcls_nb.models.network import relative_difference
 from small_run import check_refused, ppcls
 
 IMAGES = np.zeros((1, 3, 32, 32), np.float32)
-HAS_ONNX = bool(PADDLE_3 and find_spec('paddle2onnx') and find_spec('onnxruntime') and find_spec('onnx'))
 
 
 def old_format():
@@ -128,7 +126,6 @@ def test_a_program_that_writes_a_file_is_not_run(evil, name):
     assert not stolen.exists()
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason='needs paddle2onnx')
 def test_a_program_that_writes_a_file_is_not_converted(evil, tmp_path):
     folder, stolen = evil
     with pytest.raises(PPClsError, match="the operation 'save'"):
@@ -147,9 +144,6 @@ def test_a_program_that_writes_a_file_is_not_converted(evil, tmp_path):
     ['quantize', 'DIR', '--images', 'IMAGE', '--out', 'DIR8']], ids=' '.join)
 def test_no_command_runs_such_a_program(evil, tmp_path, argv):
     folder, stolen = evil
-    packages = {'quantize': 'onnx', 'ort': 'onnxruntime', 'serve': 'fastapi'}
-    if find_spec(packages.get(argv[0], 'paddle')) is None:
-        pytest.skip(f'{packages[argv[0]]} is not installed')
     image = tmp_path/'image.png'
     image.write_bytes(b'no image is needed')
     argv = [text.replace('DIR', str(folder)).replace('IMAGE', str(image)) for text in argv]
@@ -467,7 +461,6 @@ def test_what_is_no_onnx_file(tmp_path, data):
     check_onnx(tmp_path/'a.onnx')
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason='needs paddle2onnx')
 @pytest.mark.parametrize('convertible', [True, False])
 def test_a_disk_that_fills_while_inference_onnx_is_written(network, tmp_path, monkeypatch, convertible):
     "The network is not exported without inference.onnx then, even if the folder is called so."

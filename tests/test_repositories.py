@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, st
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.deploy.export import export_model, read_export
-from ppcls_nb.deploy.onnx import PADDLE_3
+from ppcls_nb.models.inference import PADDLE_3
 from ppcls_nb.deploy.predict import Predictor
 from ppcls_nb.deploy.repositories import prototxt, triton_config, write_serving, write_triton
 from ppcls_nb.models import build_model
@@ -17,7 +17,6 @@ from small_run import check_refused, ppcls, train_run
 
 NAMES = ['daisy', 'poppy', 'great mullein', 'gentian']
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
-needs_onnx = pytest.mark.skipif(not PADDLE_3, reason='paddle2onnx needs Paddle 3')
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +27,7 @@ def network():
 
 @pytest.fixture(scope='module')
 def folder(network, tmp_path_factory):
-    return export_model(network, tmp_path_factory.mktemp('exported')/'flowers', eval_ops(32), NAMES, onnx=PADDLE_3)
+    return export_model(network, tmp_path_factory.mktemp('exported')/'flowers', eval_ops(32), NAMES, onnx=True)
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +46,6 @@ def test_text_format_of_every_kind_of_value():
 
 # ── Triton
 
-@needs_onnx
 @pytest.mark.parametrize('softmax', [False, True])
 def test_a_model_of_triton_gives_probabilities(network, expected, tmp_path, softmax):
     onnxruntime = pytest.importorskip('onnxruntime')
@@ -80,7 +78,6 @@ def test_the_configuration_by_tritons_schema(folder):
     assert config.dynamic_batching.max_queue_delay_microseconds == 2000
 
 
-@needs_onnx
 def test_only_the_folder_of_the_model_is_replaced(folder, tmp_path):
     (tmp_path/'other').mkdir()
     first = write_triton(folder, tmp_path)
@@ -175,17 +172,10 @@ def test_another_network_or_folder_is_refused(folder, tmp_path):
 def test_the_command_writes_them(tmp_path):
     run = train_run(tmp_path).run
     serving = ['--serving', tmp_path/'serving']
-    triton = ['--triton', tmp_path/'repository'] if PADDLE_3 else []
+    triton = ['--triton', tmp_path/'repository']
     code, out, err = ppcls('export', '-m', run, '-o', tmp_path/'exported', *serving, *triton)
     assert code == 0
     assert 'Paddle Serving: ' in out
     assert (tmp_path/'serving'/'ppcls_model'/'__model__').is_file()
-    assert (tmp_path/'repository'/'MobileNetV1_x0_25'/'config.pbtxt').is_file() == PADDLE_3
+    assert (tmp_path/'repository'/'MobileNetV1_x0_25'/'config.pbtxt').is_file()
     check_refused('--triton: needs inference.onnx', 'export', '-m', run, '--triton', tmp_path/'x', '--onnx', 'False')
-
-
-@pytest.mark.skipif(PADDLE_3, reason='this Paddle can write ONNX')
-def test_triton_needs_onnx(tmp_path):
-    run = train_run(tmp_path).run
-    check_refused('paddle2onnx 2.1.0 needs Paddle 3', 'export', '-m', run, '-o', tmp_path/'out', '--triton',
-                  tmp_path/'x')

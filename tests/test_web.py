@@ -13,13 +13,10 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import CropImage, DecodeImage, NormalizeImage, ResizeImage, ToCHWImage, eval_ops
 from ppcls_nb.deploy import web
 from ppcls_nb.deploy.export import export_model
-from ppcls_nb.deploy.onnx import PADDLE_3
 from ppcls_nb.deploy.page import page_file
 from ppcls_nb.deploy.predict import Predictor, prepare_image
 from ppcls_nb.models import build_model
 from small_run import check_refused, ppcls
-
-needs_onnx = pytest.mark.skipif(not PADDLE_3, reason='paddle2onnx needs Paddle 3')
 
 
 class StaticServer:
@@ -122,7 +119,6 @@ def test_other_preprocessing_is_refused(ops, message):
         web.page_geometry(ops)
 
 
-@needs_onnx
 def test_the_command(home, tmp_path, monkeypatch):
     model = build_model('MobileNetV1_x0_25', class_num=3)
     archive = fake_runtime(tmp_path)
@@ -303,7 +299,6 @@ def check_own_requests(page, url):
 
 
 @needs_chromium
-@needs_onnx
 def test_the_site_predicts_as_the_predictor_does_also_offline(browser, runtime, tmp_path):
     paddle.seed(0)
     model = build_model('MobileNetV1_x0_25', class_num=12)
@@ -335,7 +330,6 @@ def test_the_site_predicts_as_the_predictor_does_also_offline(browser, runtime, 
 
 
 @needs_chromium
-@needs_onnx
 def test_a_site_of_two_versions_is_not_stored(browser, runtime, tmp_path):
     model = build_model('MobileNetV1_x0_25', class_num=3)
     web.write_web(export_model(model, tmp_path/'flowers', eval_ops(32), onnx=True), tmp_path/'site', None, runtime)

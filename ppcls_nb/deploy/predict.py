@@ -20,10 +20,10 @@ from ..data.loader import map_ahead
 from ..data.transform import transform
 from .engine_choice import default_engine
 from .export import Exported, ops_to_recipe, output_shape, read_export
-from .onnx import PADDLE_3, check_onnx, onnx_session, silence_stdout
+from .onnx import check_onnx, onnx_session, silence_stdout
 from .timing import time_runs
 from ..models.formats.program_file import check_program
-from ..models.inference import InferenceEngine, default_threads, load_layer
+from ..models.inference import PADDLE_3, InferenceEngine, default_threads, load_layer
 
 # %% ../../nbs/07_deploy/01_predict.ipynb #1cd0b205
 def _as_decoded(img, op: DecodeImage):

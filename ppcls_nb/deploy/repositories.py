@@ -14,9 +14,9 @@ import numpy as np, paddle
 from paddle.base.proto.framework_pb2 import ProgramDesc
 from ..basics import PPClsError, check_number, write_text
 from .export import Exported, atomic_folder, read_export
-from .onnx import PADDLE_3, onnx_session
+from .onnx import onnx_session
 from .predict import Predictor
-from ..models.inference import InferenceEngine, save_inference
+from ..models.inference import PADDLE_3, InferenceEngine, save_inference
 from ..models.network import relative_difference
 
 # %% ../../nbs/07_deploy/05c_repositories.ipynb #4e75d7c2
