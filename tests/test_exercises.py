@@ -153,7 +153,6 @@ def test_every_lesson_has_an_exercise():
 def test_every_exercise_has_a_check():
     old = []
     for path in notebooks_in(ROOT/'nbs'):
-        if path.parent.name in ('08_recipe', '09_cli'): continue        # still to be converted
         cells = [cell for cell in read_notebook(path).cells if cell.cell_type == 'markdown']
         old += [str(path.relative_to(ROOT)) for cell in cells
                 if re.search(r'^##+ Exercise\b', cell.source, flags=re.M) and exercise_part(cell)[1] != 'task']

