@@ -155,7 +155,9 @@ def test_pushes_to_the_branch_of_the_repository_start_it(file):
 
 def test_every_supported_python_is_tested():
     job = read(ROOT/'.github'/'workflows'/'test.yml')['jobs']['test']
-    assert job['strategy']['matrix']['python'] == PYTHONS
+    matrix = job['strategy']['matrix']
+    assert matrix['python'] == PYTHONS
+    assert {*matrix['paddle'], *(job['paddle'] for job in matrix['include'])} == {'cpu', 'cpu26'}
     assert [step['run'] for step in job['steps'] if 'run' in step][-1] == 'make test'
 
 
