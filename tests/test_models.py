@@ -149,7 +149,7 @@ def test_an_inference_model_with_softmax(tmp_path):
         expected = paddle.nn.functional.softmax(model(x)).numpy()
     outputs = paddle.jit.load(str(program.with_suffix('')))(x).numpy()
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
-    with pytest.raises(PPClsError, match='no inference model here; expected inference.json'):
+    with pytest.raises(PPClsError, match='no inference model here; expected inference.'):
         program_file(tmp_path)
 
 

@@ -247,7 +247,7 @@ def test_all_commands_answer_with_all_labels_over_the_threshold(trained, exporte
     inferred, predicted = (json.loads((tmp_path/name).read_text())['predictions'] for name in ('a.json', 'b.json'))
     scores = load_run(run).predictions['scores']
     assert labels_of(inferred) == labels_of(predicted)
-    assert sum(map(len, labels_of(inferred))) > 24, 'several for an image'
+    assert max(map(len, labels_of(inferred))) > 1, 'several for an image'
     assert len(inferred[6]['top']) == (1/(1 + np.exp(-Predictor(exported).logits(
         Predictor(exported).preprocess([folder/'6.png'])))) >= .5).sum()
     assert scores.shape == (24, 3)

@@ -31,7 +31,8 @@ def test_layers_by_depth_hold_every_weight_once_and_are_in_the_order_of_computat
     assert sorted(names) == sorted(n for n, p in net.named_parameters() if is_weight(p))
     assert len(groups) > 5
     depth = {n: i for i, group in enumerate(groups) for n in group}
-    order, net = [], net.eval()
+    order = []
+    net.eval()
     for path, layer in net.named_sublayers():
         if layer._parameters:
             own = [f'{path}.{n}' for n in layer._parameters if f'{path}.{n}' in depth]

@@ -8,6 +8,7 @@ __all__ = ['PADDLE_3', 'IGNORED_MODULES', 'save_inference', 'program_file', 'def
 
 # %% ../../nbs/03_models/70_inference.ipynb #c7f87b74
 import os, shutil, sys, tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 import numpy as np, paddle
@@ -26,6 +27,19 @@ def _ignore_our_modules():
     new = {name: m for name, m in ours.items() if name not in IGNORED_MODULES}
     paddle.jit.ignore_module(list(new.values()))
     IGNORED_MODULES.update(new)
+
+@contextmanager
+def _unchanged_forward(model):
+    "Afterwards the layers of `model` have no rewritten `forward`, which Paddle 2.6 leaves in them and cannot save again."
+    layers = model.sublayers(include_self=True)
+    before = [vars(layer).get('forward') for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before):
+            vars(layer).pop('forward', None)
+            if forward is not None:
+                vars(layer)['forward'] = forward
 
 def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: bool = False) -> Path:
     """Write `model`, float32 images (N, C, H, W) → logits (N, class_num), as an inference model into `folder`:
@@ -46,7 +60,7 @@ def save_inference(model: nn.Layer, folder, image_shape=(3, 224, 224), softmax: 
         several = getattr(model, 'threshold', None) is not None
         activation = nn.Sigmoid() if several else nn.Softmax()
         network = nn.Sequential(model, activation) if softmax else model
-        with evaluating(network), short_call_stacks():
+        with evaluating(network), _unchanged_forward(network), short_call_stacks():
             paddle.jit.save(network, f'{tmp}/inference', spec)
         for file in Path(tmp).iterdir():
             os.replace(file, folder/file.name)

@@ -137,7 +137,7 @@ class MatMul(nn.Layer):
 def is_weight(p) -> bool:
     """Whether the parameter `p` is a weight, which learns by gradient unless `scale_lr` has frozen it; running
     statistics of batch norm are not."""
-    return not p.stop_gradient or p.optimize_attr['learning_rate'] == 0
+    return p.trainable or p.optimize_attr['learning_rate'] == 0
 
 def count_weights(model) -> int:
     "The number of learned parameters (single numbers) of `model`, without running statistics."
