@@ -11,6 +11,18 @@ from ppcls_nb.gpu import use_deterministic_kernels
 sys.path.append(str(Path(__file__).resolve().parents[1]/'tools'))
 
 
+# the files that take longest, so that none of them is left for the end, when the other processes have nothing to do
+SLOW_FILES = ('test_zoo.py', 'test_deploy.py', 'test_tutorial.py', 'test_notebooks.py', 'test_training_today.py',
+              'test_weights.py', 'test_web.py', 'test_pictures.py')
+
+
+def pytest_collection_modifyitems(items):
+    "Tests of slow files first, otherwise in order."
+    def place(item):
+        return SLOW_FILES.index(item.path.name) if item.path.name in SLOW_FILES else len(SLOW_FILES)
+    items.sort(key=place)
+
+
 OURS = ('PYTHON', 'OMP_', 'MKL_', 'PPCLS_', 'CUDA_VISIBLE_DEVICES')     # Paddle sets others when it is imported
 
 

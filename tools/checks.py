@@ -163,8 +163,9 @@ def check_notebooks(root: Path = ROOT, timeout: float = NB_TIMEOUT) -> bool:
 def parts(root: Path = ROOT) -> dict:
     "Name → (command, environment) of each part of `make test`, in order."
     check = [sys.executable, str(root/'tools'/'checks.py')]
-    # the tests of a file share a process, and so its fixtures (xdist_group has no effect with pytest 9.2)
-    pytest = [sys.executable, '-m', 'pytest', '-n', '2', '--dist', 'loadfile']
+    # the tests of a file share a process, and so its fixtures (xdist_group has no effect with pytest 9.2); three
+    # processes for two cores, since tests wait for services, browsers and processes; in the order of tests/conftest.py
+    pytest = [sys.executable, '-m', 'pytest', '-n', '3', '--dist', 'loadfile', '--no-loadscope-reorder']
     return {**{name: ([*check, name], {}) for name in ('clean', 'export', 'readme', 'lint', 'notebooks')},
             'pytest': (pytest, {'OMP_NUM_THREADS': '1'})}
 

@@ -46,14 +46,16 @@ def silence_stdout():
 
 # %% ../../nbs/07_deploy/00_convert.ipynb #eb1b6070
 CONVERTIBLE = frozenset('''
-    add batch_norm cast combine concat conv2d depthwise_conv2d dropout flatten full full_int_array hardsigmoid
-    hardswish matmul mean multiply nearest_interp pool2d relu relu6 reshape shape64 sigmoid silu slice softmax split
-    split_with_num unsqueeze'''.split())
+    add assign_value batch_norm bilinear_interp cast clip combine concat conv2d depthwise_conv2d divide dropout exp
+    flatten full full_int_array full_like gelu hardsigmoid hardswish index_select layer_norm matmul maximum mean multiply
+    nearest_interp not_equal p_norm pool2d relu relu6 reshape roll scale shape64 sigmoid silu slice softmax split
+    split_with_num stack sum transpose unsqueeze'''.split())
 if not PADDLE_3:            # the same operations by their names in Paddle 2
     CONVERTIBLE = frozenset('''
-        assign batch_norm concat conv2d depthwise_conv2d dropout elementwise_add elementwise_mul fill_constant
-        flatten_contiguous_range hard_sigmoid hard_swish matmul_v2 nearest_interp_v2 pool2d reduce_mean relu relu6
-        reshape2 scale shape sigmoid silu slice softmax split swish unsqueeze2'''.split())
+        assign batch_norm cast clip concat conv2d depthwise_conv2d dropout elementwise_add elementwise_mul fill_any_like
+        fill_constant flatten_contiguous_range gelu hard_sigmoid hard_swish layer_norm matmul_v2 nearest_interp_v2
+        pool2d reduce_mean reduce_sum relu relu6 reshape2 scale shape sigmoid silu slice softmax split stack swish
+        transpose2 unsqueeze2'''.split())
 
 # the packages that fit the installed Paddle
 CONVERTER = 'paddle2onnx==2.1.0' if PADDLE_3 else 'paddle2onnx==1.3.1 onnx==1.16.2'
