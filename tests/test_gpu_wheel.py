@@ -47,7 +47,8 @@ from pathlib import Path
 import paddle
 file = Path(paddle.__file__).parent/'libs'/'libphi.so'
 library = ctypes.CDLL(str(file))
-for name in sorted({name.decode() for name in re.findall(rb'_ZN3phi7dynload\\d+Get\\w+DsoHandleEv', file.read_bytes())}):
+names = set(re.findall(rb'_ZN3phi7dynload\\d+Get\\w+DsoHandleEv', file.read_bytes()))
+for name in sorted(name.decode() for name in names):
     print(name)
     if os.fork() == 0:
         getattr(library, name)()
@@ -73,7 +74,7 @@ def test_every_library_loads_by_the_name_that_paddle_uses():
     assert library_problem(PACKAGES) is None
 
 
-@pytest.mark.skipif(os.environ.get('PPCLS_PACKAGE_INDEX') != '1', reason='asks the package index: PPCLS_PACKAGE_INDEX=1')
+@pytest.mark.skipif(os.environ.get('PPCLS_PACKAGE_INDEX') != '1', reason='needs the index: PPCLS_PACKAGE_INDEX=1')
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12'])
 @pytest.mark.parametrize('extra', ['cpu', 'cpu26', 'gpu'])
 def test_the_extras_resolve(extra, python, tmp_path):

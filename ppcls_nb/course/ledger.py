@@ -164,7 +164,8 @@ def document_sentence(ledger: dict, tolerance: float = 1.) -> str:
     "`document_table` in one sentence, with the roles that differ."
     table = document_table(ledger, tolerance)
     found = f"{table.agrees.sum()} of the documents' {len(table)} accuracies are reached within ±{tolerance:g} point"
-    differ = [f'{title}: {row.top1:.1f}, documents {row.documents:.1f}' for title, row in table[~table.agrees].iterrows()]
+    differ = [f'{title}: {row.top1:.1f}, documents {row.documents:.1f}'
+              for title, row in table[~table.agrees].iterrows()]
     return f"{found}; not {'; '.join(differ)}" if differ else found
 
 # %% ../../nbs/10_course/05_ledger.ipynb #0a415711

@@ -84,8 +84,8 @@ def level_table(ops) -> np.ndarray:
 
 # %% ../../nbs/07_deploy/06a_web.ipynb #6d243cab
 def page_geometry(ops) -> dict:
-    """How the page resizes and crops: {'resize': {'size' or 'short', 'interpolation', 'exact'} or None, 'crop': [w, h] or
-    None, 'bgr'}. A `PPClsError` for operations that it does not have.
+    """How the page resizes and crops: {'resize': {'size' or 'short', 'interpolation', 'exact'} or None, 'crop': [w, h]
+    or None, 'bgr'}. A `PPClsError` for operations that it does not have.
 
     `exact`: whether this OpenCV uses Intel's library IPP, whose bicubic weights are not rounded."""
     decode, *rest = ops

@@ -30,7 +30,7 @@ def _ignore_our_modules():
 
 @contextmanager
 def _unchanged_forward(model):
-    "Afterwards the layers of `model` have no rewritten `forward`, which Paddle 2.6 leaves in them and cannot save again."
+    "Afterwards no layer of `model` has a rewritten `forward`, which Paddle 2.6 leaves there and cannot save again."
     layers = model.sublayers(include_self=True)
     before = [vars(layer).get('forward') for layer in layers]
     try:
