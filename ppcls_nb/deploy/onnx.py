@@ -48,8 +48,8 @@ def silence_stdout():
 CONVERTIBLE = frozenset('''
     add assign_value batch_norm bilinear_interp cast clip combine concat conv2d depthwise_conv2d divide dropout exp
     flatten full full_int_array full_like gelu hardsigmoid hardswish index_select layer_norm matmul maximum mean
-    multiply nearest_interp not_equal p_norm pool2d relu relu6 reshape roll scale shape64 sigmoid silu slice softmax split
-    split_with_num stack sum transpose unsqueeze'''.split())
+    multiply nearest_interp not_equal p_norm pool2d relu relu6 reshape roll scale shape64 sigmoid silu slice softmax
+    split split_with_num stack sum transpose unsqueeze'''.split())
 if not PADDLE_3:            # the same operations by their names in Paddle 2
     CONVERTIBLE = frozenset('''
         assign batch_norm cast clip concat conv2d depthwise_conv2d dropout elementwise_add elementwise_mul
