@@ -54,8 +54,8 @@ if not PADDLE_3:            # the same operations by their names in Paddle 2
     CONVERTIBLE = frozenset('''
         assign batch_norm cast clip concat conv2d depthwise_conv2d dropout elementwise_add elementwise_mul
         fill_any_like fill_constant flatten_contiguous_range gelu hard_sigmoid hard_swish layer_norm matmul_v2
-        nearest_interp_v2 pool2d reduce_mean reduce_sum relu relu6 reshape2 scale shape sigmoid silu slice softmax split stack swish
-        transpose2 unsqueeze2'''.split())
+        nearest_interp_v2 pool2d reduce_mean reduce_sum relu relu6 reshape2 scale shape sigmoid silu slice
+        softmax split stack swish transpose2 unsqueeze2'''.split())
 
 # the packages that fit the installed Paddle
 CONVERTER = 'paddle2onnx==2.1.0' if PADDLE_3 else 'paddle2onnx==1.3.1 onnx==1.16.2'
