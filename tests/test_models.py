@@ -3,7 +3,7 @@ contract of the zoo: test_zoo.py).
 
 Everything runs offline; the photographs and the package with Lite0's weights are optional, their absence skips with a
 reason."""
-import hashlib, re
+import hashlib, re, subprocess, sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -139,6 +139,21 @@ def test_lists_of_names():
     assert list_models('*_x1_25') == ['MobileNetV3_large_x1_25', 'MobileNetV3_small_x1_25']
     assert {'MobileNetV3_large_x1_0', 'EfficientNetB0_small'} <= set(list_models())
     assert {'ResNet50_vd_ssld', 'EfficientNet_Lite0_imagenet'} <= set(list_pretrained())
+
+
+def test_an_engine_prints_nothing_of_its_own(tmp_path):
+    "Paddle 3.3 prints the name of a C++ function on standard output when an engine computes its first mean."
+    program = f"""import ppcls_nb, numpy as np, os
+from ppcls_nb.models import create_model
+from ppcls_nb.models.inference import InferenceEngine, save_inference
+save_inference(create_model('MobileNetV1_x0_25', class_num=3), {str(tmp_path)!r}, (3, 32, 32))
+engine = InferenceEngine({str(tmp_path)!r})
+print('before')
+engine(np.zeros([1, 3, 32, 32], np.float32))
+print('after')
+"""
+    out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines() == ['before', 'after']
 
 
 def test_an_inference_model_with_softmax(tmp_path):

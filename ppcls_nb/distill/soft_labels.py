@@ -289,7 +289,7 @@ def _write_shards(out: SoftLabels, ask, files, ops, todo, softmax, num_workers, 
     total = m['images'] if single else remaining
     title = 'soft labels' if single else f'soft labels {bar[0]}/{bar[1]}'
     with tqdm(total=total, initial=total - remaining, unit=' images', desc=title, disable=not bar,
-              smoothing=.05) as bar:
+              smoothing=.05, leave=False) as bar:
         for s in range(max(todo, default=-1) + 1):
             chunk = [str(f) for f in islice(names, m['shard_size'])]
             if s not in wanted: continue
