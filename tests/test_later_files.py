@@ -1,4 +1,7 @@
-"""Recipe files of PaddleClas 2.x are read as they are: the settings of its own files, and what is refused by name."""
+"""Recipe files of PaddleClas 2.x are read as they are: the settings of its own files, and what is refused by name.
+
+The settings are those of the files below ppcls/configs/ImageNet in the public repository of PaddleClas, written by hand
+as data: the released wheel, `paddleclas` 2.6.0, has only files for deployment and none for training."""
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import yaml
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.data.imaug import ResizeImage, TimmAutoAugment, build_mix, build_ops
-from ppcls_nb.models import list_models
+from ppcls_nb.models import create_model, list_models
 from ppcls_nb.recipe.build import Trainer, local_batch_size
 from ppcls_nb.recipe.later_files import translate
 from ppcls_nb.recipe.load import load_config
@@ -64,12 +67,13 @@ Metric:
 '''
 AMP_OFF = dict(use_amp=False, use_fp16_test=False, scale_loss=128.0, use_dynamic_loss_scaling=True, use_promote=False,
                level='O1')
+AMP_ON = {**AMP_OFF, 'use_amp': True}
 DECODE = {'DecodeImage': dict(to_rgb=True, channel_first=False)}
 FLIP = {'RandFlipImage': dict(flip_code=1)}
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ERASING = {'RandomErasing': dict(EPSILON=0.25, sl=0.02, sh='1.0/3.0', r1=0.3, attempt=10, use_log_aspect=True,
                                  mode='pixel')}
-CUBIC = dict(interpolation='bicubic', backend='pil')
+CUBIC, LINEAR = (dict(interpolation=kind, backend='pil') for kind in ('bicubic', 'bilinear'))
 
 
 def normalize(mean=MEAN, std=STD):
@@ -91,15 +95,15 @@ def op_sampler(alpha):
 
 
 def recipe(arch, optimizer, train=(), crop=(), resize=(), size=256, mix=None, batch=64, mean=MEAN, std=STD, last=(),
-           epsilon=0.1, **changes):
+           epsilon=0.1, center=224, **changes):
     "A file of PaddleClas 2.6: the settings in `COMMON` with those of one network."
     keys = yaml.safe_load(COMMON)
     keys |= dict(Arch=dict(class_num=1000) | arch, Optimizer=optimizer)
     reader, valid = keys['DataLoader']['Train'], keys['DataLoader']['Eval']
     reader['dataset']['transform_ops'] = [
-        DECODE, {'RandCropImage': dict(size=224, **dict(crop))}, FLIP, *train, normalize(mean, std), *last]
+        DECODE, {'RandCropImage': {'size': 224, **dict(crop)}}, FLIP, *train, normalize(mean, std), *last]
     valid['dataset']['transform_ops'] = [
-        DECODE, {'ResizeImage': dict(resize_short=size, **dict(resize))}, {'CropImage': dict(size=224)},
+        DECODE, {'ResizeImage': dict(resize_short=size, **dict(resize))}, {'CropImage': dict(size=center)},
         normalize(mean, std)]
     reader['sampler']['batch_size'] = batch
     if mix:
@@ -113,9 +117,10 @@ def recipe(arch, optimizer, train=(), crop=(), resize=(), size=256, mix=None, ba
 
 
 def transformer(arch, optimizer, timm='rand-m9-mstd0.5-inc1', alpha=0.8, size=256, batch=128, **changes):
-    "The augmentation that DeiT, Swin, ConvNeXt and PP-HGNet share."
+    "The augmentation that DeiT, Swin, ConvNeXt, PP-HGNet and MobileNetV4 share."
     auto = {'TimmAutoAugment': dict(config_str=timm, interpolation='bicubic', img_size=224)}
-    return recipe(arch, optimizer, [auto], CUBIC, CUBIC, size, op_sampler(alpha), batch, last=[ERASING], **changes)
+    mix = op_sampler(alpha) if alpha else None
+    return recipe(arch, optimizer, [auto], CUBIC, CUBIC, size, mix, batch, last=[ERASING], **changes)
 
 
 def cosine(rate, **more):
@@ -156,6 +161,26 @@ FILES = {
         dict(name='PPHGNet_small'), momentum(4e-5, **cosine(0.5, warmup_epoch=5)), 'rand-m7-mstd0.5-inc1', 0.2, 236,
         Global=dict(epochs=600, use_dali=False),
         AMP=dict(scale_loss=128.0, use_dynamic_loss_scaling=True, level='O1')),
+    'PPHGNetV2': transformer(
+        dict(name='PPHGNetV2_B0', pretrained=True), momentum(2e-5, **cosine(0.5, warmup_epoch=5)),
+        'rand-m7-mstd0.5-inc1', None, 232, Global=dict(epochs=200, to_static=False, use_dali=False), AMP=AMP_ON),
+    'MobileNetV4': transformer(
+        dict(name='MobileNetV4_conv_small', drop_rate=0.25, drop_path_rate=0.03),
+        adamw(None, learning_rate=2e-3, eta_min=0, warmup_epoch=5, warmup_start_lr=0)
+        | dict(weight_decay=0.06, clip_grad=5.0), 'rand-m8-inc1-mstd1.0', batch=1024, center=256,
+        Global=dict(epochs=2400, image_shape=[3, 256, 256]), AMP=AMP_ON, EMA=dict(decay=0.9998)),
+    'GhostNet': recipe(
+        dict(name='GhostNet_x1_0'), momentum(4e-5, **cosine(0.8, warmup_epoch=5)), batch=512, Global__epochs=360,
+        AMP=AMP_OFF),
+    'RegNet': recipe(
+        dict(name='RegNetX_400MF'), momentum(1e-4, **STEPS), epsilon=None, center=256,
+        Global__image_shape=[3, 256, 256]),
+    'RepVGG': recipe(dict(name='RepVGG_A0'), momentum(1e-4, **cosine(0.1)), epsilon=None, AMP=AMP_OFF),
+    'MobileViT': recipe(
+        dict(name='MobileViT_S'),
+        adamw('.bias norm', learning_rate=2e-3, eta_min=2e-4, warmup_epoch=5, warmup_start_lr=2e-4)
+        | dict(weight_decay=0.01), crop=dict(size=256, **LINEAR), resize=LINEAR, size=292, batch=128, center=256,
+        mean=[0.]*3, std=[1.]*3, Global=dict(epochs=300, image_shape=[3, 256, 256], use_dali=False)),
     'flowers': recipe(
         dict(name='ResNet50_vd', class_num=102), momentum(1e-5, **cosine(0.0125, warmup_epoch=5)), epsilon=None,
         batch=32, Global__epochs=20),
@@ -192,7 +217,7 @@ EXPECTED = {
                                           regularizer=dict(function='L2', factor=1e-5))),
     'ViT': dict(epochs=120, topk=5),
     'DeiT': dict(
-        ARCHITECTURE=dict(name='DeiT_tiny_patch16_224', params=dict(drop_path_rate=0.1, drop_rate=0.0)),
+        ARCHITECTURE=dict(name='DeiT_tiny_patch16_224', params=dict(drop_path_rate=0.1, dropout=0.0)),
         OPTIMIZER=dict(function='AdamW', params=dict(beta1=0.9, beta2=0.999, epsilon=1e-8),
                        regularizer=dict(function='L2', factor=0.05)),
         no_weight_decay=True, no_weight_decay_names=['norm', 'cls_token', 'pos_embed', 'dist_token'],
@@ -201,9 +226,21 @@ EXPECTED = {
                  use_mix=True),
     'ConvNeXt': dict(
         accumulate=4, use_ema=True, ema_decay=0.9999, no_weight_decay=True, ls_epsilon=0.1,
-        ARCHITECTURE=dict(name='ConvNeXt_tiny', params=dict(drop_path_rate=0.1, layer_scale_init_value=1e-6,
-                                                            head_init_scale=1.0))),
+        ARCHITECTURE=dict(name='ConvNeXt_tiny', params=dict(drop_path_rate=0.1, scale=1e-6))),
     'PPHGNet': dict(use_fp16=True, AMP=dict(scale_loss=128.0, use_dynamic_loss_scaling=True, level='O1')),
+    'PPHGNetV2': dict(
+        pretrained_model='PPHGNetV2_B0', use_fp16=True, epochs=200, LEARNING_RATE=dict(
+            function='Cosine', params=dict(lr=0.5, warmup_epoch=5))),
+    'MobileNetV4': dict(
+        clip=dict(norm=5.0), use_fp16=True, use_ema=True, ema_decay=0.9998, image_shape=[3, 256, 256], use_mix=True,
+        ARCHITECTURE=dict(name='MobileNetV4_conv_small', params=dict(dropout=0.25, drop_path_rate=0.03)),
+        OPTIMIZER=dict(function='AdamW', params=dict(beta1=0.9, beta2=0.999, epsilon=1e-8),
+                       regularizer=dict(function='L2', factor=0.06)), no_weight_decay=True),
+    'GhostNet': dict(epochs=360, ls_epsilon=0.1, OPTIMIZER=dict(
+        function='Momentum', params=dict(momentum=0.9), regularizer=dict(function='L2', factor=4e-5))),
+    'RegNet': dict(ARCHITECTURE=dict(name='RegNetX_400MF'), image_shape=[3, 256, 256]),
+    'RepVGG': dict(LEARNING_RATE=dict(function='Cosine', params=dict(lr=0.1))),
+    'MobileViT': dict(no_weight_decay_names=['.bias', 'norm'], image_shape=[3, 256, 256]),
     'flowers': dict(classes_num=102, epochs=20, LEARNING_RATE=dict(
         function='Cosine', params=dict(lr=0.0125, warmup_epoch=5))),
 }
@@ -234,6 +271,28 @@ def test_a_file_is_a_valid_recipe(name, tmp_path):
     assert conf.ARCHITECTURE.name.startswith(FILES[name]['Arch']['name'])
     operations = FILES[name]['DataLoader']['Train']['dataset']['transform_ops']
     assert len(build_ops(conf.TRAIN.transforms)) == len(operations) + 1
+
+
+@pytest.mark.parametrize('name', ['DeiT', 'ConvNeXt', 'MobileNetV4'])
+def test_the_arguments_of_a_network_are_those_of_ours(name):
+    settings = translate(FILES[name])[0]['ARCHITECTURE']
+    model = create_model(settings['name'], class_num=2, **settings['params'])
+    rates = [layer.drop for layer in model.sublayers() if isinstance(getattr(layer, 'drop', None), float)]
+    assert max(rates) == pytest.approx(FILES[name]['Arch']['drop_path_rate'])
+    assert getattr(model, 'dropout', None) is None or model.dropout.p == settings['params']['dropout']
+
+
+def test_clipping_by_its_names():
+    for section, norm in ((dict(name='AdamW', clip_grad=5.), 5.), (dict(name='Lamb', clip_grad=2.), 2.),
+                          (dict(name='Lamb'), 1.), (dict(name='AdamW', clip_norm=3., clip_norm_global=True), 3.)):
+        keys, _ = translate(dict(Optimizer=section))
+        assert keys['clip'] == {'norm': norm}
+
+
+def test_validation_in_half_precision_is_named(capsys):
+    keys, _ = translate(dict(AMP=dict(AMP_ON, use_fp16_test=True)))
+    assert keys['AMP'] == dict(scale_loss=128.0, use_dynamic_loss_scaling=True, level='O1')
+    assert 'no effect here: AMP.use_fp16_test (validation is in float32)' in capsys.readouterr().out
 
 
 def test_operations_of_transformers_are_built():
@@ -304,12 +363,14 @@ def change(path, value):
     ('Global.device', 'xpu', "Global.device: 'xpu' has no counterpart here, expected 'cpu' or 'gpu'"),
     ('Global.eval_mode', 'retrieval', "Global.eval_mode: 'retrieval' has no counterpart here"),
     ('Arch.name', 'RecModel', 'Arch.name: RecModel has no counterpart'),
+    ('Arch.head_init_scale', 2.0, 'Arch.head_init_scale: 2.0 has no counterpart here, expected 1'),
     ('Loss.Train', [{'CELoss': None}, {'CenterLoss': {}}], 'Loss.Train.CenterLoss: has no counterpart'),
     ('Loss.Train', [{'CELoss': {'weight': 0.5}}], 'a weight other than 1'),
     ('Optimizer.lr.name', 'OneCycle', "Optimizer.lr.name: 'OneCycle' has no counterpart"),
     ('Optimizer.lr.by_epoch', True, 'Optimizer.lr.by_epoch: True has no counterpart'),
     ('Optimizer.clip_norm', 5., 'Optimizer.clip_norm: clipping each gradient by itself'),
     ('DataLoader.Train.dataset.name', 'VeriWild', 'VeriWild has no counterpart here'),
+    ('DataLoader.Train.dataset.name', 'MultiScaleDataset', 'MultiScaleDataset has no counterpart here'),
     ('DataLoader.Train.sampler.name', 'PKSampler', "'PKSampler' has no counterpart"),
     ('DataLoader.Train.sampler.shuffle', False, 'shuffle: False has no counterpart here, expected True'),
     ('DataLoader.Eval.Query', {'dataset': {'name': 'x'}}, 'DataLoader.Eval.Query.dataset.name: has no counterpart'),

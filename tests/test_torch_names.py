@@ -146,7 +146,11 @@ def test_saved_by_pytorch_since_1_6(weights, tmp_path):
     ('timm/resnet50d', 'resnet50d_ra2-464e36ba.pth', None, None),
     ('timm/tf_efficientnet_b0', 'tf_efficientnet_b0_ns-c0e6a31c.pth', 'EfficientNetB0', None),
     ('timm/efficientnet_b0', 'efficientnet_b0_ra-3dd342df.pth', 'EfficientNetB0', 'timm'),
-    ('torchvision/mobilenet_v2', 'mine.pth', 'MobileNetV2', None)])
+    ('torchvision/mobilenet_v2', 'mine.pth', 'MobileNetV2', None),
+    ('torchvision/resnet50', 'resnet50_from_regnet_y_16gf.pth', 'ResNet50', None),
+    ('torchvision/resnet50', 'teacher_vgg16_student_resnet50.pth', 'ResNet50', None),
+    # the name that the other library has for the same network
+    ('timm/swin_tiny_patch4_window7_224', 'swin_t.pth', 'SwinTransformer_tiny_patch4_window7_224', None)])
 def test_the_network_of_a_file(state, path, network, library):
     their_library, name = found(zeros_of(state), path, network, library)
     assert name == state.split('/')[1]
@@ -166,7 +170,16 @@ def test_the_network_of_a_file(state, path, network, library):
     ('timm/mobilenetv2_100', dict(network='MobileNetV2', library='torchvision'),
      'its names .conv_stem.weight, .* are not those of a network of torchvision that is known here'),
     ('timm/resnet50', dict(network='ResNet50_vd', library='timm'), 'where no network is known that ResNet50_vd equals'),
-    ('timm/resnet50', dict(config={'architecture': 'resnet5O'}), "'resnet5O'; did you mean 'resnet50'")])
+    ('timm/resnet50', dict(config={'architecture': 'resnet5O'}), "'resnet5O'; did you mean 'resnet50'"),
+    ('torchvision/regnet_x_800mf', dict(path='regnet_y_800mf-1b27b58c.pth', network='RegNetX_800MF'),
+     r'the file is named after regnet_y_800mf, and its names \(stem.0.weight, .* are those of another network; rename'),
+    ('torchvision/regnet_x_800mf', dict(path='regnet_y_800mf.pth'), 'the file is named after regnet_y_800mf'),
+    ('timm/regnetx_002', dict(path='best_regnety_002.pth'), 'the file is named after regnety_002'),
+    ('torchvision/resnet50', dict(path='vit_b_16-c867db91.pth', network='ResNet50'), 'named after vit_b_16'),
+    ('torchvision/resnet50', dict(path='wide_resnet50_2-95faca4d.pth', network='ResNet50'), 'after wide_resnet50_2'),
+    ('torchvision/efficientnet_b0', dict(path='efficientnet_v2_s-dd5fe13b.pth', network='EfficientNetB0'),
+     'named after efficientnet_v2_s'),
+    ('timm/deit_tiny_patch16_224', dict(config={'architecture': 'resnet50'}), 'named after resnet50')])
 def test_what_is_not_known_is_an_error(state, arguments, message):
     with pytest.raises(PPClsError, match=message):
         found(zeros_of(state), **arguments)

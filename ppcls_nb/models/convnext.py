@@ -53,6 +53,8 @@ class ConvNeXt(Network):
     `depths`: blocks of the stages; `width`: channels of the first stage, twice as many in each of the next;
     `drop_path_rate`: probability of stochastic depth of the last block; `scale`: first value of the blocks' `gamma`."""
     classifier, head, smallest = 'head', ('norm', 'head'), 32
+    # the numbers put each downsampling layer before its stage
+    layer_names = r'downsample_layers\.(\d+)|stages\.(\d+)\.(\d+)'
 
     def __init__(self, depths, width: int, drop_path_rate: float = 0., scale: float = 1e-6, class_num: int = 1000,
                  in_channels: int = 3):

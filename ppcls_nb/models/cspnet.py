@@ -50,6 +50,8 @@ class CSPNet(Network):
     """DarkNet53 with cross-stage partial connections (https://arxiv.org/abs/1911.11929): (N, in_channels, H, W), 256
     pixels by default → logits (N, class_num). `depths`: blocks at strides 2, 4, 8, 16, 32."""
     channels = (128, 256, 512, 1024)
+    # the convolutions before the blocks of a stage, the blocks, and the transitions after them
+    layer_names = r'stages\.\d+\.(?:blocks\.\d+|conv_transition|conv)'
 
     def __init__(self, depths, class_num: int = 1000, in_channels: int = 3):
         super().__init__()

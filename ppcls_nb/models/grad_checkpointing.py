@@ -18,16 +18,17 @@ from .small_conv import cnhw_layout, in_cnhw
 # %% ../../nbs/03_models/41_grad_checkpointing.ipynb #07830a8e
 def checkpoint_blocks(model) -> list:
     """The blocks of `model` that `set_grad_checkpointing` computes twice, as a list of (name, layer): for each layer of
-    `layer_groups(model)` but the last the largest sublayer that has all of its weights and no others."""
+    `layer_groups(model)` but the last the largest sublayers that have weights of it and no others."""
     blocks, sublayers = [], list(model.named_sublayers())
     for group in layer_groups(model)[:-1]:
-        wanted = {id(p) for p in group.values()}
+        wanted, found = {id(p) for p in group.values()}, []
         for name, layer in sublayers:
             held = {id(p) for p in layer.parameters()}
             statistics = {id(p) for p in layer.parameters() if p.stop_gradient}
-            if wanted <= held and held - wanted <= statistics:
-                blocks.append((name, layer))
-                break
+            inside = any(name.startswith(f'{outer}.') for outer, _ in found)
+            if wanted & held and held - wanted <= statistics and not inside:
+                found.append((name, layer))
+        blocks += found
     return blocks
 
 # %% ../../nbs/03_models/41_grad_checkpointing.ipynb #4f3cee18

@@ -100,7 +100,7 @@ class MixNet(Network):
 
     `stages`: rows of units; `stem`: channels of the first layers; `width` multiplies the channels."""
     classifier, head = 'output', ('features.final_block', 'output')
-    cnhw = True
+    cnhw, layer_names = True, r'features\.(?:init_block|stage\d+\.unit\d+)'
 
     def __init__(self, stages, stem: int, width: float = 1., class_num: int = 1000, in_channels: int = 3):
         super().__init__()

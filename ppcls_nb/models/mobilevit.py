@@ -105,7 +105,7 @@ class MobileViT(Network):
     `widths`: channels of the first layer, of the five blocks that widen and before the classifier; `dims`: numbers a
     pixel in the transformers of the last three stages; `expand`: of the inverted residuals; `drop`: probability of
     dropout."""
-    classifier, head = 'linear', ('conv1x1', 'dropout', 'linear')
+    classifier, head, layer_names = 'linear', ('conv1x1', 'dropout', 'linear'), r'\w+'
 
     def __init__(self, widths, dims, expand: int = 4, drop: float = 0.1, class_num: int = 1000, in_channels: int = 3):
         super().__init__()

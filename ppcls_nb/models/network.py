@@ -40,12 +40,13 @@ class Network(nn.Layer):
     defaults: `strides` (pixels of the image for one pixel of the output), `classifier` (name of the sublayer whose
     shape depends on the number of classes; a tuple of several), `head` (names of the sublayers after the last stage,
     `a.b` for `b` in the sublayer `a`), `cnhw` (whether every operation of `features` that is not one of `CNHW_LAYERS`
-    treats axes N and C alike), `smallest` (height and width of the smallest image) and `cam_stage` (the last stage that
-    the logits are computed from). A smaller image is a `PPClsError`.
+    treats axes N and C alike), `smallest` (height and width of the smallest image), `cam_stage` (the last stage that
+    the logits are computed from) and `layer_names` (a pattern of the names of the layers by depth, see
+    `layer_groups`). A smaller image is a `PPClsError`.
 
     `threshold`: None, or for several labels an image the probability from which a class is one of them."""
     classifier, head, strides, channels, cnhw, smallest = 'fc', ('fc',), (4, 8, 16, 32), (), False, 1
-    cam_stage, threshold = -1, None
+    cam_stage, threshold, layer_names = -1, None, None
 
     def check_size(self, x):
         "Raise a `PPClsError` if the images x (N, in_channels, H, W) are smaller than `smallest`."

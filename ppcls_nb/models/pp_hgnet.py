@@ -71,7 +71,7 @@ class PPHGNet(Network):
 
     `stem`: channels of the first three convolutions; `stages`: (channels of the layers, channels of the output, number
     of blocks) of each; `layers` of a block; `class_expand`: channels of the layer before the classifier."""
-    head = ('last_conv', 'dropout', 'fc')
+    head, layer_names = ('last_conv', 'dropout', 'fc'), r'stages\.\d+\.(?:blocks\.\d+|downsample)'
 
     def __init__(self, stem: tuple, stages: tuple, layers: int, dropout: float = 0., class_num: int = 1000,
                  in_channels: int = 3, class_expand: int = 2048):

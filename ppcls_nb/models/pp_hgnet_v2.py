@@ -88,7 +88,7 @@ class PPHGNetV2(Network):
     `stem`: its inner and its last number of channels; `stages`: (channels of the layers, channels of the output, number
     of blocks) of each; `layers` of a block; `lab`: a `ScaleShift` behind each activation; `class_expand`: channels of
     the layer before the classifier."""
-    head = ('last_conv', 'lab', 'dropout', 'fc')
+    head, layer_names = ('last_conv', 'lab', 'dropout', 'fc'), r'stages\.\d+\.(?:blocks\.\d+|downsample)'
 
     def __init__(self, stem: tuple, stages: tuple, layers: int, lab: bool = False, dropout: float = 0.,
                  class_num: int = 1000, in_channels: int = 3, class_expand: int = 2048):

@@ -98,7 +98,7 @@ class PPLCNetV2(Network):
     """PP-LCNetV2 (PaddleClas, 2022): (N, in_channels, H, W) → logits (N, class_num). `scale` multiplies the widths,
     `depths`: blocks of each stage; `class_expand`: channels of the layer before the classifier. `deploy`: the form of
     `deploy_form`."""
-    head = ('last_conv', 'dropout', 'fc')
+    head, layer_names = ('last_conv', 'dropout', 'fc'), r'stages\.\d+\.\d+'
     cnhw = True
 
     def __init__(self, scale: float, depths: tuple, class_num: int = 1000, in_channels: int = 3, dropout: float = 0.2,

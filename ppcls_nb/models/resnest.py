@@ -81,6 +81,7 @@ class ResNeSt(Network):
     `depths`: blocks of the stages; `radix`: parts of the split attention; `stem_width`: channels of the first two of
     the stem's layers; `pool_first`: the mean that halves a map is before the split attention."""
     classifier, head, channels = 'out', ('out',), (256, 512, 1024, 2048)
+    layer_names = r'layer\d+\.\w+'
 
     def __init__(self, depths, radix: int = 2, stem_width: int = 32, pool_first: bool = False, class_num: int = 1000,
                  in_channels: int = 3):

@@ -161,7 +161,7 @@ class SwinTransformer(Network):
     `dim`: channels of the first stage, which double with each; `depths` and `heads` of the stages; `window`: height
     and width of a window in patches; `size`: pixels of the images in the training, for the record: any size is
     accepted. Probabilities in training: `depth_drop` of the last block, with less for the earlier ones; `dropout`."""
-    classifier, post_norm = 'head', False
+    classifier, post_norm, layer_names = 'head', False, r'layers\.\d+\.(?:blocks\.\d+|downsample)'
     # what official files have besides the weights
     constants = 'relative_position_index', 'attn_mask'
 

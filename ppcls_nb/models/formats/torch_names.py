@@ -7,10 +7,10 @@ __all__ = ['STEM', 'DEEP_STEM', 'LAYER', 'OLD', 'WSL', 'RESNET', 'RESNET_D', 'RE
            'NAMED', 'V2', 'V2_BLOCK', 'V2_TORCHVISION', 'V2_TIMM', 'V3', 'V3_SE', 'BLOCK', 'V3_TORCHVISION', 'V3_TIMM',
            'EFFICIENT', 'EFFICIENT_SE', 'EFFICIENT_NAMES', 'EFFICIENT_BLOCK', 'EFFICIENT_TORCHVISION', 'EFFICIENT_TIMM',
            'BASIC', 'SAME', 'SYMMETRIC', 'SHARED', 'TORCHVISION', 'TIMM', 'NETWORKS', 'LEAVES', 'COMPUTED',
-           'LOOKALIKES', 'residual_blocks', 'inverted_blocks', 'Known', 'known', 'without_module', 'block_names',
-           'numbers_in', 'block_table', 'layer_names', 'adapted', 'translate', 'named_network', 'split_source',
-           'has_names', 'Foreign', 'identify', 'check_torch_config', 'torch_config', 'require_arguments',
-           'preprocessing', 'foreign_record']
+           'LOOKALIKES', 'OTHERS', 'residual_blocks', 'inverted_blocks', 'Known', 'known', 'without_module',
+           'block_names', 'numbers_in', 'block_table', 'layer_names', 'adapted', 'translate', 'named_network',
+           'networks_in', 'split_source', 'has_names', 'Foreign', 'identify', 'check_torch_config', 'torch_config',
+           'require_arguments', 'preprocessing', 'foreign_record']
 
 # %% ../../../nbs/03_models/01h_torch_names.ipynb #84d56a5a
 import inspect, json, math, re
@@ -250,6 +250,17 @@ def named_network(stem: str, networks) -> str | None:
     found = [name for name in networks if re.match(rf'{re.escape(name)}(?![a-zA-Z0-9])', stem)]
     return max(found, key=len, default=None)
 
+# families of these libraries that have no entry above, and what a name of one of their networks may go on with
+OTHERS = (r'(?:regnet_?[vyz](?![a-z])|(?:wide_|se_?|eca)resne[xt]|resnet(?:rs|v2)|resnest\d|res2ne|densenet\d|vgg\d|'
+          r'(?:efficientnet|convnext|swin)_?v2|ghostnet|mnasnet|mixnet)[a-z0-9]*'
+          r'(?:_(?:\d[a-z0-9]*|[a-z])(?![a-z0-9]))*')
+
+def networks_in(stem: str, networks) -> list:
+    """The names in `networks`, and those that begin as `OTHERS`, that are in the name of a file; not the ones inside of
+    a longer one."""
+    names = '|'.join(re.escape(name) for name in sorted(networks, key=len, reverse=True))
+    return re.findall(rf'(?<![a-zA-Z0-9])(?:(?:{names})(?![a-zA-Z0-9])|{OTHERS})', stem)
+
 def split_source(source) -> tuple:
     "(library or None, the rest) of 'timm:FILE', 'torchvision:FILE' or anything else."
     library, colon, rest = str(source).partition(':')
@@ -297,10 +308,14 @@ def identify(state: dict, path: Path, network: str | None = None, library: str |
     if alike and len(alike) > len(name or ''):
         raise PPClsError(f'{source}: {alike} has the names and shapes of {LOOKALIKES[alike]} and computes differently; '
                          'there is no such network here')
+    ours = {their: row.network for rows in NETWORKS.values() for their, row in rows.items()}
+    said = [] if name else networks_in(stem, ours)
+    if said and not {found.known.network for found in possible} & {ours.get(their) for their in said}:
+        raise PPClsError(f'{source}: the file is named after {said[0]}, and its names ({first_few(state)}) are those '
+                         'of another network; rename it so that it begins with the name of its network')
     chosen = [found for found in possible if name in (None, found.name) and network in (None, found.known.network)]
     if not chosen and name:
-        ours = next(rows[name].network for rows in NETWORKS.values() if name in rows)
-        raise PPClsError(f'{source}: weights of {name}, which is {ours} here, not of {network}')
+        raise PPClsError(f'{source}: weights of {name}, which is {ours[name]} here, not of {network}')
     if not chosen:
         where = library or ' or '.join(sorted({found.library for found in possible}))
         raise PPClsError(f'{source}: weights of {where}, where no network is known that {network} equals')
