@@ -1,6 +1,6 @@
 """The site that `make docs` builds: what becomes of a notebook, links, terms and sections, and a small site in a
 browser."""
-import inspect, json, re, sys, tempfile
+import inspect, json, pkgutil, re, sys, tempfile
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from sitegen import api, check, glossary, hooks, lessons, links, notebook, tutor
 from sitegen.build import Site, build  # noqa: E402
 from sitegen.execute import execute_all, is_run  # noqa: E402
 
+import ppcls_nb  # noqa: E402
 from ppcls_nb.course.online import Repository  # noqa: E402
 
 REPOSITORY = Repository('ada', 'flowers', 'main', ('3.11',))
@@ -247,7 +248,11 @@ def test_minutes_are_added_up():
     assert lessons.add_minutes('1. Read [b](a/b.md) and [c](a/c.md)', [lesson]) == '1. Read [b](a/b.md) and [c](a/c.md)'
 
 
-@pytest.mark.parametrize('name', ['ppcls_nb.data.lists', 'ppcls_nb.models.formats.torch_names', 'ppcls_nb.train'])
+MODULES = [module.name for module in pkgutil.walk_packages(ppcls_nb.__path__, 'ppcls_nb.')
+           if not module.name.endswith('__main__') and hasattr(import_module(module.name), '__all__')]
+
+
+@pytest.mark.parametrize('name', MODULES)
 def test_every_public_name_has_a_place_in_the_api(name):
     module = import_module(name)
     text, names = api.module_page(name, None, REPOSITORY, ROOT)

@@ -28,7 +28,9 @@ def modules(package) -> list:
 
 
 def kind_of(value) -> str:
-    "class, function or value."
+    "class, function or value; a value is also what another library defines, under a name of this package."
+    if not (getattr(value, '__module__', None) or '').startswith('ppcls_nb'):
+        return 'value'
     if inspect.isclass(value):
         return 'class'
     return 'function' if callable(value) and hasattr(value, '__name__') else 'value'
