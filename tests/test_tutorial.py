@@ -97,8 +97,8 @@ def test_a_second_run_finds_its_training_done(tutorial):
     assert epochs(output) == before
 
 
-NOISE = re.compile(r'Warning|OMP_NUM_THREADS|ccache|IProgress|GREP_OPTIONS|^[WIE]\d{4} |interpolation mode|OneDNN|\d%\|',
-                   flags=re.M)
+NOISE = re.compile(r'Warning|OMP_NUM_THREADS|ccache|IProgress|GREP_OPTIONS|^[WIE]\d{4} |interpolation mode|OneDNN|'
+                   r'\d%\|', flags=re.M)
 
 
 def outputs(output):

@@ -76,7 +76,7 @@ def program_file(folder) -> Path:
             return folder/name
     raise PPClsError(f'{folder}: no inference model here; expected {" or ".join(names)}, and inference.pdiparams')
 
-# %% ../../nbs/03_models/70_inference.ipynb #4f787267
+# %% ../../nbs/03_models/70_inference.ipynb #e6354266
 def default_threads() -> int:
     "The default number of threads: OMP_NUM_THREADS, which this package sets to the number of cores."
     return int(os.environ.get('OMP_NUM_THREADS') or os.cpu_count())
@@ -107,6 +107,7 @@ def _without_paddles_line():
             while printed:
                 printed = printed[os.write(1, printed):]
 
+# %% ../../nbs/03_models/70_inference.ipynb #4f787267
 class InferenceEngine:
     """Paddle's inference engine on the CPU for the inference model in `folder`: `engine(images)`, float32 (N, C, H, W)
     with any N → float32 (N, class_num). Threads may share an engine; one runs at a time.
