@@ -16,7 +16,7 @@ import paddle
 from ..basics import DISK_FULL, PPClsError, file_bytes
 from ..models.formats.static_file import read_varint
 from ..models.formats.program_file import check_program, operations
-from ..models.inference import PADDLE_3, default_threads
+from ..models.inference import PADDLE_3, default_threads, stdout_to
 
 # %% ../../nbs/07_deploy/00_convert.ipynb #607da18c
 NOT_COMPUTATION = ('data', 'feed', 'fetch', 'parameter')
@@ -33,16 +33,8 @@ def program_ops(program) -> Counter:
 @contextlib.contextmanager
 def silence_stdout():
     "Inside, whatever is printed on standard output, from Python or from C++, is discarded."
-    stdout = os.dup(1)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(null)
+    with open(os.devnull, 'wb') as null, stdout_to(null), contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 # %% ../../nbs/07_deploy/00_convert.ipynb #eb1b6070
 CONVERTIBLE = frozenset('''
