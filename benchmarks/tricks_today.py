@@ -19,7 +19,8 @@ from ppcls_nb.basics import PPClsError, suggest, write_csv
 from ppcls_nb.course.timing import machine_facts
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.models import Network, create_model, register_model
-from ppcls_nb.recipe.build import Trainer, load_config, use_data
+from ppcls_nb.recipe.build import Trainer, load_config
+from ppcls_nb.recipe.data import use_data
 from ppcls_nb.train import load_run
 from tutorial_search import CHW, DECODE, FLIP, FOLDS, NORMALIZE, hold_out, middle
 

@@ -19,7 +19,7 @@ from ppcls_nb.basics import write_csv
 from ppcls_nb.course.timing import processor_name
 from ppcls_nb.models import build_model
 from ppcls_nb.models.network import branched_layers
-from ppcls_nb.models.registry import fact_rows
+from ppcls_nb.models.registry import WEIGHTS, fact_rows
 from ppcls_nb.models.zoo import without_computing
 
 FILE = Path(ppcls_nb.__file__).parent/'facts'/'cpu_latency.csv'
@@ -64,7 +64,7 @@ def latency(net, size):
 
 def main(patterns):
     threads, known = int(ppcls_nb.set_threads()), {}
-    todo = list(dict.fromkeys((r['arch'], r['crop_size']) for r in fact_rows('weights')))
+    todo = list(dict.fromkeys((record.arch, str(record.crop_size)) for record in WEIGHTS.values()))
     if FILE.exists():
         known = {(r['arch'], r['size']): r for r in fact_rows('cpu_latency')}
     for name, size in (t for t in todo if any(fnmatchcase(t[0], p) for p in patterns)):

@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from ppcls_nb.recipe.build import build_loader, build_mixing, list_configs, load_config, use_data
+from ppcls_nb.recipe.build import build_mixing, list_configs, load_config
+from ppcls_nb.recipe.data import build_loader, use_data
 from ppcls_nb.data.datasets import BadImage, ListDataset
 from ppcls_nb.data.imaug import (MIX_OPS, OPS, Cutout, GridMask, HideAndSeek, NormalizeImage, RandomErasing,
                                  ResizeImage, build_ops, transform)

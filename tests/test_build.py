@@ -6,8 +6,10 @@ import cv2, numpy as np, paddle, pytest
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.prepare import DataInfo
-from ppcls_nb.recipe.build import Trainer, build_data, build_mixing, build_transforms, callbacks_of_recipe
-from ppcls_nb.recipe.build import leakage_of_recipe, load_config, optimizer_of_recipe, use_data
+from ppcls_nb.recipe.build import Trainer, build_mixing, callbacks_of_recipe
+from ppcls_nb.recipe.data import build_data, build_transforms
+from ppcls_nb.recipe.build import leakage_of_recipe, load_config, optimizer_of_recipe
+from ppcls_nb.recipe.data import use_data
 from ppcls_nb.models.weights import weights_of_recipe
 
 NETWORK = 'MobileNetV3_small_x0_35'

@@ -15,7 +15,8 @@ from paddle import nn
 
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli.train import load_predictor, predict_files
-from ppcls_nb.recipe.build import build_loader, load_config
+from ppcls_nb.recipe.build import load_config
+from ppcls_nb.recipe.data import build_loader
 from ppcls_nb.data.imaug import eval_ops
 from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.deploy.export import export_model

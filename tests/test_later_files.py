@@ -11,7 +11,8 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.data.imaug import ResizeImage, TimmAutoAugment, build_mix, build_ops
 from ppcls_nb.models import create_model, list_models
-from ppcls_nb.recipe.build import Trainer, local_batch_size
+from ppcls_nb.recipe.build import Trainer
+from ppcls_nb.recipe.data import local_batch_size
 from ppcls_nb.recipe.later_files import translate
 from ppcls_nb.recipe.load import load_config
 

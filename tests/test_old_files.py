@@ -5,7 +5,8 @@ from ppcls_nb.basics import PPClsError
 from ppcls_nb.data.imaug import AutoAugment
 from ppcls_nb.models import build_model
 from ppcls_nb.models.efficientnet import RENAMED_ARGUMENTS, VARIANTS, present_arguments
-from ppcls_nb.recipe.build import build_mixing, build_models, build_transforms
+from ppcls_nb.recipe.build import build_mixing, build_models
+from ppcls_nb.recipe.data import build_transforms
 from ppcls_nb.recipe.load import load_config
 from ppcls_nb.recipe.old_files import IGNORED, modernize
 from ppcls_nb.train import build_optimizer, build_schedule

@@ -312,6 +312,14 @@ def test_pictures_are_what_was_there_before_normalizing(files):
     assert all((s.min(), s.max()) == (0, 255) and s.shape == (12, 16, 3) for s in stretched)
 
 
+def test_pictures_are_rgb_for_a_network_that_reads_bgr(files):
+    rest = [ResizeImage(size=[16, 12]), NormalizeImage(order=''), ToCHWImage()]
+    images, pictures = prepare_pictures(files[:3], [DecodeImage(), *rest])
+    swapped, same = prepare_pictures(files[:3], [DecodeImage(to_rgb=False), *rest])
+    assert not np.allclose(images, swapped, atol=1e-3)
+    assert all((a == b).all() for a, b in zip(pictures, same))
+
+
 def test_grey_and_flat_images_have_pictures():
     assert as_picture(np.full((1, 4, 5), .5, np.float32)).tolist() == np.zeros((4, 5, 3)).tolist()
     assert as_picture(np.full((4, 5, 1), 7, np.uint8)).tolist() == np.full((4, 5, 3), 7).tolist()

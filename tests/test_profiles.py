@@ -6,7 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from ppcls_nb.basics import PPClsError
-from ppcls_nb.recipe.build import Trainer, build_data, load_config
+from ppcls_nb.recipe.build import Trainer, load_config
+from ppcls_nb.recipe.data import build_data
 from ppcls_nb.course.profiles import ROLES, load_profile
 from ppcls_nb.data.prepare import DataInfo, prepare_data
 from ppcls_nb.models import create_model

@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 from official import FACTS
 from ppcls_nb.basics import PPClsError, fact_rows
 from ppcls_nb.data.prepare import DataInfo
+from ppcls_nb.data.transform import transform
 from ppcls_nb.models import list_models, list_pretrained, model_info
-from ppcls_nb.recipe.build import Trainer, build_mixing, build_transforms, sources_of, use_data
+from ppcls_nb.recipe.build import Trainer, build_mixing
+from ppcls_nb.recipe.data import build_transforms, sources_of, use_data
 from ppcls_nb.recipe.load import CONFIGS, assign, find_config, list_configs, load_config, merge, pairs, parse_yaml
 from ppcls_nb.recipe.load import read_recipe
 from ppcls_nb.recipe.schema import OptimizerConf, ReaderConf
@@ -157,6 +159,41 @@ def test_a_missing_interpolation_is_reported_and_a_chosen_one_is_not(resize, war
     conf = load_config('quick_start/ResNet50_vd', changes)
     build_transforms(conf.VALID, conf, False)
     assert capsys.readouterr().out.count('VALID.transforms: ResizeImage without interpolation') == warnings
+
+
+@pytest.mark.parametrize('weights, decode, warning', [
+    ('MobileViT_XXS', {}, 'MobileViT_XXS was trained with blue, green, red'),
+    ('MobileViT_XXS', {'to_rgb': False}, ''),
+    ('ResNet50', {'to_rgb': False}, 'ResNet50 was trained with red, green, blue'),
+    ('ResNet50', {}, ''),
+    ('', {'to_rgb': False}, ''),
+])
+def test_another_order_of_the_colours_is_reported(weights, decode, warning, capsys):
+    changes = {
+        'ARCHITECTURE.name': weights or 'ResNet50',
+        'pretrained_model': weights,
+        'TRAIN.transforms': [{'DecodeImage': decode}, {'RandCropImage': {'size': 64}}]}
+    conf = load_config('ResNet50', changes)
+    build_transforms(conf.TRAIN, conf, True)
+    printed = capsys.readouterr().out
+    assert (warning in printed) if warning else not printed
+
+
+@pytest.mark.parametrize('size', [224, 256, 128])
+def test_images_are_prepared_as_the_weights_expect_them(size):
+    "MobileViT: blue, green, red in 0…1, at any size."
+    changes = {
+        'ARCHITECTURE.name': 'MobileViT_XXS',
+        'pretrained_model': 'MobileViT_XXS',
+        'image_shape': [3, size, size],
+        'TRAIN.transforms': [],
+        'VALID.transforms': []}
+    conf = load_config('ResNet50', changes)
+    for reader, train in ((conf.TRAIN, True), (conf.VALID, False)):
+        operations = build_transforms(reader, conf, train)
+        blue = cv2.imencode('.png', np.full((300, 300, 3), (255, 0, 51), np.uint8))[1].tobytes()
+        image = transform(blue, operations, np.random.default_rng(0))
+        assert np.allclose(image[:, 0, 0], (1, 0, .2)), (train, image[:, 0, 0])
 
 
 @pytest.mark.parametrize('text, message', [

@@ -17,7 +17,7 @@ from ppcls_nb.data.folders import make_list_files
 from ppcls_nb.data.imaug import RandCropImage
 from ppcls_nb.data.resolve import resolve_data
 from ppcls_nb.recipe.load import load_config
-from ppcls_nb.recipe.runs import warn_of_progressive
+from ppcls_nb.recipe.data import warn_of_progressive
 from ppcls_nb.recipe.trained import image_files
 from ppcls_nb.train import load_run
 
@@ -251,7 +251,7 @@ def test_image_shape_and_operations_of_another_size_are_an_error():
 
 
 def test_an_image_that_is_wider_than_high(home):
-    from ppcls_nb.recipe.build import build_transforms
+    from ppcls_nb.recipe.data import build_transforms
     conf = load_config(home/'small.yaml', ['TRAIN.transforms=[]', 'VALID.transforms=[]', 'image_shape=[3, 48, 192]'])
     for part, train in ((conf.TRAIN, True), (conf.VALID, False)):
         image = cv2.imencode('.png', np.zeros((100, 400, 3), np.uint8))[1].tobytes()

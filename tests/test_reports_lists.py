@@ -22,7 +22,7 @@ from ppcls_nb.data.resolve import resolve_data
 from ppcls_nb.deploy.predict import prepare_image
 from ppcls_nb.distill.select import write_merged_list
 from ppcls_nb.distill.soft_labels import ListedFiles, soft_labels
-from ppcls_nb.recipe.build import build_data, use_data
+from ppcls_nb.recipe.data import build_data, use_data
 from ppcls_nb.recipe.load import load_config
 from ppcls_nb.recipe.trained import data_settings, image_files, run_delimiters
 from ppcls_nb.transfer.finetune import gather_images

@@ -16,7 +16,8 @@ from ppcls_nb.train.optim import Cosine, Momentum
 
 SCRIPT = '''
 import sys
-from ppcls_nb.recipe.build import Trainer, load_config, use_data
+from ppcls_nb.recipe.build import Trainer, load_config
+from ppcls_nb.recipe.data import use_data
 from ppcls_nb.data.prepare import prepare_data
 info = prepare_data(sys.argv[1], sys.argv[1])
 train_ops = [{'DecodeImage': {}}, {'RandCropImage': {'size': 32}}, {'RandFlipImage': {}},

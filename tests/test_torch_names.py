@@ -22,7 +22,7 @@ from ppcls_nb.models.network import classifier_names, relative_difference
 from ppcls_nb.models.registry import model_class
 from ppcls_nb.models.weights import resolve_weights, torch_record
 from ppcls_nb.recipe.load import load_config
-from ppcls_nb.recipe.build import with_settings_of_weights
+from ppcls_nb.recipe.data import with_settings_of_weights
 from ppcls_nb.recipe.trained import as_started, load_predictor
 from ppcls_nb.transfer.finetune import start_network
 from torch_rule import rule_input, torch_facts, torch_filled, unpacked

@@ -13,7 +13,8 @@ from ppcls_nb.data.prepare import prepare_data
 from ppcls_nb.models import create_model, layer_groups, set_drop_path, set_grad_checkpointing, set_layer_decay
 from ppcls_nb.models.grad_checkpointing import checkpoint_blocks
 from ppcls_nb.models.layers import is_weight, scale_lr
-from ppcls_nb.recipe.build import Trainer, build_loader, load_config, use_data
+from ppcls_nb.recipe.build import Trainer, load_config
+from ppcls_nb.recipe.data import build_loader, use_data
 from ppcls_nb.train import BCELoss, build_optimizer, load_run, load_state
 
 SMALLEST = {'DenseNet': 'DenseNet121', 'EfficientNet': 'EfficientNetLite0', 'ResNet': 'ResNet18',

@@ -111,7 +111,7 @@ def test_an_html_table_with_special_characters():
 
 @pytest.mark.parametrize('arguments, message', [
     (dict(params_M=0.1), r'no network with params_M ≤ 0.1; smallest params_M available: 0\.47\d* .MobileNetV1_x0_25'),
-    (dict(top1=0.8, flops_G=0.5), 'no network with top1 ≥ 0.8 and flops_G ≤ 0.5; largest top1 available: 0\.8\d+ '
+    (dict(top1=0.8, flops_G=0.5), r'no network with top1 ≥ 0.8 and flops_G ≤ 0.5; largest top1 available: 0\.8\d+ '
                                   '.*smallest flops_G'),
     (dict(cpums=3), "unknown column of the zoo 'cpums'; did you mean 'cpu_ms'"),
     (dict(pattern='Alex'), "no weights of the zoo match 'Alex'"),

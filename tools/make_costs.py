@@ -1,5 +1,5 @@
-"""Counts the operations and weights of every network of the zoo, at the image sizes of its weights' evaluation, and
-writes ppcls_nb/facts/costs.csv.
+"""Counts the operations and weights of every network of the zoo, at the image sizes of its weights' evaluation (224
+pixels if it has no weights), and writes ppcls_nb/facts/costs.csv.
 
 python tools/make_costs.py     (a minute or two; the networks are not run, see `models.zoo.network_costs`)
 """
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import ppcls_nb
 from ppcls_nb.basics import write_csv
-from ppcls_nb.models.registry import fact_rows
+from ppcls_nb.models.registry import WEIGHTS, list_models
 from ppcls_nb.models.zoo import network_costs
 
 FILE = Path(ppcls_nb.__file__).parent/'facts'/'costs.csv'
 
 
 def pairs():
-    "(network, size) of all official weights, each once."
-    rows = fact_rows('weights')
-    return list(dict.fromkeys((r['arch'], int(r['crop_size'])) for r in rows))
+    "(network, size) of all weights and of the networks without weights, each once."
+    sizes = [(record.arch, record.crop_size) for record in WEIGHTS.values()]
+    without = set(list_models()) - {name for name, _ in sizes}
+    return list(dict.fromkeys([*sizes, *((name, 224) for name in list_models() if name in without)]))
 
 
 def main():

@@ -15,7 +15,8 @@ import paddle
 from ..basics import PPClsError, file_text, next_free_path, with_a_name, write_json, write_text
 from . import BOOL, check_counts, command, number, option, print_facts
 from .answers import PREDICT_OPTIONS, given_delimiters, print_predictions, require_positive
-from ..recipe.build import Trainer, build_loader
+from ..recipe.build import Trainer
+from ..recipe.data import build_loader
 from ..recipe.runs import run_name
 from ..recipe.trained import (
     as_started, class_names, image_files, load_predictor, official_names, open_recipe, predict_files)

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from ..basics import PPClsError, file_text, suggest
 from ..data.prepare import DataInfo
-from ..recipe.build import use_data
+from ..recipe.data import use_data
 from ..recipe.load import load_config, pairs
 
 # %% ../../nbs/10_course/04a_profiles.ipynb #6a8adece

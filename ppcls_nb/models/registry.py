@@ -106,9 +106,10 @@ class Weights:
     """A set of weights: its network (`arch` with `args`), the preprocessing of its images, its source and its published
     figures.
 
-    Images: RGB in 0…1, the short side resized to `resize_short` pixels by `interpolation`, the central `crop_size`
-    pixels, minus `mean`, divided by `std`. One source: `url`; `legacy_url` (an archive of 2020, used if there is no
-    other); `package` (package, file inside, pip requirement), converted by `convert`; or a local `file`.
+    Images: RGB (`to_rgb` False: BGR) in 0…1, the short side resized to `resize_short` pixels by `interpolation`, the
+    central `crop_size` pixels, minus `mean`, divided by `std`. One source: `url`; `legacy_url` (an archive of 2020,
+    used if there is no other); `package` (package, file inside, pip requirement), converted by `convert`; or a local
+    `file`.
     `classifier`: the layer that depends on `class_num`, or a tuple of them. Published, or None: `top1`, `top5`
     (fractions of ImageNet's validation images), `params_M`, `flops_G`; `file_top1`, `file_top5`: those of the file at
     `url`, where they are not what the documents print. `about`: provenance of weights made here."""
@@ -125,6 +126,7 @@ class Weights:
     interpolation: str = 'bilinear'
     mean: tuple = (0.485, 0.456, 0.406)
     std: tuple = (0.229, 0.224, 0.225)
+    to_rgb: bool = True
     classifier: str | tuple = 'fc'
     class_num: int = 1000
     top1: float = None
@@ -146,15 +148,19 @@ class Weights:
         return (f'the documents print {self.top1:.4g} and {self.top5:.4g}; the file at url is the one that later lists '
                 f'give {self.file_top1:.4g} and {self.file_top5:.4g}')
 
+    @property
+    def style(self) -> dict:
+        "The arguments of `presets.train_ops` and `presets.eval_ops` that do not depend on the size."
+        return dict(interpolation=self.interpolation, mean=self.mean, std=self.std, to_rgb=self.to_rgb)
+
     def eval_ops(self) -> list:
         "The operations of evaluation: an image file's bytes → float32 (3, crop_size, crop_size)."
-        return presets.eval_ops(self.crop_size, self.resize_short, self.interpolation, self.mean, self.std)
+        return presets.eval_ops(self.crop_size, self.resize_short, **self.style)
 
     def train_ops(self, **kw) -> list:
-        """The documents' training operations with the size, interpolation, mean and std of these weights; `kw` are
+        """The documents' training operations with the size and the `style` of these weights; `kw` are
         arguments of `presets.train_ops`, such as `size`, `before` and `after`."""
-        defaults = dict(size=self.crop_size, interpolation=self.interpolation, mean=self.mean, std=self.std)
-        return presets.train_ops(**{**defaults, **kw})
+        return presets.train_ops(**{'size': self.crop_size, **self.style, **kw})
 
 # %% ../../nbs/03_models/01_registry.ipynb #b49e7a55
 @patch(as_prop=True)
@@ -174,6 +180,7 @@ COLUMN_TYPES = dict(top1=float, top5=float, file_top1=float, file_top5=float,
                     params_M=float, flops_G=float, resize_short=int, crop_size=int,
                     mean=lambda text: tuple(map(float, text.split('|'))),
                     std=lambda text: tuple(map(float, text.split('|'))),
+                    to_rgb=lambda text: {'true': True, 'false': False}[text],
                     classifier=lambda text: tuple(text.split('|')) if '|' in text else text)
 
 def weights_from_row(row: dict) -> Weights:

@@ -28,7 +28,8 @@ from ..models.registry import Weights
 from ..models.formats.any_file import read_arrays
 from ..models.formats.downloads import weights_home
 from ..models.weights import all_weights, find_weights, may_be_foreign, torch_record, weights_of_recipe
-from .build import build_models, build_transforms, record_of_recipe
+from .build import build_models
+from .data import build_transforms, record_of_recipe
 from .load import load_config
 from .schema import network_names
 

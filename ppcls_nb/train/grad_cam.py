@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from fastcore.basics import patch
 from paddle.nn import functional as F
 from ..basics import PPClsError, file_bytes
-from ..data.imaug.standard import NormalizeImage
+from ..data.imaug.standard import DecodeImage, NormalizeImage
 from ..data.transform import transform
 from ..figures import drawable_names, plain_texts
 from ..models.network import Network, evaluating
@@ -139,7 +139,10 @@ def prepare_pictures(files, ops) -> tuple:
     ops = list(ops)
     at = next((i for i, op in enumerate(ops) if isinstance(op, NormalizeImage)), len(ops))
     before = [transform(file_bytes(f), ops[:at]) for f in files]
-    return np.stack([transform(b, ops[at:]) for b in before]), [as_picture(b) for b in before]
+    pictures = [as_picture(b) for b in before]
+    if any(isinstance(op, DecodeImage) and not op.to_rgb for op in ops[:at]):
+        pictures = [picture[..., ::-1] for picture in pictures]
+    return np.stack([transform(b, ops[at:]) for b in before]), pictures
 
 # %% ../../nbs/04_train/07b_grad_cam.ipynb #b52c9f47
 def plot_grad_cam(model, images, pictures=None, classes=None, names=None, labels=None, stage: int = None,

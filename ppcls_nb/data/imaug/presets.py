@@ -27,28 +27,31 @@ def interpolation_number(interpolation: int | str | None) -> int | None:
     return INTERPOLATIONS[interpolation]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #5cf80f67
-def train_ops(size=224, interpolation=None, before=(), after=(), mean=None, std=None) -> list:
+def train_ops(size=224, interpolation=None, before=(), after=(), mean=None, std=None, to_rgb=True) -> list:
     """The documents' training pipeline (3.1.2): decode, random crop to `size`, random flip, `before`, normalize,
     `after`, channels first.
 
     `before` and `after`: further operations, on uint8 and on normalized images (height, width, 3).
-    `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None."""
+    `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None; `to_rgb`: False for
+    blue, green, red."""
     crop = RandCropImage(size, interpolation=interpolation_number(interpolation))
     normalize = NormalizeImage(mean=mean, std=std, order='hwc')
-    return [DecodeImage(), crop, RandFlipImage(), *before, normalize, *after, ToCHWImage()]
+    return [DecodeImage(to_rgb=to_rgb), crop, RandFlipImage(), *before, normalize, *after, ToCHWImage()]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #f30a228d
-def eval_ops(crop_size: int = 224, resize_short: int | None = None, interpolation=None, mean=None, std=None) -> list:
+def eval_ops(crop_size: int = 224, resize_short: int | None = None, interpolation=None, mean=None, std=None,
+             to_rgb=True) -> list:
     """The documents' evaluation pipeline: decode, short side to `resize_short` (None: crop_size × 256/224, rounded),
     the middle `crop_size`, normalize, channels first.
 
-    `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None. PPClsError if the crop
-    is larger than the short side."""
+    `interpolation`: OpenCV's number or a name; `mean`, `std`: per channel, ImageNet's if None; `to_rgb`: False for
+    blue, green, red. PPClsError if the crop is larger than the short side."""
     short = round(crop_size*256/224) if resize_short is None else resize_short
     if crop_size > short:
         raise PPClsError(f'eval_ops: crop_size {crop_size} does not fit into resize_short {short}')
     resize = ResizeImage(resize_short=short, interpolation=interpolation_number(interpolation))
-    return [DecodeImage(), resize, CropImage(crop_size), NormalizeImage(mean=mean, std=std, order='hwc'), ToCHWImage()]
+    normalize = NormalizeImage(mean=mean, std=std, order='hwc')
+    return [DecodeImage(to_rgb=to_rgb), resize, CropImage(crop_size), normalize, ToCHWImage()]
 
 # %% ../../../nbs/02_augment/00b_presets.ipynb #370adda8
 def test_size(train_size: int, scale: float = 1.15, multiple: int = 32) -> int:
