@@ -158,8 +158,7 @@ class Weights:
         return presets.eval_ops(self.crop_size, self.resize_short, **self.style)
 
     def train_ops(self, **kw) -> list:
-        """The documents' training operations with the size and the `style` of these weights; `kw` are
-        arguments of `presets.train_ops`, such as `size`, `before` and `after`."""
+        "The documents' training operations in this `style`; `kw`: arguments of `presets.train_ops`, such as `before`."
         return presets.train_ops(**{'size': self.crop_size, **self.style, **kw})
 
 # %% ../../nbs/03_models/01_registry.ipynb #b49e7a55
