@@ -6,9 +6,9 @@ DATA is a folder of flowers102 or flowers102_64. The validation list is not used
 the images of each class of train_list.txt and trains on the others; the student of a distillation is also trained on
 the extra images without labels. A trial is a role of the tutorials with its own settings (TRIALS below); `teacher`
 names the trial that trains the teacher, `start` the one whose weights are the start. Trials are run folders under OUT:
-an interrupted one continues, a finished one is not repeated. `--table` writes the results of all finished trials, with
-the machine, as CSV."""
-import argparse, shutil
+an interrupted one continues, a finished one is not repeated. `--table` adds the results of all finished trials to a CSV
+file, with machine and date; rows of earlier days stay."""
+import argparse, csv, shutil
 from collections import defaultdict
 from datetime import date
 from pathlib import Path
@@ -37,6 +37,7 @@ COMMON = {
     'VALID.batch_size': 64,
 }
 LAYERS = {'_ef.*': 0.2, '_ef.*.[5-9]..*': 0.4, '_ef.*.1[0-9]..*': 0.6, '_ef.*.2[0-9]..*': 0.6}
+ERASING = [{'RandomErasing': {'EPSILON': 0.5}}]
 NO_DROP = {'bn_momentum': 0.97, 'dropout': 0.0, 'drop_connect': 0.0}
 
 DECODE, FLIP, CHW = {'DecodeImage': {}}, {'RandFlipImage': {'flip_code': 1}}, {'ToCHWImage': {}}
@@ -63,15 +64,22 @@ def trial(role, network, size, low=0.3, more=(), **changes):
 
 def server(epochs=20):
     "The teacher, EfficientNet-Lite2 at 96 pixels."
-    return trial('server_random_erasing', 'EfficientNetLite2', 96, more=[{'RandomErasing': {'EPSILON': 0.5}}],
+    return trial('server_random_erasing', 'EfficientNetLite2', 96, more=ERASING,
                  pretrained_model='EfficientNet_Lite2_imagenet', epochs=epochs, valid_interval=5,
                  **{'ARCHITECTURE.lr_mult': LAYERS})
 
 
-def finetune(lr):
-    "The finetuned server network at 64 pixels."
-    return trial('server_finetune', 'EfficientNetLite2', 64, pretrained_model='EfficientNet_Lite2_imagenet', epochs=8,
-                 valid_interval=2, **{LR: lr, PARAMS: {'bn_momentum': 0.97}})
+def finetune(lr, epochs=8, low=0.3, **params):
+    "The finetuned server network at 64 pixels, with `params` of the network."
+    return trial('server_finetune', 'EfficientNetLite2', 64, low, pretrained_model='EfficientNet_Lite2_imagenet',
+                 epochs=epochs, valid_interval=2, **{LR: lr, PARAMS: {'bn_momentum': 0.97, **params}})
+
+
+def by_layer(role='server_by_layer', epochs=8, more=(), lr=0.02, **params):
+    "The server network at 64 pixels, finetuned with learning rates by layer; with `more`, the teacher of the profile."
+    return trial(role, 'EfficientNetLite2', 64, more=more, pretrained_model='EfficientNet_Lite2_imagenet',
+                 epochs=epochs, valid_interval=2,
+                 **{LR: lr, 'ARCHITECTURE.lr_mult': LAYERS, PARAMS: {'bn_momentum': 0.97, **params}})
 
 
 def mobile(role, size, epochs=20, valid_interval=5, **changes):
@@ -80,11 +88,11 @@ def mobile(role, size, epochs=20, valid_interval=5, **changes):
     return trial(role, 'EfficientNetLite0', size, epochs=epochs, valid_interval=valid_interval, **start, **changes)
 
 
-def student(teacher='server_96', **changes):
-    "EfficientNet-Lite0 at 48 pixels, distilled from the trial `teacher` at 96 pixels."
+def student(teacher='server_96', size=96, **changes):
+    "EfficientNet-Lite0 at 48 pixels, distilled from the trial `teacher`, which sees `size` pixels."
     start = {} if 'start' in changes else {'pretrained_model': 'EfficientNet_Lite0_imagenet'}
     settings = {LR: 0.05, 'distill': {'kind': 'ce'}, 'epochs': 6, 'valid_interval': 3}
-    answers = {'ARCHITECTURE.teacher_answers': 'stored', 'ARCHITECTURE.teacher_transforms': middle(96)}
+    answers = {'ARCHITECTURE.teacher_answers': 'stored', 'ARCHITECTURE.teacher_transforms': middle(size)}
     return trial('mobile_distilled', 'EfficientNetLite2_distill_EfficientNetLite0', 48, teacher=teacher,
                  **{**settings, **answers, **start, **changes})
 
@@ -97,6 +105,22 @@ TRIALS = {
     'finetune_64': finetune(0.02),
     'finetune_64_lr.01': finetune(0.01),
     'finetune_64_lr.005': finetune(0.005),
+    'finetune_64_nodrop': finetune(0.01, **NO_DROP),
+    'finetune_64_bn.9': finetune(0.01, bn_momentum=0.9),
+    'finetune_64_bn.99': finetune(0.01, bn_momentum=0.99),
+    'finetune_64_crop.5': finetune(0.01, low=0.5),
+    'finetune_64_crop.5_nodrop': finetune(0.01, low=0.5, **NO_DROP),
+    'finetune_64_lr.02_nodrop': finetune(0.02, **NO_DROP),
+    'finetune_64_lr.04_nodrop': finetune(0.04, **NO_DROP),
+    'finetune_64_12_epochs': finetune(0.01, 12),
+    'finetune_64_12_epochs_nodrop': finetune(0.01, 12, **NO_DROP),
+    'by_layer_64': by_layer(),
+    'by_layer_64_nodrop': by_layer(**NO_DROP),
+    'by_layer_64_lr.04_nodrop': by_layer(lr=0.04, **NO_DROP),
+    'server_64': by_layer('server_random_erasing', 14, ERASING, bn_momentum=0.99),
+    'server_64_nodrop': by_layer('server_random_erasing', 14, ERASING, **NO_DROP),
+    'server_64_nodrop_bn.99': by_layer('server_random_erasing', 14, ERASING, **{**NO_DROP, 'bn_momentum': 0.99}),
+    'server_64_lr.04_nodrop': by_layer('server_random_erasing', 14, ERASING, lr=0.04, **NO_DROP),
     'mobile_64': mobile('mobile_finetune', 64),
     'mobile_64_bn.9': mobile('mobile_finetune', 64, **{PARAMS: {'bn_momentum': 0.9, 'drop_connect': 0.0}}),
     'mobile_48': mobile('mobile_finetune', 48),
@@ -107,8 +131,14 @@ TRIALS = {
     'distilled_48_warm': student(start='mobile_48'),
     'distilled_48_warm_sharp': student(start='mobile_48', **SHARP_NO_DROP),
     'mobile_48_12_epochs': mobile('mobile_finetune', 48, 12, 4, **PROFILE_MOBILE),
-    'alone_48_profile': mobile('mobile_alone', 48, 42, 14, start='mobile_48_12_epochs', **PROFILE_MOBILE),
-    'distilled_48_profile': student('server_96_12_epochs', start='mobile_48_12_epochs', epochs=5, valid_interval=5,
+    'mobile_48_12_epochs_nodrop': mobile('mobile_finetune', 48, 12, 4, **{PARAMS: NO_DROP}),
+    'alone_48_nodrop': mobile('mobile_alone', 48, 42, 14, start='mobile_48_12_epochs_nodrop', **{PARAMS: NO_DROP}),
+    'alone_48_42_epochs': mobile('mobile_alone', 48, 42, 14, start='mobile_48_12_epochs', **PROFILE_MOBILE),
+    'distilled_48_nodrop': student('server_64_nodrop', 64, start='mobile_48_12_epochs_nodrop', epochs=5,
+                                   valid_interval=5, **{**SHARP_NO_DROP, SHARP: 1.0}),
+    'distilled_48_nodrop_sharp': student('server_64_nodrop', 64, start='mobile_48_12_epochs_nodrop', epochs=5,
+                                         valid_interval=5, **SHARP_NO_DROP),
+    'distilled_48_5_epochs': student('server_96_12_epochs', start='mobile_48_12_epochs', epochs=5, valid_interval=5,
                                     **SHARP_NO_DROP),
 }
 
@@ -200,7 +230,7 @@ def main():
     parser.add_argument('--fold', type=int, default=0, choices=range(FOLDS),
                         help='which fifth is held out, and the seed (%(default)s)')
     parser.add_argument('--trials', nargs='*', default=list(TRIALS), metavar='NAME', help='default: all of them')
-    parser.add_argument('--table', type=Path, help='write this CSV file')
+    parser.add_argument('--table', type=Path, help='CSV file to add the results to')
     args = parser.parse_args()
     profile = Profile('search', seed=args.fold, common=COMMON)
     folder = args.out/f'fold-{args.fold}'
@@ -212,7 +242,9 @@ def main():
         print(f"{row['trial']:28} fold {row['fold']}  {row['steps']:5} steps  {row['correct']}/{row['images']}  loss "
               f"{row['loss']:.3f}  {row['minutes']:5.1f} min")
     if args.table and rows:
-        write_csv(args.table, [list(rows[0]), *(list(row.values()) for row in rows)])
+        text = args.table.read_text() if args.table.exists() else ''
+        earlier = [row for row in csv.DictReader(text.splitlines()) if row['date'] != rows[0]['date']]
+        write_csv(args.table, [list(rows[0]), *(list(row.values()) for row in earlier + rows)])
 
 
 if __name__ == '__main__':
