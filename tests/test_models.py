@@ -6,6 +6,7 @@ reason."""
 import hashlib, re, subprocess, sys
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
 import cv2, numpy as np, paddle, pytest
@@ -43,6 +44,14 @@ def test_fast_convolutions_train_like_paddles(name, monkeypatch):
     assert abs(grads[0][0] - grads[1][0]) < 1e-4
     norm = np.sqrt(sum((g**2).sum() for g in grads[1][1:]))
     assert np.sqrt(sum(((a - b)**2).sum() for a, b in zip(grads[0][1:], grads[1][1:]))) < 1e-3*norm
+
+
+def test_the_readme_counts_networks_and_weights():
+    text = (Path(__file__).parent.parent/'README.md').read_text()
+    assert set(re.findall(r'\| networks \| (\d+)|of (\d+) networks', text)) == {
+        (f'{len(list_models())}', ''),
+        ('', f'{len(list_models())}')}
+    assert re.findall(r'has (\d+) sets of weights', text) == [f'{len(list_pretrained())}']
 
 
 def test_weights_of_a_run_come_back_for_another_class_count(tmp_path):
