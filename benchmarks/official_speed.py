@@ -1,7 +1,7 @@
 """Compares the speed of our networks with the official ones (paddleclas 2.6.0), with the same Paddle and weights.
 
 python benchmarks/official_speed.py [NETWORK ...] [--batch 4] [--size 224] [--rounds 8] [--official DIR] [--control]
-[--cpu-time]
+[--cpu-time] [--table FILE.csv]
 
 Forward passes and training steps run in one process in turns: a round is one step of ours, two of theirs, one of ours
 (A B B A), the next begins with theirs (B A A B), so that other load on the machine affects both; half of the rounds
@@ -10,22 +10,28 @@ faster) and its quartiles. Before the timing, both get equal weights and must gi
 ours with a copy of ours, which shows the variation by chance; `--cpu-time` measures the processor time of this process
 instead of wall time, for a machine with other load (best with OMP_NUM_THREADS=1: waiting threads count too). The
 official package is installed into DIR, or into a temporary folder, without its dependencies; modules that it imports
-for other purposes are replaced by empty ones."""
-import argparse, gc, importlib, logging, statistics, subprocess, sys, tempfile, time, types
+for other purposes are replaced by empty ones. `--table` writes the results to a CSV file after each network, with the
+machine and the date; rows of other networks in it stay. The course shows ppcls_nb/facts/official_speed.csv."""
+import argparse, csv, datetime, gc, importlib, logging, statistics, subprocess, sys, tempfile, time, types
 from pathlib import Path
 
 import ppcls_nb  # before paddle: sets the threads
 import paddle
-from ppcls_nb.basics import suggest
+from ppcls_nb.basics import suggest, write_csv
+from ppcls_nb.course.timing import processor_name
 from ppcls_nb.models import build_model, list_models
+from ppcls_nb.models.registry import fact_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 from official import fill
 
 REQUIREMENT = 'paddleclas==2.6.0'
 NETWORKS = ['ResNet50_vd', 'MobileNetV3_large_x1_0', 'DenseNet121', 'HRNet_W18_C', 'PPLCNet_x1_0', 'PPLCNetV2_small',
-            'PPHGNetV2_B0', 'MobileNetV4_conv_small', 'GhostNet_x1_0', 'MixNet_S', 'CSPDarkNet53', 'RepVGG_A0',
-            'RegNetX_200MF', 'ResNeSt50_fast_1s1x64d', 'ConvNeXt_tiny', 'DeiT_tiny_patch16_224', 'MobileViT_XXS']
+            'PPHGNet_tiny', 'PPHGNetV2_B0', 'MobileNetV4_conv_small', 'GhostNet_x1_0', 'MixNet_S', 'CSPDarkNet53',
+            'RepVGG_A0', 'RegNetX_200MF', 'ResNeSt50_fast_1s1x64d', 'ConvNeXt_tiny', 'DeiT_tiny_patch16_224',
+            'SwinTransformer_tiny_patch4_window7_224', 'SwinTransformerV2_tiny_patch4_window8_256', 'MobileViT_XXS']
+COLUMNS = ['network', 'step', 'ms', 'ratio', 'lower_quartile', 'upper_quartile', 'batch', 'size', 'threads', 'rounds',
+           'paddle', 'date', 'processor']
 CLASSES = 1000
 
 
@@ -113,7 +119,7 @@ def compare(ours, theirs, rounds, clock):
     return statistics.median(times), ratios
 
 
-def measure(name, builders, args, clock):
+def measure(name, size, builders, args, clock):
     """Step kind → our times, and step kind → ratios.
 
     Half of the rounds have our network built first, half theirs, since the order affects the speed."""
@@ -125,7 +131,7 @@ def measure(name, builders, args, clock):
         ours, theirs = built[::-1] if swapped else built
         for model in (ours, theirs):
             fill(model, 1.0)
-        x, y = paddle.randn([args.batch, 3, args.size, args.size]), paddle.randint(0, CLASSES, [args.batch])
+        x, y = paddle.randn([args.batch, 3, size, size]), paddle.randint(0, CLASSES, [args.batch])
         with paddle.no_grad():
             error = relative_error(ours(x), theirs(x))
         if not error < 1e-4:
@@ -140,11 +146,20 @@ def measure(name, builders, args, clock):
     return times, ratios
 
 
+def add_rows(file, rows):
+    "Write `rows` into the CSV `file`, in place of earlier rows of the same network."
+    known = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+    kept = [row for row in known if row['network'] != rows[0]['network']]
+    write_csv(file, [COLUMNS, *([row[column] for column in COLUMNS] for row in kept + rows)])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('networks', nargs='*', metavar='NETWORK', help=f'default: {", ".join(NETWORKS)}')
-    for name, default in dict(batch=4, size=224, rounds=8).items():
+    for name, default in dict(batch=4, rounds=8).items():
         parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--size', type=int, help="pixels; default: those of each network's evaluation")
+    parser.add_argument('--table', type=Path, metavar='FILE', help='CSV file for the results')
     parser.add_argument('--official', metavar='DIR', help='folder to install the official package into, or where it is')
     parser.add_argument('--control', action='store_true', help='ours against ours')
     parser.add_argument('--cpu-time', action='store_true', help='processor time instead of wall time')
@@ -154,24 +169,34 @@ def main():
         if name not in list_models():
             parser.error(suggest(name, list_models(), 'network'))
 
+    sizes = {row['arch']: int(row['size']) for row in fact_rows('costs')}
     with tempfile.TemporaryDirectory() as temporary:
         official = None if args.control else official_networks(args.official or temporary)
         ratio = 'control: ours against ours' if args.control else f'{REQUIREMENT} time / our time'
         if args.cpu_time:
             ratio += ' (processor time)'
-        print(f'paddle {paddle.__version__}, {paddle.device.get_device()}, {ppcls_nb.set_threads()} threads, batch '
-              f'{args.batch}, {args.size} px; '
+        threads = ppcls_nb.set_threads()
+        print(f'paddle {paddle.__version__}, {paddle.device.get_device()}, {threads} threads, batch {args.batch}; '
               f'{ratio}, median of {args.rounds} rounds (quartiles)')
         for name in args.networks or NETWORKS:
             def ours(): return build_model(name, CLASSES)
             def theirs(): return getattr(official, name)(class_num=CLASSES)
 
             builders = [ours, ours if args.control else theirs]
-            times, ratios = measure(name, builders, args, clock)
+            size = args.size or sizes[name]
+            times, ratios = measure(name, size, builders, args, clock)
+            rows = []
             for kind in times:
                 low, middle, high = statistics.quantiles(ratios[kind], n=4)
-                print(f'{name:24s} {kind:9s} {1000*statistics.median(times[kind]):7.0f} ms   ratio {middle:.3f} '
-                      f'({low:.3f} … {high:.3f})', flush=True)
+                ms = 1000*statistics.median(times[kind])
+                print(f'{name:40s} {kind:9s} {size} px {ms:7.0f} ms   ratio {middle:.3f} ({low:.3f} … {high:.3f})',
+                      flush=True)
+                rows.append(dict(network=name, step=kind, ms=f'{ms:.1f}', ratio=f'{middle:.3f}',
+                                 lower_quartile=f'{low:.3f}', upper_quartile=f'{high:.3f}', batch=args.batch, size=size,
+                                 threads=threads, rounds=args.rounds, paddle=paddle.__version__,
+                                 date=datetime.date.today().isoformat(), processor=processor_name()))
+            if args.table:
+                add_rows(args.table, rows)
 
 
 if __name__ == '__main__': main()

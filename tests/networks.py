@@ -3,6 +3,7 @@ import io, os, pickle, struct, zipfile
 from collections import OrderedDict
 
 from official import ALL
+from ppcls_nb.basics import fact_rows
 from ppcls_nb.models import list_models, model_info
 from ppcls_nb.models.formats.old_names import old_names
 from ppcls_nb.models.formats.static_file import DTYPES
@@ -18,8 +19,8 @@ def small(name):
 
 def smallest():
     "The sorted names of the smallest network of each family."
-    size = lambda name: ALL.get(name.removesuffix('_deploy'), {}).get('total', 0)
-    largest_first = sorted(NAMES, key=lambda name: -size(name))
+    params = {row['arch']: int(row['params']) for row in fact_rows('costs')}
+    largest_first = sorted(NAMES, key=lambda name: -params[name])
     return sorted({model_info(n)['family']: n for n in largest_first}.values())
 
 
