@@ -10,7 +10,7 @@ import yaml
 from ppcls_nb.basics import PPClsError
 from ppcls_nb.cli import main
 from ppcls_nb.data.imaug import ResizeImage, TimmAutoAugment, build_mix, build_ops
-from ppcls_nb.models import create_model, list_models
+from ppcls_nb.models import create_model, list_models, list_pretrained
 from ppcls_nb.recipe.build import Trainer
 from ppcls_nb.recipe.data import local_batch_size
 from ppcls_nb.recipe.later_files import translate
@@ -230,7 +230,7 @@ EXPECTED = {
         ARCHITECTURE=dict(name='ConvNeXt_tiny', params=dict(drop_path_rate=0.1, scale=1e-6))),
     'PPHGNet': dict(use_fp16=True, AMP=dict(scale_loss=128.0, use_dynamic_loss_scaling=True, level='O1')),
     'PPHGNetV2': dict(
-        pretrained_model='PPHGNetV2_B0', use_fp16=True, epochs=200, LEARNING_RATE=dict(
+        pretrained_model='PPHGNetV2_B0_ssld', use_fp16=True, epochs=200, LEARNING_RATE=dict(
             function='Cosine', params=dict(lr=0.5, warmup_epoch=5))),
     'MobileNetV4': dict(
         clip=dict(norm=5.0), use_fp16=True, use_ema=True, ema_decay=0.9998, image_shape=[3, 256, 256], use_mix=True,
@@ -407,6 +407,16 @@ def test_official_weights_are_named_by_switches(tmp_path):
     assert load_config(file_of(tmp_path, keys), ['Global.pretrained_model=./w/x']).pretrained_model == './w/x'
     with pytest.raises(PPClsError, match='there are no distilled weights of ResNet18 here'):
         load_config(file_of(tmp_path, keys), ['Arch.name=ResNet18'])
+
+
+def test_the_official_weights_of_a_network_may_be_distilled_ones_only():
+    found = {name: translate(dict(Arch=dict(name=name, pretrained=True)))[0]['pretrained_model']
+             for name in list_models()}
+    assert found['ResNet50_vd'] == 'ResNet50_vd'
+    assert found['PPHGNetV2_B0'] == 'PPHGNetV2_B0_ssld'
+    distilled = {f'{name}_ssld' for name in found} & set(list_pretrained())
+    for name, weights in found.items():
+        assert weights in list_pretrained() or f'{name}_ssld' not in distilled, name
 
 
 def test_recipe_a1_of_resnet_maps_to_the_training_of_today():

@@ -1,5 +1,5 @@
-"""The 114 recipes of the documents, and those we add: each is read, its parts are built, and one of every family trains
-a step; none of their values has moved."""
+"""The 114 recipes of the documents, and those we add: each is read, its parts are built, and one of every family and
+method trains a step; none of their values has moved."""
 import csv, hashlib, json, math
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +21,8 @@ from ppcls_nb.train import CELoss, build_optimizer, build_schedule
 from ppcls_nb.models.weights import weights_of_recipe
 
 RECIPES = [n for n in list_configs() if n != 'eval']
-OTHERS = {'quick_start': 6, 'DataAugment': 9, 'Distillation': 2, 'Fix': 1, 'Later': 2}
-LATER = {'Later/ResNet50_A2', 'Later/ResNet50_ConvNeXt'}
+OTHERS = {'quick_start': 6, 'DataAugment': 9, 'Distillation': 2, 'Fix': 1}
+LATER = {n for n in RECIPES if n.startswith('Later/')}
 OURS = LATER | {'Fix/Fix_ResNet50_vd_ssld_v2'}      # the documents describe this one without a recipe
 DOCUMENTED = ('ARCHITECTURE.name ARCHITECTURE.params pretrained_model mode model_save_dir classes_num total_images '
               'save_interval validate valid_interval '
@@ -32,8 +32,18 @@ DIGESTS = dict(csv.reader((Path(__file__).parent/'facts'/'recipes.csv').read_tex
 COSTS = {r['arch']: int(r['params']) for r in fact_rows('costs')}
 
 
-def digest(conf) -> str:
-    "Eight characters that stand for all documented values of a recipe."
+def digest(name) -> str:
+    "Eight characters that stand for all documented values of a recipe, and of a later one for all that it has."
+    return short_hash(read_recipe(find_config(name))[0] if name in LATER else documented_values(recipe(name)))
+
+
+def short_hash(values) -> str:
+    "Eight characters that stand for `values`."
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def documented_values(conf) -> dict:
+    "The values of the keys in `DOCUMENTED`."
     keys = OmegaConf.to_container(conf)
     # keys that came later count where they are not as before
     for section, declared in (('TRAIN', ReaderConf), ('VALID', ReaderConf), ('OPTIMIZER', OptimizerConf)):
@@ -41,8 +51,19 @@ def digest(conf) -> str:
         for name in LATER_KEYS & keys[section].keys():
             if keys[section][name] == defaults[name]:
                 keys[section].pop(name)
-    values = {k: keys['ARCHITECTURE'][k.split('.')[1]] if '.' in k else keys[k] for k in DOCUMENTED}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return {k: keys['ARCHITECTURE'][k.split('.')[1]] if '.' in k else keys[k] for k in DOCUMENTED}
+
+
+# small crops in training, larger images in validation (arXiv 1906.06423)
+OTHER_SIZE = {f'Later/{name}' for name in (
+    'MobileNetV4_conv_small', 'RegNetX_4GF', 'ResNet50_TrivialAugment', 'ResNet50_progressive')}
+# recipes for a method of training, and a smaller network with which a test trains a step by each
+METHODS = {f'Later/{name}': network for name, network in (
+    ('ResNet50_A2', 'ResNet18'), ('ResNet50_ConvNeXt', 'ResNet18'), ('ResNet50_TrivialAugment', 'ResNet18'),
+    ('ResNet50_AugMix', 'ResNet18'), ('ResNet50_progressive', 'ResNet18'),
+    ('ConvNeXt_tiny_finetune', 'ConvNeXt_tiny'),
+    ('SwinTransformer_base_patch4_window7_224', 'SwinTransformer_tiny_patch4_window7_224'),
+    ('ViT_base_patch16_224', 'DeiT_tiny_patch16_224'))}
 
 
 @lru_cache(None)
@@ -58,7 +79,7 @@ def family(name) -> str:
 
 def smallest() -> list:
     "For every family, the ImageNet recipe of its smallest network."
-    imagenet = [name for name in RECIPES if name.split('/')[0] not in OTHERS]
+    imagenet = [name for name in RECIPES if name.split('/')[0] not in OTHERS and name not in METHODS]
     found = {}
     for name in sorted(imagenet, key=lambda name: COSTS.get(recipe(name).ARCHITECTURE.name, 0)):
         found.setdefault(family(name), name)
@@ -71,6 +92,9 @@ def test_all_are_there():
     assert all(len(list_configs(f'{d}/*')) == n for d, n in OTHERS.items())
     with_recipe = {family(n) for n in RECIPES if n.split('/')[0] not in OTHERS}
     assert {model_info(n)['family'] for n in FACTS} - with_recipe == {'ResNeXt101_wsl'}
+    assert {model_info(n)['family'] for n in list_models()} - with_recipe == {'ResNeXt101_wsl'}
+    assert len(LATER) == 24
+    assert {n.split('/')[1] for n in LATER - METHODS.keys()} <= set(list_models())
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -83,7 +107,7 @@ def test_a_recipe_and_its_parts(name):
     assert text[2] == f'# Train: ppcls train -c {name}'
     assert find_config(name) == CONFIGS/f'{name}.yaml'
     conf = recipe(name)
-    assert digest(conf) == DIGESTS[name]
+    assert digest(name) == DIGESTS[name]
     networks = conf.ARCHITECTURE.name.split('_distill_')
     assert set(networks) <= set(list_models())
     assert (len(networks) == 2) == conf.use_distillation
@@ -92,20 +116,22 @@ def test_a_recipe_and_its_parts(name):
         image = cv2.imencode('.png', np.zeros((40, 50, 3), np.uint8))[1].tobytes()
         for op in ops:
             image = op(image)
-        assert image.shape == tuple(conf.image_shape)
+        assert image.shape == tuple(conf.image_shape) or train and name in OTHER_SIZE
         assert image.dtype == np.float32
     assert (build_mixing(conf) is not None) == conf.use_mix
     assert CELoss(conf.ls_epsilon).epsilon == max(0, conf.ls_epsilon or 0)
-    steps, lr = math.ceil(conf.total_images/conf.TRAIN.batch_size), conf.LEARNING_RATE.params.lr
-    schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, steps, **conf.LEARNING_RATE.params)
+    params = conf.LEARNING_RATE.params
+    steps, lr = math.ceil(conf.total_images/conf.TRAIN.batch_size/conf.accumulate), params.lr
+    schedule = build_schedule(conf.LEARNING_RATE.function, conf.epochs, steps, **params)
     layer, o = paddle.nn.Linear(2, 2), conf.OPTIMIZER
-    warmup = conf.LEARNING_RATE.params.get('warmup_epoch', 5 if 'Warmup' in conf.LEARNING_RATE.function else 0)
+    warmup = params.get('warmup_epoch', 5 if 'Warmup' in conf.LEARNING_RATE.function else 0)
+    warmup = params.get('warmup_steps', warmup*steps)
     assert build_optimizer(o.function, layer.parameters(), schedule, o.regularizer,
-                           **o.params).get_lr() == (0 if warmup else lr)
-    schedule.step(warmup*steps)
+                           **o.params).get_lr() == (params.get('warmup_start_lr', 0) if warmup else lr)
+    schedule.step(warmup)
     assert schedule.get_lr() == pytest.approx(lr, rel=.05)
     schedule.step(conf.epochs*steps - 1)
-    assert schedule.get_lr() < lr/50
+    assert schedule.get_lr() < lr/50 + params.get('end_lr', 0)
 
 
 @pytest.fixture(scope='module')
@@ -119,13 +145,16 @@ def four(tmp_path_factory):
     return DataInfo('four', folder, folder, 'drawn in a test', 4, {})
 
 
-@pytest.mark.parametrize('name', smallest())
-def test_a_step_of_every_family(name, four):
-    conf = load_config(name, {'TRAIN.batch_size': 4, 'TRAIN.num_workers': 0, 'validate': False, 'epochs': 1})
+@pytest.mark.parametrize('name', [*smallest(), *METHODS])
+def test_a_step_of_every_family_and_method(name, four):
+    network = METHODS.get(name, recipe(name).ARCHITECTURE.name)
+    on_any_machine = {'use_fp16': False, 'pretrained_model': '', 'ARCHITECTURE.name': network, 'accumulate': 1}
+    conf = load_config(name, {'TRAIN.batch_size': 4, 'TRAIN.num_workers': 0, 'validate': False, 'epochs': 1},
+                       on_any_machine)
     size = 75 if conf.image_shape[-1] > 256 else 64
-    for n, op in enumerate(conf.TRAIN.transforms):
+    for op in conf.TRAIN.transforms:
         if 'RandCropImage' in op:
-            conf.TRAIN.transforms[n].RandCropImage.size = size
+            op.RandCropImage.update(size=size, progressive=None)
     t = Trainer.from_config(use_data(conf, four), bar=False)
     first = t.model.parameters()[0]
     before = first.numpy()

@@ -118,12 +118,11 @@ def translate_arch(t: Translation):
     t.move(('Arch', 'use_sync_bn'), 'use_sync_bn')
     t.expect(('Arch', 'head_init_scale'), 1)
     pretrained, ssld = t.take('Arch', 'pretrained'), t.take('Arch', 'use_ssld')
-    if pretrained is True and ssld and f'{name}_ssld' in list_pretrained():
-        pretrained = f'{name}_ssld'
-    elif pretrained is True and ssld:
+    distilled = f'{name}_ssld' if f'{name}_ssld' in list_pretrained() else None
+    if pretrained is True and ssld and not distilled:
         t.refuse(('Arch', 'use_ssld'), f'there are no distilled weights of {name} here; see ppcls list')
-    elif pretrained is True:
-        pretrained = name
+    if pretrained is True:
+        pretrained = distilled if distilled and (ssld or name not in list_pretrained()) else name
     if pretrained and not t.new.get('pretrained_model'):
         t.put('pretrained_model', pretrained, 'Arch', 'pretrained')
     known = signature(model_class(name)[0]).parameters if name in list_models() else {}
