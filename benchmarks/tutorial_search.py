@@ -69,9 +69,9 @@ def server(epochs=20):
                  **{'ARCHITECTURE.lr_mult': LAYERS})
 
 
-def finetune(lr, epochs=8, low=0.3, **params):
-    "The finetuned server network at 64 pixels, with `params` of the network."
-    return trial('server_finetune', 'EfficientNetLite2', 64, low, pretrained_model='EfficientNet_Lite2_imagenet',
+def finetune(lr, epochs=8, low=0.3, size=64, **params):
+    "The finetuned server network at `size` pixels, with `params` of the network."
+    return trial('server_finetune', 'EfficientNetLite2', size, low, pretrained_model='EfficientNet_Lite2_imagenet',
                  epochs=epochs, valid_interval=2, **{LR: lr, PARAMS: {'bn_momentum': 0.97, **params}})
 
 
@@ -112,6 +112,9 @@ TRIALS = {
     'finetune_64_crop.5_nodrop': finetune(0.01, low=0.5, **NO_DROP),
     'finetune_64_lr.02_nodrop': finetune(0.02, **NO_DROP),
     'finetune_64_lr.04_nodrop': finetune(0.04, **NO_DROP),
+    'finetune_64_lr.02_12_epochs_nodrop': finetune(0.02, 12, **NO_DROP),
+    'finetune_80_lr.02_nodrop': finetune(0.02, size=80, **NO_DROP),
+    'finetune_96_lr.02_nodrop': finetune(0.02, size=96, **NO_DROP),
     'finetune_64_12_epochs': finetune(0.01, 12),
     'finetune_64_12_epochs_nodrop': finetune(0.01, 12, **NO_DROP),
     'by_layer_64': by_layer(),
