@@ -5,20 +5,24 @@
 # %% auto #0
 __all__ = ['OLD', 'REGNET_TORCHVISION', 'REGNET_TIMM', 'CONVNEXT_TORCHVISION', 'CONVNEXT_TIMM', 'BLOCK_LAYERS', 'VIT_TIMM',
            'VIT_DISTILLED', 'VIT_TORCHVISION', 'SWIN_BLOCK', 'SWIN_LAYERS', 'MERGING', 'SWIN_TIMM', 'SWIN_TORCHVISION',
-           'NameMap', 'layer_pairs', 'regnet_map', 'same_names']
+           'SWIN_V2_LAYERS', 'SWIN_V2_TIMM', 'SWIN_V2_TORCHVISION', 'NameMap', 'layer_pairs', 'regnet_map',
+           'same_names', 'numbered_mlp', 'split_bias']
 
 # %% ../../../nbs/03_models/01g_torch_maps.ipynb #1a9eeb6c
+from collections.abc import Callable
 from typing import NamedTuple
 
 # %% ../../../nbs/03_models/01g_torch_maps.ipynb #cbc132a4
 class NameMap(NamedTuple):
     """How another library names the layers of a network of ours. `theirs`, `ours`: regular expressions whose first
     group is the name of a block; `inside`: for each kind of block, {their name of a layer in it: ours}; `outside`: the
-    same for the other layers, the first of which is in every network. A whole key may stand for a layer."""
+    same for the other layers, the first of which is in every network. A whole key may stand for a layer. `prepare`:
+    makes their state dict such that each of its arrays is one of ours."""
     theirs: str
     ours: str
     inside: list
     outside: dict
+    prepare: Callable | None = None
 
 def layer_pairs(theirs: str, ours: str, conv: str = 'conv', norm: str = 'bn') -> dict:
     """Their names of convolutions and batch norms in turn, separated by spaces, → the names in each of our layers
@@ -72,11 +76,35 @@ SWIN_BLOCK = r'(layers\.\d+\.blocks\.\d+)\.'
 SWIN_LAYERS = BLOCK_LAYERS | same_names('attn.relative_position_bias_table')
 MERGING = ('norm', 'reduction')
 SWIN_TIMM = NameMap(
-    SWIN_BLOCK, SWIN_BLOCK, [SWIN_LAYERS],
+    SWIN_BLOCK + r'attn\.relative_position_bias_table', SWIN_BLOCK, [SWIN_LAYERS],
     {**same_names('patch_embed.proj', 'patch_embed.norm', 'norm'), 'head.fc': 'head',
      **{f'layers.{i + 1}.downsample.{part}': f'layers.{i}.downsample.{part}' for i in range(3) for part in MERGING}})
+
+def numbered_mlp(layers: dict) -> dict:
+    "The table `layers` for torchvision, which numbers the layers of the MLP."
+    return {**{name: name for name in layers if not name.startswith('mlp')}, 'mlp.0': 'mlp.fc1', 'mlp.3': 'mlp.fc2'}
+
 SWIN_TORCHVISION = NameMap(
-    r'(features\.\d+\.\d+)\.attn', SWIN_BLOCK,
-    [{**{name: name for name in SWIN_LAYERS if not name.startswith('mlp')}, 'mlp.0': 'mlp.fc1', 'mlp.3': 'mlp.fc2'}],
+    r'(features\.\d+\.\d+)\.attn\.relative_position_bias_table', SWIN_BLOCK, [numbered_mlp(SWIN_LAYERS)],
     {'features.0.0': 'patch_embed.proj', 'features.0.2': 'patch_embed.norm', 'norm': 'norm', 'head': 'head',
      **{f'features.{2*i + 2}.{part}': f'layers.{i}.downsample.{part}' for i in range(3) for part in MERGING}})
+
+# %% ../../../nbs/03_models/01g_torch_maps.ipynb #5a0b7c22
+SWIN_V2_LAYERS = BLOCK_LAYERS | same_names(
+    *(f'attn.{part}' for part in ('logit_scale', 'q_bias', 'v_bias', 'cpb_mlp.0', 'cpb_mlp.2')))
+
+def split_bias(state: dict) -> dict:
+    "`state` with the biases of queries and values in place of those of queries, keys and values."
+    split = {}
+    for key, a in state.items():
+        layer, found, _ = key.partition('qkv.bias')
+        if found and a.ndim == 1:
+            dim = len(a)//3
+            split |= {f'{layer}q_bias': a[:dim], f'{layer}v_bias': a[2*dim:]}
+        else:
+            split[key] = a
+    return split
+
+SWIN_V2_TIMM = SWIN_TIMM._replace(theirs=SWIN_BLOCK + r'attn\.logit_scale', inside=[SWIN_V2_LAYERS])
+SWIN_V2_TORCHVISION = SWIN_TORCHVISION._replace(
+    theirs=r'(features\.\d+\.\d+)\.attn\.logit_scale', inside=[numbered_mlp(SWIN_V2_LAYERS)], prepare=split_bias)
