@@ -1,6 +1,7 @@
 """State dicts of torchvision and timm load into our networks: names and shapes of all that are known, and the outputs
 of the packages' own networks, filled by a rule that needs neither package (tests/facts/torch_names.json.gz)."""
 import json, os, struct, threading
+from argparse import Namespace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_saved_by_pytorch_since_1_6(weights, tmp_path):
     floats = {f'module.{key}': a for key, a in state.items() if a.dtype == np.float32}
     torch_zip(tmp_path/'mobilenetv3_small_100.pth', floats, lambda tensors: {'epoch': 3, 'state_dict': tensors})
     assert create_model('MobileNetV3_small_x1_0', tmp_path/'mobilenetv3_small_100.pth').load_report.complete
+
+
+@pytest.mark.parametrize('name, wrapper', [
+    ('mobilenetv3_small_100.pth.tar', 'module.'), ('mobilenetv3_small_100.ckpt', 'model.'),
+    ('mobilenetv3_small_100.pth', '_orig_mod.'), ('mobilenetv3_small_100.pt', 'module._orig_mod.')])
+def test_checkpoints_of_training_scripts(name, wrapper, weights, tmp_path):
+    floats = {f'{wrapper}{key}': a for key, a in weights[1].items() if a.dtype == np.float32}
+    torch_zip(tmp_path/name, floats, lambda tensors: {
+        'epoch': 3, 'state_dict': tensors, 'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
+        'args': Namespace(lr=0.1, data='images')})
+    assert create_model('MobileNetV3_small_x1_0', tmp_path/name).load_report.complete
+
+
+def test_a_whole_network_of_pytorch_is_refused_with_advice(weights, tmp_path):
+    floats = {key: a for key, a in weights[1].items() if a.dtype == np.float32}
+    torch_zip(tmp_path/'mobilenetv3_small_100.pth', floats, lambda tensors: {'model': SMALLEST, 'net': partial(len, 1)})
+    with pytest.raises(PPClsError, match=r'refused, nothing was executed; .* alone: torch.save.model.state_dict'):
+        create_model('MobileNetV3_small_x1_0', tmp_path/'mobilenetv3_small_100.pth')
 
 
 @pytest.mark.parametrize('state, path, network, library', [
@@ -397,7 +416,8 @@ def test_a_file_of_paddle_is_not_translated(weights, tmp_path):
 @pytest.mark.parametrize('prefix', ['', 'timm:'])
 def test_a_folder_of_timm(prefix, weights, tmp_path):
     (tmp_path/'model.safetensors').symlink_to(weights[0])
-    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'global_pool': 'avg'}))
+    args = dict(in_chans=3, num_classes=1000, global_pool='avg', drop_path_rate=0.1)     # as timm writes them
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'global_pool': 'avg', 'model_args': args}))
     for source in (f'{prefix}{tmp_path}', f'{prefix}{tmp_path}/model.safetensors'):
         report = create_model('MobileNetV3_small_x1_0', source).load_report
         assert report.complete

@@ -298,7 +298,7 @@ def _foreign(state: dict, path: Path, network: str | None, source) -> Foreign | 
     """What the arrays `state` of the file `path` are, if they are of torchvision or timm (see `identify`). Paddle's own
     kinds of files are only asked where the user names a library: some names are the same in both."""
     library, _ = split_source(source)
-    if not library and path.suffix not in ('.safetensors', *TORCH_SUFFIXES):
+    if not library and not path.name.endswith(('.safetensors', *TORCH_SUFFIXES)):
         return None
     is_hub = str(source).startswith('hf:')
     asked = library == 'timm' or is_hub or (library is None and path.name in HUB_FILES)

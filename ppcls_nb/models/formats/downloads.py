@@ -57,6 +57,6 @@ def fetch_hub(source: str) -> Path:
     base = f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{repo}/resolve/{revision}"
     folder = weights_home()/'hf'/f"{repo.replace('/', '--')}@{revision}"
     path = folder/file
-    if path.suffix in ('.safetensors', *TORCH_SUFFIXES):
+    if file.endswith(('.safetensors', *TORCH_SUFFIXES)):
         download_once(f'{base}/{Path(file).with_name("config.json").as_posix()}', path.with_name('config.json'), source)
     return download_once(f'{base}/{file}', path, source)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASIC', 'SAME', 'SYMMETRIC', 'SHARED', 'TORCHVISION', 'TIMM', 'WORDS', 'SIZES', 'PATCHES', 'NETWORKS', 'LEAVES',
-           'COMPUTED', 'LOOKALIKES', 'ROUNDED', 'WIDTHS', 'NOT_HERE', 'OTHERS', 'HARMLESS', 'Known', 'known',
-           'without_module', 'block_names', 'numbers_in', 'block_table', 'layer_names', 'adapted', 'translate',
+           'COMPUTED', 'WRAPPERS', 'LOOKALIKES', 'ROUNDED', 'WIDTHS', 'NOT_HERE', 'OTHERS', 'HARMLESS', 'Known',
+           'known', 'without_module', 'block_names', 'numbers_in', 'block_table', 'layer_names', 'adapted', 'translate',
            'same_arrays', 'named_network', 'networks_in', 'split_source', 'has_names', 'Foreign', 'named_networks',
            'check_built_so', 'settled', 'identify', 'check_torch_config', 'torch_config', 'require_arguments',
            'preprocessing', 'foreign_record']
@@ -107,10 +107,13 @@ NETWORKS = dict(torchvision=TORCHVISION, timm=TIMM)
 LEAVES = dict(running_mean='_mean', running_var='_variance')
 COMPUTED = '.num_batches_tracked', '.relative_position_index', '.relative_coords_table', '.attn_mask'  # are not learned
 
+WRAPPERS = ('module.', '_orig_mod.', 'model.')
+
 def without_module(state: dict) -> dict:
-    "The entries of `state` without a `module.` that begins all names."
-    if state and all(key.startswith('module.') for key in state):
-        return {key.removeprefix('module.'): a for key, a in state.items()}
+    "The entries of `state` without those of `WRAPPERS` that begin all names."
+    for _ in WRAPPERS:
+        wrapper = next((name for name in WRAPPERS if all(key.startswith(name) for key in state)), '')
+        state = {key.removeprefix(wrapper): a for key, a in state.items()}
     return state
 
 def block_names(keys, pattern: str) -> list:
@@ -273,17 +276,15 @@ def named_networks(state: dict, stem: str, possible: list, source: str) -> tuple
                          'of another network; rename it so that it begins with the name of its network')
     return name, inside
 
-# arguments of timm's networks that do not change what they compute from their arrays
-HARMLESS = ('num_classes', 'img_size', 'drop_rate', 'drop_path_rate')
+# arguments of timm's networks that do not change what they compute from their arrays, besides those of dropout
+HARMLESS = ('num_classes', 'in_chans', 'img_size', 'dynamic_img_size', 'strict_img_size', 'pretrained')
 
 def check_built_so(config: dict, foreign: Foreign, source: str):
     "PPClsError if timm's `config` says that its network was built in another way than `foreign` is here."
-    args, pool = config.get('model_args'), config.get('global_pool')
-    args = args if isinstance(args, dict) else {}
-    changed = [f'{name}={value!r}' for name, value in args.items() if name not in HARMLESS]
-    usual = 'token' if foreign.known.names in (VIT_TIMM, VIT_DISTILLED) else 'avg'
-    if pool and pool != usual:
-        changed.append(f'global_pool={pool!r}')
+    args, pool = config.get('model_args'), 'token' if foreign.known.names in (VIT_TIMM, VIT_DISTILLED) else 'avg'
+    given = {'global_pool': config.get('global_pool') or pool, **(args if isinstance(args, dict) else {})}
+    changed = [f'{name}={value!r}' for name, value in given.items()
+               if name not in HARMLESS and 'drop' not in name and (name, value) != ('global_pool', pool)]
     if changed:
         raise PPClsError(f"{source}: {foreign.name} with {', '.join(changed)}; there is no such network here")
 
