@@ -1,6 +1,7 @@
 """State dicts of torchvision and timm load into our networks: names and shapes of all that are known, and the outputs
 of the packages' own networks, filled by a rule that needs neither package (tests/facts/torch_names.json.gz)."""
 import json, os, struct, threading
+from argparse import Namespace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,7 +38,8 @@ SMALL = [
     'timm/mobilenetv3_small_100', 'timm/tf_mobilenetv3_small_100', 'timm/efficientnet_b0', 'timm/tf_efficientnet_b0',
     'timm/efficientnet_lite0', 'timm/tf_efficientnet_lite0', 'torchvision/regnet_x_800mf', 'timm/regnetx_002',
     'torchvision/convnext_tiny', 'timm/convnext_tiny', 'torchvision/vit_b_16', 'timm/deit_tiny_patch16_224',
-    'timm/deit_tiny_distilled_patch16_224', 'torchvision/swin_t', 'timm/swin_tiny_patch4_window7_224']
+    'timm/deit_tiny_distilled_patch16_224', 'torchvision/swin_t', 'timm/swin_tiny_patch4_window7_224',
+    'timm/resnet50c', 'torchvision/swin_v2_t', 'timm/swinv2_tiny_window8_256']
 COMPUTED = [name for name in ALL if 'logits' in FACTS[name]] if os.environ.get('PPCLS_ALL_NETWORKS') == '1' else SMALL
 
 
@@ -140,6 +142,24 @@ def test_saved_by_pytorch_since_1_6(weights, tmp_path):
     assert create_model('MobileNetV3_small_x1_0', tmp_path/'mobilenetv3_small_100.pth').load_report.complete
 
 
+@pytest.mark.parametrize('name, wrapper', [
+    ('mobilenetv3_small_100.pth.tar', 'module.'), ('mobilenetv3_small_100.ckpt', 'model.'),
+    ('mobilenetv3_small_100.pth', '_orig_mod.'), ('mobilenetv3_small_100.pt', 'module._orig_mod.')])
+def test_checkpoints_of_training_scripts(name, wrapper, weights, tmp_path):
+    floats = {f'{wrapper}{key}': a for key, a in weights[1].items() if a.dtype == np.float32}
+    torch_zip(tmp_path/name, floats, lambda tensors: {
+        'epoch': 3, 'state_dict': tensors, 'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
+        'args': Namespace(lr=0.1, data='images')})
+    assert create_model('MobileNetV3_small_x1_0', tmp_path/name).load_report.complete
+
+
+def test_a_whole_network_of_pytorch_is_refused_with_advice(weights, tmp_path):
+    floats = {key: a for key, a in weights[1].items() if a.dtype == np.float32}
+    torch_zip(tmp_path/'mobilenetv3_small_100.pth', floats, lambda tensors: {'model': SMALLEST, 'net': partial(len, 1)})
+    with pytest.raises(PPClsError, match=r'refused, nothing was executed; .* alone: torch.save.model.state_dict'):
+        create_model('MobileNetV3_small_x1_0', tmp_path/'mobilenetv3_small_100.pth')
+
+
 @pytest.mark.parametrize('state, path, network, library', [
     ('torchvision/resnet50', 'resnet50-11ad3fa6.pth', 'ResNet50', None),
     ('torchvision/resnet50', 'anything.pth', 'ResNet50', 'timm'),
@@ -150,7 +170,11 @@ def test_saved_by_pytorch_since_1_6(weights, tmp_path):
     ('torchvision/resnet50', 'resnet50_from_regnet_y_16gf.pth', 'ResNet50', None),
     ('torchvision/resnet50', 'teacher_vgg16_student_resnet50.pth', 'ResNet50', None),
     # the name that the other library has for the same network
-    ('timm/swin_tiny_patch4_window7_224', 'swin_t.pth', 'SwinTransformer_tiny_patch4_window7_224', None)])
+    ('timm/swin_tiny_patch4_window7_224', 'swin_t.pth', 'SwinTransformer_tiny_patch4_window7_224', None),
+    ('torchvision/swin_v2_t', 'swin_v2_t-b137f0e2.pth', None, None),
+    ('timm/swinv2_tiny_window16_256', 'swinv2_tiny_window16_256.pth', None, None),
+    # no network is named, and the file has the name of one elsewhere
+    ('timm/regnetx_080', 'my_regnetx_080.pth', None, None)])
 def test_the_network_of_a_file(state, path, network, library):
     their_library, name = found(zeros_of(state), path, network, library)
     assert name == state.split('/')[1]
@@ -179,10 +203,58 @@ def test_the_network_of_a_file(state, path, network, library):
     ('torchvision/resnet50', dict(path='wide_resnet50_2-95faca4d.pth', network='ResNet50'), 'after wide_resnet50_2'),
     ('torchvision/efficientnet_b0', dict(path='efficientnet_v2_s-dd5fe13b.pth', network='EfficientNetB0'),
      'named after efficientnet_v2_s'),
-    ('timm/deit_tiny_patch16_224', dict(config={'architecture': 'resnet50'}), 'named after resnet50')])
+    ('timm/deit_tiny_patch16_224', dict(config={'architecture': 'resnet50'}), 'named after resnet50'),
+    ('timm/resnet50', dict(config={'architecture': 'resnetblur50'}), 'resnetblur50 has the names and shapes'),
+    ('timm/resnet50', dict(path='best_resnetaa50.pth', network='ResNet50'), 'resnetaa50 has the names and shapes'),
+    ('timm/efficientnet_b0', dict(path='efficientnet_blur_b0.pth', network='EfficientNetB0'),
+     'efficientnet_blur_b0 has the names and shapes of efficientnet_b0'),
+    ('timm/mobilenetv2_100', dict(path='mobilenetv2_050-3d30d450.pth', network='MobileNetV2_x0_5'),
+     'mobilenetv2_050 has widths that are multiples of 8, and MobileNetV2_x0_5 has not'),
+    ('torchvision/regnet_x_800mf', dict(path='regnet_x_400mf-adf1edd5.pth', network='RegNetX_400MF'),
+     'regnet_x_400mf has 400 channels in its last stage, and RegNetX_400MF 384'),
+    ('timm/regnetx_004', dict(config={'architecture': 'regnetx_004_tv'}), 'regnetx_004_tv has 400 channels'),
+    ('timm/mobilenetv3_small_100', dict(path='mobilenetv3_small_075.pth'),
+     'mobilenetv3_small_075 has the channels of its blocks by another rule than MobileNetV3_small_x0_75'),
+    ('timm/swinv2_base_window8_256', dict(path='swinv2_base_window12_192.pth'),
+     'swinv2_base_window12_192 has the names and shapes of swinv2_base_window8_256'),
+    ('timm/swinv2_tiny_window8_256', dict(path='best_swinv2_tiny_window16_256.pth',
+                                          network='SwinTransformerV2_tiny_patch4_window8_256'),
+     'the file is named after swinv2_tiny_window16_256, which is SwinTransformerV2_tiny_patch4_window16_256 here, not'),
+    ('timm/vit_tiny_patch16_224', dict(path='mine.pth'), 'the weights of one of 1. networks .DeiT_.* name the network'),
+    ('torchvision/resnet50', dict(path='mine.pth'), r'the weights of one of \d+ networks .ResNeXt101'),
+    ('timm/resnet50', dict(config={'architecture': 'resnet50', 'global_pool': 'max'}),
+     "resnet50 with global_pool='max'; there is no such network here"),
+    ('timm/resnet50', dict(config={'architecture': 'resnet50', 'model_args': {'act_layer': 'gelu', 'drop_rate': 0.1}}),
+     "resnet50 with act_layer='gelu'; there is no such network here")])
 def test_what_is_not_known_is_an_error(state, arguments, message):
     with pytest.raises(PPClsError, match=message):
         found(zeros_of(state), **arguments)
+
+
+@pytest.mark.parametrize('state, path, network, library, alike', [
+    ('torchvision/resnet50', 'mine.pth', 'ResNet50', None, ('resnetblur50', 'resnetaa50')),
+    ('timm/resnet50d', 'mine.pth', 'ResNet50_vd', 'timm', ('resnetblur50d', 'resnetaa50d')),
+    ('timm/swinv2_tiny_window8_256', 'mine.pth', 'SwinTransformerV2_tiny_patch4_window16_256', None,
+     ('swinv2_tiny_window8_256', )),
+    ('torchvision/resnet50', 'mine.pth', 'ResNet50', 'torchvision', ()),
+    ('torchvision/resnet50', 'my_resnet50.pth', 'ResNet50', None, ()),
+    ('torchvision/swin_v2_t', 'mine.pth', 'SwinTransformerV2_tiny_patch4_window8_256', None, ()),
+    ('torchvision/efficientnet_b0', 'mine.pth', 'EfficientNetB0', None, ()),
+    ('torchvision/resnet101', 'mine.pth', 'ResNet101', None, ())])
+def test_networks_that_the_arrays_cannot_tell_apart(state, path, network, library, alike):
+    assert identify(zeros_of(state), Path(path), network, library).alike == alike
+
+
+def test_what_is_assumed_is_said_once(tmp_path, capsys):
+    state = {key: a for key, a in state_of('timm/resnet18').items() if a.dtype == np.float32}
+    for name in ('mine', 'resnet18'):
+        (tmp_path/f'{name}.safetensors').write_bytes(safetensors_bytes(state))
+    assert create_model('ResNet18', tmp_path/'resnet18.safetensors').load_report.complete
+    assert not capsys.readouterr().err
+    assert create_model('ResNet18', tmp_path/'mine.safetensors').load_report.complete
+    said, = capsys.readouterr().err.splitlines()
+    assert 'mine.safetensors: nothing in it names its network: read as resnet18 of torchvision' in said
+    assert "timm's resnetblur18, with the same arrays, would be read wrongly" in said
 
 
 def test_names_of_our_own_are_left_alone():
@@ -339,6 +411,26 @@ def test_a_file_of_paddle_is_not_translated(weights, tmp_path):
     np.savez(tmp_path/'a.npz', **state)
     assert resolve_weights(tmp_path/'a.npz', 'MobileNetV3_small_x1_0').record is None
     assert resolve_weights(f'timm:{weights[0]}', 'MobileNetV3_small_x1_0').record.arch == 'MobileNetV3_small_x1_0'
+
+
+@pytest.mark.parametrize('prefix', ['', 'timm:'])
+def test_a_folder_of_timm(prefix, weights, tmp_path):
+    (tmp_path/'model.safetensors').symlink_to(weights[0])
+    args = dict(in_chans=3, num_classes=1000, global_pool='avg', drop_path_rate=0.1)     # as timm writes them
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'global_pool': 'avg', 'model_args': args}))
+    for source in (f'{prefix}{tmp_path}', f'{prefix}{tmp_path}/model.safetensors'):
+        report = create_model('MobileNetV3_small_x1_0', source).load_report
+        assert report.complete
+        assert 'timm mobilenetv3_small_100; preprocessing from config.json' in report.origin
+    assert load_predictor(f'{prefix}{tmp_path}')[0].name == 'MobileNetV3_small_x1_0'
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'architecture': 'mobilenetv3_small_075'}))
+    with pytest.raises(PPClsError, match='mobilenetv3_small_075 has the channels of its blocks by another rule'):
+        create_model('MobileNetV3_small_x0_75', f'{prefix}{tmp_path}')
+
+
+def test_a_folder_without_anything_is_an_error(tmp_path):
+    with pytest.raises(PPClsError, match='without .pdparams files, without model.safetensors and without variables'):
+        create_model('ResNet18', f'timm:{tmp_path}')
 
 
 def test_a_config_of_something_else_is_no_reason_to_refuse_a_file(weights, tmp_path):

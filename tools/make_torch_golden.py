@@ -15,26 +15,34 @@ from torch_rule import FILE, packed, rule_input, torch_facts, torch_filled
 BLOCKS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'resnext101_32x8d',
           'resnext101_64x4d')
 EFFICIENTNET = [f'efficientnet_b{n}' for n in range(8)]
-REGNET = [f'regnetx_{n}' for n in ('002', '004', '006', '008', '016', '032')]
+REGNET = [f'regnetx_{n}' for n in ('002', '004', '006', '008', '016', '032', '040', '064', '080', '120', '160', '320')]
 CONVNEXT = [f'convnext_{size}' for size in ('tiny', 'small', 'base', 'large')]
 DEIT = [f'deit_{size}{kind}_patch16_224' for size in ('tiny', 'small', 'base') for kind in ('', '_distilled')]
+DEIT += [f'deit_base{kind}_patch16_384' for kind in ('', '_distilled')]
+VIT = [f'vit_{size}_{patch}' for size in ('base', 'large') for patch in ('patch16_224', 'patch16_384', 'patch32_384')]
+SWIN = [f'swin_{size}_patch4_window7_224' for size in ('tiny', 'small', 'base', 'large')]
+SWIN += [f'swin_{size}_patch4_window12_384' for size in ('base', 'large')]
+SWIN_V2 = [f'swinv2_{size}_window{window}_256' for size in ('tiny', 'small', 'base') for window in (8, 16)]
+SWIN_V2 += [f'swinv2_{windows}' for windows in ('large_window12to16_192to256', 'base_window12to24_192to384',
+                                                'large_window12to24_192to384')]
 LITE = [f'efficientnet_lite{n}' for n in range(3)]
 NETWORKS = dict(
     torchvision=[*BLOCKS, 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small', *EFFICIENTNET,
-                 'regnet_x_800mf', 'regnet_x_1_6gf', 'regnet_x_3_2gf', *CONVNEXT, 'vit_b_16', 'swin_t', 'swin_s',
-                 'swin_b'],
+                 *(f'regnet_x_{size}' for size in ('800mf', '1_6gf', '3_2gf', '8gf', '16gf', '32gf')), *CONVNEXT,
+                 'vit_b_16', 'vit_l_16', *(f'swin_{version}{size}' for version in ('', 'v2_') for size in 'tsb')],
     timm=[
-        *BLOCKS, 'resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d', 'resnext101_32x4d',
-        'resnext101_32x16d', 'resnext50d_32x4d', 'mobilenetv2_100', 'mobilenetv3_large_100', 'mobilenetv3_small_100',
-        'tf_mobilenetv3_large_100', 'tf_mobilenetv3_small_100', *EFFICIENTNET, *LITE,
+        *BLOCKS, 'resnet50c', 'resnet18d', 'resnet34d', 'resnet50d', 'resnet101d', 'resnet152d', 'resnext101_32x4d',
+        'resnext101_32x16d', 'resnext101_32x32d', 'resnext50d_32x4d', 'mobilenetv2_100', 'mobilenetv3_large_100',
+        'mobilenetv3_small_100', 'tf_mobilenetv3_large_100', 'tf_mobilenetv3_small_100', *EFFICIENTNET, *LITE,
         *(f'tf_{name}' for name in (*EFFICIENTNET, *LITE)), *REGNET, *CONVNEXT, *DEIT, 'vit_tiny_patch16_224',
-        'vit_small_patch16_224', 'vit_base_patch16_224',
-        *(f'swin_{size}_patch4_window7_224' for size in ('tiny', 'small', 'base'))])
-# of RegNet and everything after it, outputs of these only, and of the others the names and shapes
-LATER, OUTPUTS = ('regnet', 'convnext', 'vit', 'deit', 'swin'), (
+        'vit_small_patch16_224', *VIT, *SWIN, *SWIN_V2])
+# of RegNet and everything after it, and of the largest ResNeXt, outputs of these only; of the others names and shapes
+LATER, OUTPUTS = ('regnet', 'convnext', 'vit', 'deit', 'swin', 'resnext101_32x32d'), (
     'regnet_x_800mf', 'regnetx_002', 'convnext_tiny', 'vit_b_16', 'deit_tiny_patch16_224',
-    'deit_tiny_distilled_patch16_224', 'swin_t', 'swin_tiny_patch4_window7_224')
-SIZES = {'vit_': 224, 'deit_': 224, 'swin_': 224}    # part of a name → height and width of the images, else 64
+    'deit_tiny_distilled_patch16_224', 'swin_t', 'swin_tiny_patch4_window7_224', 'swin_v2_t',
+    'swinv2_tiny_window8_256', 'swinv2_tiny_window16_256', 'swinv2_base_window12to24_192to384')
+# part of a name → height and width of the images, else 64
+SIZES = {'384': 384, 'swin_v2': 256, 'swinv2': 256, 'vit_': 224, 'deit_': 224, 'swin_': 224}
 GAIN = 2.0
 VERSIONS = f'torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}'
 
@@ -49,7 +57,8 @@ def described(library, name):
     "The facts of one network."
     size = next((size for part, size in SIZES.items() if part in name), 64)
     network = new_network(library, name)
-    state = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+    state = {key: value for key, value in network.state_dict().items()
+             if value.is_floating_point() and not key.endswith('.relative_coords_table')}
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     whole = [key for key in network.state_dict() if key not in state and not key.endswith('num_batches_tracked')]
     facts = dict(state=packed(shapes), whole_numbers=whole, size=size, gain=GAIN, source=VERSIONS)

@@ -20,7 +20,7 @@ import numpy as np, paddle, pandas as pd
 from ..basics import PPClsError, atomic_path, file_text, first_few, suggest, write_json
 from ..data.download import unpack
 from .formats.any_file import TORCH_SUFFIXES, read_arrays
-from .formats.downloads import download_once, fetch_hub, weights_home
+from .formats.downloads import HUB_FILES, download_once, fetch_hub, hub_file, weights_home
 from .network import FeatureNet, classifier_names
 from .formats.old_names import has_old_names, rename_old
 from .registry import WEIGHTS, Weights, build_model, model_class
@@ -256,15 +256,18 @@ def _folder_weights(folder: Path) -> Path:
     if files:
         raise PPClsError(f'{folder}: a directory with {len(files)} .pdparams files, none named ppcls or best; name the '
                          'file')
+    if hub_file(folder):
+        return hub_file(folder)
     if not is_static(folder):
-        raise PPClsError(f'{folder}: a directory without .pdparams files and without variables of Paddle 1.x')
+        raise PPClsError(f'{folder}: a directory without .pdparams files, without {HUB_FILES[0]} and without variables '
+                         'of Paddle 1.x')
     return folder
 
 def find_weights(source) -> Path:
     """The file (or folder of Paddle 1.x) that `source` names, without a `timm:` or `torchvision:` before it, tried in
     this order: hf:REPOSITORY; an http(s) URL; a file; a prefix without `.pdparams`; a folder with `ppcls.pdparams`,
-    `best.pdparams` or a single `.pdparams`, or with the variables of Paddle 1.x; a prefix without `.tar`; a tag.
-    Otherwise a `PPClsError` that suggests a tag."""
+    `best.pdparams` or a single `.pdparams`, with `model.safetensors`, or with the variables of Paddle 1.x; a prefix
+    without `.tar`; a tag. Otherwise a `PPClsError` that suggests a tag."""
     _, source = split_source(source)
     if str(source).startswith('hf:'):
         return fetch_hub(str(source))
@@ -295,22 +298,25 @@ def _foreign(state: dict, path: Path, network: str | None, source) -> Foreign | 
     """What the arrays `state` of the file `path` are, if they are of torchvision or timm (see `identify`). Paddle's own
     kinds of files are only asked where the user names a library: some names are the same in both."""
     library, _ = split_source(source)
-    if not library and path.suffix not in ('.safetensors', *TORCH_SUFFIXES):
+    if not library and not path.name.endswith(('.safetensors', *TORCH_SUFFIXES)):
         return None
     is_hub = str(source).startswith('hf:')
-    config = torch_config(path, required=is_hub) if library == 'timm' or is_hub else None
+    asked = library == 'timm' or is_hub or (library is None and path.name in HUB_FILES)
+    config = torch_config(path, required=is_hub) if asked else None
     return identify(state, path, network, library, config, str(source))
 
 def may_be_foreign(source) -> bool:
-    "Whether `source` is written like weights of torchvision or timm: `timm:`, `torchvision:`, `hf:`, or a suffix."
+    "Whether `source` is written as weights of torchvision or timm: `timm:`, `torchvision:`, `hf:`, a suffix, a folder."
     library, rest = split_source(source)
-    return bool(library) or str(rest).startswith('hf:') or str(rest).endswith(('.safetensors', *TORCH_SUFFIXES))
+    if library or str(rest).startswith('hf:') or str(rest).endswith(('.safetensors', *TORCH_SUFFIXES)):
+        return True
+    return bool(hub_file(rest)) and find_weights(rest).name in HUB_FILES
 
 def torch_record(weights, network: str | None = None) -> Weights | None:
     """The record of weights of torchvision or timm for `network`: `timm:FILE`, `torchvision:FILE`, `hf:REPOSITORY`, or
     a file of PyTorch or safetensors that is recognised by its names; None for anything else. Weights of another
     network, and a named file that is missing, are a `PPClsError`."""
-    exists = ':' in str(weights) or Path(weights).is_file()
+    exists = ':' in str(weights) or Path(weights).exists()
     if not may_be_foreign(weights) or not exists:
         return None
     path = find_weights(weights)
@@ -318,6 +324,7 @@ def torch_record(weights, network: str | None = None) -> Weights | None:
     foreign = _foreign(state, path, network, weights)
     return foreign and foreign_record(state, foreign, path, str(weights))
 
+# %% ../../nbs/03_models/02_weights.ipynb #7d2e1a40
 def resolve_weights(weights, network: str | None = None) -> ResolvedWeights:
     """Which weights `weights` names: None, False or '' are random weights; True the official ones of `network`; a tag
     or its ending after `network_` ('ssld') those of that tag, which are not fetched; weights of torchvision or timm
@@ -358,6 +365,8 @@ def load_pretrained(model, source, record: Weights | None = None) -> LoadReport:
             raise
         raise PPClsError(f'{e}; remove the file to download it again') from e
     foreign = _foreign(state, path, name or None, source)
+    if foreign and foreign.alike:
+        print(f'{source}: {foreign.assumed}', file=sys.stderr)
     if foreign:
         shapes = {key: tuple(tensor.shape) for key, tensor in own.items()}
         require_arguments(model, foreign.known, str(source))

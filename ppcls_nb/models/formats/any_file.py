@@ -65,13 +65,13 @@ def read_safetensors(path) -> dict:
         raise PPClsError(f'{path}: not a safetensors file, or a damaged one ({type(e).__name__})') from e
 
 # %% ../../../nbs/03_models/01f_any_file.ipynb #08a033e6
-TORCH_SUFFIXES = ('.pth', '.pt', '.bin')
+TORCH_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.pth.tar')
 
 def _read(path: Path) -> dict:
     "The arrays of the file or folder `path`, of the types that are in it."
     if path.suffix == '.safetensors':
         return read_safetensors(path)
-    if path.suffix in TORCH_SUFFIXES or (path.is_file() and path.suffix != '.npz' and zipfile.is_zipfile(path)):
+    if path.name.endswith(TORCH_SUFFIXES) or (path.is_file() and path.suffix != '.npz' and zipfile.is_zipfile(path)):
         return read_torch(path)
     if path.is_dir() or is_archive(path):
         return read_static(path)

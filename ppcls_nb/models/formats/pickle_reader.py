@@ -81,6 +81,7 @@ class PickleReader:
     so is a length or number that does not fit the file. Nothing that the file names is called."""
     allowed = {('collections', 'OrderedDict'): new_mapping}     # (module, name) → what is called in its place
     content = 'these values'
+    hint = ''                   # for the message that refuses a file
 
     def __init__(self, file):
         self.file = _Remaining(file)
@@ -100,7 +101,7 @@ class PickleReader:
         _require(isinstance(module, str) and isinstance(name, str))
         if (module, name) not in self.allowed:
             raise PPClsError(f'it imports {module}.{name}, which {self.content} do not need; refused, nothing was '
-                             'executed')
+                             f'executed{self.hint}')
         return self.allowed[module, name]
 
     def persistent_load(self, pid):
@@ -181,7 +182,7 @@ def use_names(self: PickleReader, name: str, argument):
     elif name == 'STACK_GLOBAL':
         attribute, module = self.pop(), self.pop()
         self.stack.append(self.find_class(module, attribute))
-    elif name == 'REDUCE':
+    elif name in ('REDUCE', 'NEWOBJ'):
         arguments, function = self.pop(), self.pop()
         _require(callable(function) and isinstance(arguments, tuple))
         self.count_copied(arguments)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ...basics import FileError, PPClsError, open_file
-from .pickle_reader import PickleReader
+from .pickle_reader import PickleReader, new_mapping
 
 # %% ../../../nbs/03_models/01a_torch_file.ipynb #1e315b7e
 MAGIC, PROTOCOL = 0x1950a86a20f9469cfc6c, 1001
@@ -59,10 +59,10 @@ def _rebuild_parameter(data, *rest) -> View:
 
 class TensorUnpickler(PickleReader):
     """A reader of pickles of ordered dictionaries and torch tensors only; any other class or function in the file is a
-    `PPClsError`, and is not called."""
-    content = 'tensors'
+    `PPClsError`, and is not called. The options of a training script (`argparse`) are left out."""
+    content, hint = 'tensors', '; where it was made, save the state dict alone: torch.save(model.state_dict(), FILE)'
     allowed = {**PickleReader.allowed, ('torch._utils', '_rebuild_tensor_v2'): _rebuild_view,
-               ('torch._utils', '_rebuild_parameter'): _rebuild_parameter,
+               ('torch._utils', '_rebuild_parameter'): _rebuild_parameter, ('argparse', 'Namespace'): new_mapping,
                **{('torch', name): dtype for name, dtype in DTYPES.items()}}
 
     def persistent_load(self, pid):
