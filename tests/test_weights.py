@@ -445,7 +445,8 @@ def test_weights_that_are_not_found(far, tiny, tmp_path):
     with pytest.raises(PPClsError, match='many: a directory with 2 .pdparams files, none named ppcls or best; name the '
                                          'file'):
         find_weights(tmp_path/'many')
-    with pytest.raises(PPClsError, match='empty: a directory without .pdparams files, without model.safetensors and without variables'):
+    message = 'empty: a directory without .pdparams files, without model.safetensors and without variables'
+    with pytest.raises(PPClsError, match=message):
         find_weights(tmp_path/'empty')
     with pytest.raises(PPClsError, match="Tiny_fra: no file, .*did you mean 'Tiny_far'"):
         find_weights('Tiny_fra')
