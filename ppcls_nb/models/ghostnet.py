@@ -47,7 +47,7 @@ class ClippedGate(nn.Layer):
         self.squeeze, self.excitation = uniform_linear(c, c//4), uniform_linear(c//4, c)
 
     def forward(self, x):
-        means = x.mean([2, 3])
+        means = F.adaptive_avg_pool2d(x, 1).squeeze([2, 3])
         factors = self.excitation(F.relu(self.squeeze(means.T if in_cnhw() else means))).clip(0, 1)
         return x*(factors.T if in_cnhw() else factors).unsqueeze([2, 3])
 

@@ -19,8 +19,9 @@ from .small_conv import Conv2D, in_cnhw
 
 # %% ../../nbs/03_models/00a_layers.ipynb #d7660857
 def leaky_relu(x):
-    "x where it is positive, else x/100; a maximum, since paddle2onnx 2.1.0 loses the slope of `F.leaky_relu`."
-    return paddle.maximum(x, 0.01*x)
+    """x where it is positive, else x/100; in a static graph a maximum, since paddle2onnx 2.1.0 loses the slope of
+    `F.leaky_relu`."""
+    return F.leaky_relu(x) if paddle.in_dynamic_mode() else paddle.maximum(x, 0.01*x)
 
 ACTIVATIONS = dict(relu=F.relu, relu6=F.relu6, swish=F.silu, hardswish=F.hardswish, sigmoid=F.sigmoid, gelu=F.gelu,
                    leaky_relu=leaky_relu)

@@ -26,19 +26,19 @@ class SplitAttention(nn.Layer):
         self.conv1 = conv_bn(c, c*radix, 3, groups=radix, act='relu')
         self.conv2, self.conv3 = conv_bn(c, mid, 1, act='relu'), conv2d(mid, c*radix, 1, bias=True)
 
-    def weights(self, means):
-        "The factors of the parts (N, radix, c), from the means of the parts (N, radix, c)."
-        logits = self.conv3(self.conv2(means.sum(1).unsqueeze([2, 3])))
-        if self.radix == 1:
-            return F.sigmoid(logits.flatten(1)).unsqueeze(1)
-        return F.softmax(logits.reshape(means.shape), 1)
+    def logits(self, means):
+        "The parts' factors before sigmoid or softmax (N, radix·c, 1, 1), from the sum of the means (N, c, 1, 1)."
+        return self.conv3(self.conv2(means))
 
     def forward(self, x):
         x = self.conv1(x)
-        h, w = x.shape[2:]
-        parts = x.reshape([-1, self.radix, x.shape[1]//self.radix, h, w])
-        weights = self.weights(parts.mean([3, 4]))
-        return (parts*weights.unsqueeze([3, 4])).sum(1)
+        means = F.adaptive_avg_pool2d(x, 1)
+        if self.radix == 1:
+            return x*F.sigmoid(self.logits(means))
+        n, c = x.shape[0], x.shape[1]//self.radix
+        logits = self.logits(means.reshape([n, self.radix, c, 1, 1]).sum(1))
+        factors = F.softmax(logits.reshape([n, self.radix, c, 1, 1]), 1)
+        return (x.reshape([n, self.radix, c, *x.shape[2:]])*factors).sum(1)
 
 # %% ../../nbs/03_models/36a_resnest.ipynb #fb4f0606
 class ResNeStBlock(nn.Layer):

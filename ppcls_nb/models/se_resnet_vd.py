@@ -24,7 +24,8 @@ class ChannelGate(nn.Layer):
 
     def factors(self, x):
         "One factor in 0…1 for each image and channel: (N, c)."
-        return F.sigmoid(self.excitation(F.relu(self.squeeze(x.mean([2, 3])))))
+        means = F.adaptive_avg_pool2d(x, 1).squeeze([2, 3])
+        return F.sigmoid(self.excitation(F.relu(self.squeeze(means))))
 
     def forward(self, x): return x*paddle.unsqueeze(self.factors(x), [2, 3])
 
