@@ -24,7 +24,7 @@ from ppcls_nb.models.zoo import without_computing
 
 FILE = Path(ppcls_nb.__file__).parent/'facts'/'cpu_latency.csv'
 COLUMNS = ['arch', 'size', 'cpu_ms', 'runs', 'threads', 'through', 'paddle', 'date', 'cpu']
-WARM_UP, RUNS, FEWEST, SECONDS = 2, 15, 5, 2.
+WARM_UP, RUNS, FEWEST, SECONDS = 2, 15, 5, 1.
 
 
 def predictor(name, size, threads, onednn=True):

@@ -135,7 +135,7 @@ def explain(tag: str, params_M: float, flops_G: float, costs: dict) -> str:
 
 # %% ../../nbs/03_models/60_zoo.ipynb #dcd7372c
 TEXT_COLUMNS = ('tag', 'arch', 'series', 'reason', 'interpolation', 'classifier', 'licence', 'url', 'legacy_url', 'cpu',
-                'paddle', 'date', 'through')
+                'paddle', 'date', 'through', 'network', 'step', 'time', 'processor')
 TABLE_COLUMNS = ['tag', 'arch', 'series', 'size', 'top1', 'top5', 'reference_top1', 'reference_top5', 'params_M',
                  'published_params_M', 'params_off', 'flops_G', 'published_flops_G', 'flops_off', 'reason', 'cpu_ms']
 
