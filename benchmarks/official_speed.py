@@ -29,7 +29,8 @@ REQUIREMENT = 'paddleclas==2.6.0'
 NETWORKS = ['ResNet50_vd', 'MobileNetV3_large_x1_0', 'DenseNet121', 'HRNet_W18_C', 'PPLCNet_x1_0', 'PPLCNetV2_small',
             'PPHGNet_tiny', 'PPHGNetV2_B0', 'MobileNetV4_conv_small', 'GhostNet_x1_0', 'MixNet_S', 'CSPDarkNet53',
             'RepVGG_A0', 'RegNetX_200MF', 'ResNeSt50_fast_1s1x64d', 'ConvNeXt_tiny', 'DeiT_tiny_patch16_224',
-            'MobileViT_XXS']     # its Swin gives other outputs than its weights were trained for, its Swin V2 does not run
+            'MobileViT_XXS']
+# not here: the released Swin, whose outputs are not those of 2.5.2, and Swin V2, which does not run
 COLUMNS = ['network', 'step', 'ms', 'ratio', 'lower_quartile', 'upper_quartile', 'batch', 'size', 'threads', 'rounds',
            'time', 'paddle', 'date', 'processor']
 CLASSES = 1000
